@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+# kakuremichi. Knobs: CC, CFLAGS, SAN=address,undefined | thread, V=1, BUILD, PREFIX, DESTDIR,
+# WG_EMBED (folder of the embeddable WireGuard library, from Debian's wireguard-tools).
+CC        ?= gcc
+SAN       ?=
+V         ?= 0
+comma     := ,
+BUILD     ?= build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))
+PREFIX    ?= /usr
+SYSCONF   ?= /etc/kakuremichi
+DESTDIR   ?=
+ARGS      ?=
+WG_EMBED  ?= /usr/share/doc/wireguard-tools/examples/embeddable-wg-library
+VERSION   := 0.1.0
+
+PKGS      := libevent libevent_openssl libevent_pthreads libssl libcrypto libpq jansson libwebsockets \
+             liburcu-memb inih libmnl libidn2
+CFLAGS    ?= -O2 -g
+WARN      := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
+KM_CFLAGS := -std=gnu17 -D_GNU_SOURCE -DKM_VERSION='"$(VERSION)"' -DKM_SYSCONF='"$(SYSCONF)"' \
+             -DKM_LIBEXEC='"$(PREFIX)/lib/kakuremichi"' -pthread -fno-strict-aliasing \
+             -I. -isystem $(WG_EMBED) $(shell pkg-config --cflags $(PKGS) 2>/dev/null) \
+             $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
+LDLIBS    += $(shell pkg-config --libs $(PKGS) 2>/dev/null) -pthread
+Q         := $(if $(filter 1,$(V)),,@)
+say        = $(if $(filter 1,$(V)),,@printf '  %-5s %s\n' $(1) $(2))
+
+DAEMONS   := controld gatewayd agentd
+PROGRAMS  := $(DAEMONS) km-warden
+OBJ       := $(BUILD)/obj
+srcs       = $(filter-out %/main.c,$(wildcard $(1)/*.c $(1)/*/*.c $(1)/*/*/*.c))
+LIBKM_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(call srcs,libkm)) $(OBJ)/wg_embed.o
+UNIT_SRC  := $(wildcard tests/unit/*/test_*.c)
+UNIT      := $(patsubst %.c,$(BUILD)/%,$(UNIT_SRC))
+HEADERS   := $(wildcard libkm/*/*.h libkm/*/*/*.h $(DAEMONS:%=%/*.h) $(DAEMONS:%=%/*/*.h) warden/*.h)
+
+all: $(PROGRAMS:%=$(BUILD)/%)
+unit: $(UNIT)
+
+$(BUILD)/libkm.a: $(LIBKM_OBJ)
+	$(call say,AR,$@)
+	$(Q)rm -f $@ && ar rcs $@ $^
+define daemon_rules
+$(BUILD)/lib$(1).a: $(patsubst %.c,$(OBJ)/%.o,$(call srcs,$(1)))
+	$$(call say,AR,$$@)
+	$(Q)rm -f $$@ && ar rcs $$@ $$^
+$(BUILD)/$(1): $(OBJ)/$(1)/main.o $(BUILD)/lib$(1).a $(BUILD)/libkm.a
+	$$(call say,LD,$$@)
+	$(Q)$$(CC) $$(KM_CFLAGS) $$(CFLAGS) $$(LDFLAGS) -o $$@ $$^ $$(LDLIBS)
+endef
+$(foreach d,$(DAEMONS),$(eval $(call daemon_rules,$(d))))
+$(BUILD)/km-warden: $(OBJ)/warden/main.o $(BUILD)/libkm.a
+	$(call say,LD,$@)
+	$(Q)$(CC) $(KM_CFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(OBJ)/%.o: %.c
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) $(KM_CFLAGS) $(WARN) $(CFLAGS) -MMD -MP -c -o $@ $<
+$(OBJ)/wg_embed.o: $(WG_EMBED)/wireguard.c
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) $(KM_CFLAGS) $(CFLAGS) -w -c -o $@ $<
+$(WG_EMBED)/wireguard.c:
+	@echo "$@ is missing: install wireguard-tools with its documentation, or set WG_EMBED" >&2; exit 1
+
+# One cmocka program per tests/unit/TOPIC/test_NAME.c; TOPIC names a daemon or a folder of libkm.
+$(BUILD)/tests/unit/%: $(OBJ)/tests/unit/%.o $(DAEMONS:%=$(BUILD)/lib%.a) $(BUILD)/libkm.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(KM_CFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $(OBJ)/tests/unit/$*.o \
+	  $(if $(filter $(DAEMONS),$(*D)),$(BUILD)/lib$(*D).a) $(BUILD)/libkm.a $(LDLIBS) -lcmocka
+
+clean:
+	rm -rf build
+.SECONDARY:
+.PHONY: all unit clean
+-include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

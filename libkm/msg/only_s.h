@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: MIT */
+/* No include guard: for a use of messages.def that looks only at S(name). */
+#define E(name)
+#define STR(s, f, j, r, max)
+#define UUID(s, f, j, r)
+#define KEY(s, f, j, r)
+#define TIME(s, f, j, r)
+#define PREFIX(s, f, j, r)
+#define ADDR(s, f, j, r)
+#define ENUM(s, f, j, r, c)
+#define INT(s, f, j, r, lo, hi)
+#define BOOL(s, f, j, r)
+#define STRS(s, f, j, r, max, maxn)
+#define OBJ(s, f, j, r, sub)
+#define OBJS(s, f, j, r, sub, maxn)
+#define M(from, type, name)

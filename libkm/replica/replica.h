@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+/* The applied configuration of an agent or a gateway: what control has pushed, compared with what
+ * runs (only differences reach the hooks), kept on disk as snapshot plus journal, and the start
+ * when control is away. Single-threaded (the daemon's main loop). */
+#ifndef KM_REPLICA_REPLICA_H
+#define KM_REPLICA_REPLICA_H
+
+#include "libkm/msg/msg.h"
+
+struct km_replica;
+
+/* was NULL: it is new; is NULL: it goes. Each returns 0, or an error with a sentence: the item then
+ * counts as not applied (named in config_ack) but stays in the configuration. */
+struct km_replica_hooks {
+	int (*agent_self)(void *arg, const struct km_msg_agent_self *was,
+			  const struct km_msg_agent_self *is, struct km_errtext *err);
+	int (*gateway_self)(void *arg, const struct km_msg_gateway_self *was,
+			    const struct km_msg_gateway_self *is, struct km_errtext *err);
+	int (*gateway)(void *arg, const struct km_msg_gateway *was, const struct km_msg_gateway *is,
+		       struct km_errtext *err);
+	int (*agent)(void *arg, const struct km_msg_agent *was, const struct km_msg_agent *is,
+		     struct km_errtext *err);
+	int (*tunnel)(void *arg, const struct km_msg_tunnel *was, const struct km_msg_tunnel *is,
+		      struct km_errtext *err);
+	/* All differences of one message have been given; publish what they make together. */
+	int (*settled)(void *arg, struct km_errtext *err);
+};
+
+/* Opens DIR/config.json and DIR/config.journal (DIR exists; both 0600) and gives their content to
+ * the hooks: self, gateways, agents, tunnels, settled. A torn last line of the journal is dropped; a
+ * file that cannot be understood is set aside as *.broken with a warning and the replica starts
+ * empty (revision 0). Hooks may be NULL where a daemon has no use for them. */
+int km_replica_open(struct km_replica **out, const char *dir, const struct km_replica_hooks *hooks,
+		    void *arg, struct km_errtext *err) __attribute__((warn_unused_result));
+/* What to name in `auth`; epoch is "" and revision 0 when nothing is known. */
+const char *km_replica_epoch(const struct km_replica *r);
+int64_t km_replica_revision(const struct km_replica *r);
+
+/* Takes a `config` or one of the nine `*_create|update|delete` messages: applies it, syncs it to
+ * disk, and gives the `config_ack` to send (*ack, the caller's reference; NULL with an error).
+ * Returns 0 also when single items failed (ack.success is false then). KM_EGAP: a revision is
+ * missing or the epoch is another (nothing applied, ask anew by reconnecting with revision 0 if the
+ * epoch differs); a change that is already applied gives 0 and an ack. KM_EINVAL: malformed, err
+ * says where. KM_EIO: applied but not on disk (disk full …): no ack, tried again with the next
+ * message. KM_ENOTFOUND: not a message of the replica's. */
+int km_replica_take(struct km_replica *r, const char *type, const json_t *data, json_t **ack,
+		    struct km_errtext *err) __attribute__((warn_unused_result));
+
+/* What is applied now; borrowed until the next take. NULL when there is none. */
+const struct km_msg_agent_self *km_replica_agent_self(const struct km_replica *r);
+const struct km_msg_gateway_self *km_replica_gateway_self(const struct km_replica *r);
+const struct km_msg_tunnel *km_replica_tunnel(const struct km_replica *r, const char *id);
+const struct km_msg_agent *km_replica_agent(const struct km_replica *r, const char *id);
+const struct km_msg_gateway *km_replica_gateway(const struct km_replica *r, const char *id);
+/* Calls each for every item; the items must not be changed meanwhile. */
+void km_replica_each_tunnel(const struct km_replica *r,
+			    void (*each)(void *arg, const struct km_msg_tunnel *t), void *arg);
+void km_replica_each_agent(const struct km_replica *r,
+			   void (*each)(void *arg, const struct km_msg_agent *a), void *arg);
+void km_replica_each_gateway(const struct km_replica *r,
+			     void (*each)(void *arg, const struct km_msg_gateway *g), void *arg);
+/* Gives everything to the hooks again, as new (after the private network had to be made anew). */
+int km_replica_replay(struct km_replica *r, struct km_errtext *err);
+void km_replica_free(struct km_replica *r);
+
+#endif

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: MIT */
+/* WireGuard devices: one interface, two backends (the kernel, and a program in user space driven
+ * over the UAPI text protocol). Used by the warden; daemons speak to the warden (libkm/privnet). */
+#ifndef KM_WG_WG_H
+#define KM_WG_WG_H
+
+#include "libkm/base/addr.h"
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+#define KM_WG_KEY_LEN 32
+#define KM_WG_KEY_STRLEN 45  /* base64 and NUL */
+#define KM_WG_MAX_ALLOWED 8  /* allowed IPs per peer */
+
+enum km_wg_mode { KM_WG_AUTO, KM_WG_KERNEL, KM_WG_EMBEDDED, KM_WG_NONE };
+
+/* What a peer should be. */
+struct km_wg_peer {
+	uint8_t key[KM_WG_KEY_LEN];
+	bool has_endpoint; /* a configured one; else what was learned stays */
+	struct sockaddr_storage endpoint;
+	uint16_t keepalive_s; /* 0: off */
+	uint8_t n_allowed;
+	struct km_prefix allowed[KM_WG_MAX_ALLOWED];
+};
+/* What a peer is. */
+struct km_wg_peer_status {
+	uint8_t key[KM_WG_KEY_LEN];
+	bool has_endpoint;
+	struct sockaddr_storage endpoint;
+	int64_t last_handshake_ms; /* wall clock; 0: never */
+	uint64_t rx_bytes, tx_bytes;
+};
+
+struct km_wg_device;
+struct km_wg_ops {
+	const char *name; /* "kernel", "wireguard-go" */
+	/* One peer added or brought to this state (its learned endpoint survives when has_endpoint
+	 * is false; an unchanged allowed-IP list is not touched). */
+	int (*peer_set)(struct km_wg_device *d, const struct km_wg_peer *p);
+	int (*peer_remove)(struct km_wg_device *d, const uint8_t key[static KM_WG_KEY_LEN]);
+	/* All peers; *out is malloc'd. */
+	int (*dump)(struct km_wg_device *d, struct km_wg_peer_status **out, size_t *n);
+	void (*free)(struct km_wg_device *d);
+};
+struct km_wg_device {
+	const struct km_wg_ops *ops;
+	char ifname[16];
+};
+
+/* Makes a device on the host side with this key and UDP port (0: any), ready to be moved into the
+ * network namespace netns_fd (-1: stays on the host), moves it there and leaves it down. KM_WG_AUTO
+ * tries the kernel first; *why gets one sentence about the choice. KM_EUNSUPPORTED, KM_EPERM,
+ * KM_EIO with a sentence in err. */
+int km_wg_open(struct km_wg_device **out, enum km_wg_mode mode, int netns_fd,
+	       const uint8_t private_key[static KM_WG_KEY_LEN], uint16_t port,
+	       struct km_errtext *why, struct km_errtext *err) __attribute__((warn_unused_result));
+
+/* A new private key; its public half; text forms (base64). KM_EINVAL for malformed text. */
+void km_wg_private_new(uint8_t key[static KM_WG_KEY_LEN]);
+int km_wg_public(uint8_t pub[static KM_WG_KEY_LEN], const uint8_t priv[static KM_WG_KEY_LEN]);
+char *km_wg_key_str(const uint8_t key[static KM_WG_KEY_LEN], char out[static KM_WG_KEY_STRLEN]);
+int km_wg_key_parse(uint8_t key[static KM_WG_KEY_LEN], const char *s)
+    __attribute__((warn_unused_result));
+
+#endif
