@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT */
+/* The hub: WebSocket links of agents and gateways, what each of them has been sent, and what they
+ * report. Everything that it sends is read from the database, so that several controlds on one
+ * database serve the same. */
+#ifndef CONTROLD_HUB_HUB_H
+#define CONTROLD_HUB_HUB_H
+
+#include "libkm/base/err.h"
+#include <event2/event.h>
+#include <stdint.h>
+
+struct hub;
+struct store;
+
+struct hub_opts {
+	const char *listen;   /* "[::]:3001"; port 0 takes a free one */
+	const char *cert_pem; /* server certificate followed by the root; NULL: plain ws (tests) */
+	const char *key_pem;
+	struct store *store; /* outlives the hub */
+};
+
+/* Listens and serves. Links come up while the database is away too: they are kept and authenticated
+ * when it is back, or end at their auth timeout. Errors as km_link_server_start. */
+int hub_start(struct hub **out, struct event_base *base, const struct hub_opts *opts,
+	      struct km_errtext *err) __attribute__((warn_unused_result));
+/* The port it listens on. */
+uint16_t hub_port(const struct hub *hub);
+/* Swaps the server certificate for links to come. */
+int hub_set_certificate(struct hub *hub, const char *cert_pem, const char *key_pem,
+			struct km_errtext *err) __attribute__((warn_unused_result));
+/* Looks for new changes now: main calls it for every NOTIFY on the changes channel and whenever the
+ * database came back; the hub itself also looks every 5 s. Cheap when nothing is new. */
+void hub_wake(struct hub *hub);
+/* Closes all links (status 1001) and writes no more. Call it before the store ends. Accepts NULL. */
+void hub_free(struct hub *hub);
+
+#endif
