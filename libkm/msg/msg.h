@@ -44,10 +44,12 @@ struct km_msg_desc;
 #include "libkm/msg/undef.h"
 
 /* Reads the JSON object v into *out (zeroed first). KM_EINVAL with a sentence that names the field
- * by its path ("tunnels[3].domain: longer than 253 bytes"); *out then holds nothing to free. */
+ * by its path ("tunnels[3].domain: longer than 253 bytes"), or KM_ENOMEM; *out then holds nothing to
+ * free. A null counts as absent. */
 int km_msg_parse(const struct km_msg_desc *d, void *out, const json_t *v, struct km_errtext *err)
     __attribute__((warn_unused_result));
-/* The JSON form; absent fields are left out, required ones always there. NULL: no memory. */
+/* The JSON form; absent fields are left out, required ones always there. NULL: no memory, or a
+ * string that is not UTF-8. */
 json_t *km_msg_format(const struct km_msg_desc *d, const void *in);
 /* Frees what the struct owns and zeroes it; the struct itself is the caller's. */
 void km_msg_clear(const struct km_msg_desc *d, void *m);
