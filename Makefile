@@ -71,8 +71,33 @@ $(BUILD)/tests/unit/%: $(OBJ)/tests/unit/%.o $(DAEMONS:%=$(BUILD)/lib%.a) $(BUIL
 	$(Q)$(CC) $(KM_CFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $(OBJ)/tests/unit/$*.o \
 	  $(if $(filter $(DAEMONS),$(*D)),$(BUILD)/lib$(*D).a) $(BUILD)/libkm.a $(LDLIBS) -lcmocka
 
+# ---- the two commands, and what they are made of ----
+SANITIZED := SAN=address,undefined
+E2E       := /usr/bin/python3 -m pytest -q -p no:cacheprovider --durations=5
+deps:
+	@sh packaging/setup.sh build
+demo:
+	@sh packaging/setup.sh demo
+	@$(MAKE) -s -j$$(nproc) all
+	@/usr/bin/python3 -B packaging/demo/demo.py $(ARGS)
+check:
+	@sh packaging/setup.sh check
+	@$(MAKE) -s -j$$(nproc) all
+	@$(MAKE) -s -j$$(nproc) $(SANITIZED) all unit
+	@$(MAKE) -s $(SANITIZED) check-unit
+	@$(MAKE) -s $(SANITIZED) check-e2e
+	@$(MAKE) -s check-bulk
+check-unit: unit
+	@sh tests/run-unit.sh $(UNIT)
+check-e2e: all
+	KM_BUILD=$(BUILD) $(E2E) --ignore tests/e2e/test_bulk.py $(ARGS) tests/e2e
+# What is judged by memory and size runs on the plain build.
+check-bulk: all
+	KM_BUILD=$(BUILD) $(E2E) -s tests/e2e/test_bulk.py tests/e2e/test_first_request.py
+	/usr/bin/python3 -B packaging/demo/demo.py --once
+
 clean:
 	rm -rf build
 .SECONDARY:
-.PHONY: all unit clean
+.PHONY: all unit clean deps demo check check-unit check-e2e check-bulk
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: MIT
+"""The whole system in the lab: control, gateway, agent behind NAT, a target, and a stranger."""
+import json
+import os
+import pathlib
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from . import client, net
+from .proc import LabError, Proc, run
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SANITIZER_ENV = {
+    "ASAN_OPTIONS": "detect_leaks=1:quarantine_size_mb=16:abort_on_error=0:exitcode=99",
+    "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+    "TSAN_OPTIONS": "halt_on_error=0:exitcode=98",
+}
+
+
+def make_ca(folder, name="kakuremichi lab CA"):
+    """A CA of our own for the names of the lab: folder/ca.crt, folder/ca.key."""
+    run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+        "-days", "30", "-subj", f"/CN={name}", "-keyout", f"{folder}/ca.key", "-out", f"{folder}/ca.crt",
+        "-addext", "keyUsage=critical,keyCertSign,cRLSign")
+    return f"{folder}/ca.crt"
+
+
+def make_certificate(folder, domain, out_dir):
+    """out_dir/DOMAIN: key and chain in one file, 0600, signed by folder's CA."""
+    with tempfile.TemporaryDirectory() as tmp:
+        run("openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+            "-subj", f"/CN={domain[:64]}", "-keyout", f"{tmp}/key", "-out", f"{tmp}/csr")
+        pathlib.Path(f"{tmp}/ext").write_text(
+            f"subjectAltName=DNS:{domain}\nextendedKeyUsage=serverAuth\nkeyUsage=digitalSignature\n")
+        run("openssl", "x509", "-req", "-in", f"{tmp}/csr", "-CA", f"{folder}/ca.crt",
+            "-CAkey", f"{folder}/ca.key", "-CAcreateserial", "-days", "30", "-extfile", f"{tmp}/ext",
+            "-out", f"{tmp}/crt")
+        text = pathlib.Path(f"{tmp}/key").read_text() + pathlib.Path(f"{tmp}/crt").read_text()
+        path = pathlib.Path(out_dir) / domain
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(fd, "w") as f:
+            f.write(text)
+
+
+class System:
+    """Starts nothing by itself: call the start_* methods, or `up` for all of them in order."""
+
+    def __init__(self, prefix="kmlab", build=None, domain="hello.demo.test"):
+        self.build = pathlib.Path(build or os.environ.get("KM_BUILD", ROOT / "build")).resolve()
+        for p in ("controld", "gatewayd", "agentd", "km-warden"):
+            if not (self.build / p).exists():
+                raise LabError(f"{self.build / p} is missing: run make first")
+        self.prefix = f"{prefix}{os.getpid()}"
+        self.domain = domain
+        self.procs = {}
+        self.statuses = []  # (name, exit status) of every daemon that was stopped in order
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix=f"{self.prefix}-"))
+        os.chmod(self.dir, 0o755)
+        self.logs = self.dir / "logs"
+        self.logs.mkdir()
+        self.net = None
+        self.token = None
+        self.agent_number = 0
+        try:
+            self.net = net.Net(self.prefix, domains=(domain, "other.demo.test", "ws.demo.test"))
+            make_ca(self.dir)
+            self.certificates = self.dir / "certificates"
+            self.certificates.mkdir(mode=0o700)
+            self.add_certificate(domain)
+            self.tls = client.context(self.dir / "ca.crt")
+        except BaseException:
+            self.close()
+            raise
+
+    # ---- parts -------------------------------------------------------------------------------
+
+    def add_certificate(self, domain):
+        make_certificate(self.dir, domain, self.certificates)
+
+    def start(self, name, ns, *argv, die_with_parent=True):
+        p = Proc(name, ns.argv(*map(str, argv)), self.logs / f"{name}.log", env=SANITIZER_ENV,
+                 die_with_parent=die_with_parent)
+        self.procs[name] = p
+        return p
+
+    def conf(self, name, **settings):
+        path = self.dir / f"{name}.conf"
+        path.write_text("".join(f"{k} = {v}\n" for k, v in settings.items()))
+        return path
+
+    def start_control(self, **settings):
+        state = self.dir / "control"
+        state.mkdir(exist_ok=True, mode=0o755)
+        defaults = dict(state_dir=state, names="control.demo.test", rest_listen="0.0.0.0:3000",
+                        link_listen="0.0.0.0:3001", log_level="info")
+        p = self.start("controld", self.net.control, self.build / "controld", "-c",
+                       self.conf("control", **{**defaults, **settings}))
+        p.wait_log("control ready", timeout=60)
+        self.token = (state / "admin.token").read_text().strip()
+        self.pin = (state / "root.pin").read_text().strip()
+        self.api_tls = client.context(state / "root.crt")
+        return p
+
+    def _edge_settings(self, role, key):
+        key_file = self.dir / f"{role}.key"
+        if key is not None:
+            fd = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(fd, "w") as f:
+                f.write(key + "\n")
+        for d in ("state", "run"):
+            (self.dir / f"{role}-{d}").mkdir(exist_ok=True, mode=0o700)
+        return dict(control="wss://control.demo.test:3001", control_pin=self.pin,
+                    api_key_file=key_file, state_dir=self.dir / f"{role}-state",
+                    runtime_dir=self.dir / f"{role}-run", log_level="info",
+                    warden=self.build / "km-warden")
+
+    def start_gateway(self, key=None, wait=True, **settings):
+        defaults = self._edge_settings("gateway", key)
+        defaults.update(public_ip=net.GATEWAY, wireguard_port=51820, https_listen="0.0.0.0:443",
+                        http_listen="0.0.0.0:80", certificate_dir=self.certificates,
+                        metrics_listen="127.0.0.1:9101")
+        p = self.start("gatewayd", self.net.gateway, self.build / "gatewayd", "-c",
+                       self.conf("gateway", **{**defaults, **settings}))
+        if wait:
+            p.wait_log("configuration applied", timeout=30)
+        return p
+
+    def start_agent(self, key=None, wait=True, **settings):
+        defaults = self._edge_settings("agent", key)
+        defaults.update(metrics_listen="127.0.0.1:9102")
+        p = self.start("agentd", self.net.agent, self.build / "agentd", "-c",
+                       self.conf("agent", **{**defaults, **settings}))
+        if wait:
+            p.wait_log("configuration applied", timeout=30)
+        return p
+
+    def start_target(self, port=8080, text="hello", name="target"):
+        p = self.start(name, self.net.agent, "/usr/bin/python3", ROOT / "tests/lab/target.py", port, text)
+        p.wait_log("target listens")
+        return p
+
+    def start_wsecho(self, port=8081):
+        p = self.start("wsecho", self.net.agent, "/usr/bin/python3", ROOT / "tests/lab/wsecho.py", port)
+        p.wait_log("wsecho listens")
+        return p
+
+    def start_upgrade_target(self, port=8082):
+        p = self.start("upgrade", self.net.agent, "/usr/bin/python3", ROOT / "tests/lab/upgrade.py", port)
+        p.wait_log("upgrade listens")
+        return p
+
+    def up(self, control=None, gateway=None, agent=None):
+        """Everything up to a gateway and an agent that have their configuration; no tunnel yet."""
+        self.start_control(**(control or {}))
+        gw = self.api("POST", "/api/gateways", {"name": "gateway-1"}, expect=201)
+        ag = self.api("POST", "/api/agents", {"name": "agent-1"}, expect=201)
+        self.gateway_id, self.agent_id = gw["id"], ag["id"]
+        self.start_target()
+        self.start_gateway(gw["apiKey"], **(gateway or {}))
+        self.start_agent(ag["apiKey"], **(agent or {}))
+        return self
+
+    # ---- clients -----------------------------------------------------------------------------
+
+    def api_connection(self, ns=None):
+        return client.NsConnection(ns or self.net.stranger, net.CONTROL, 3000, "control.demo.test",
+                                   self.api_tls)
+
+    def api(self, method, path, body=None, expect=None, conn=None, token=None):
+        own = conn is None
+        conn = conn or self.api_connection()
+        try:
+            headers = {"Authorization": f"Bearer {token or self.token}"}
+            data = None
+            if body is not None:
+                data = json.dumps(body).encode()
+                headers["Content-Type"] = "application/json"
+            a = client.request(conn, method, path, data, headers)
+        finally:
+            if own:
+                conn.close()
+        if expect is None:
+            return a
+        if a.status != expect:
+            raise LabError(f"{method} {path}: {a.status} instead of {expect}: {a.text}")
+        return a.json() if a.body else None
+
+    def create_tunnel(self, domain=None, target="127.0.0.1:8080", conn=None, **more):
+        return self.api("POST", "/api/tunnels", {"domain": domain or self.domain,
+                                                 "agentId": self.agent_id, "target": target, **more},
+                        expect=201, conn=conn)
+
+    def stranger(self, domain=None, timeout=30, rcvbuf=None):
+        """A connection (made at its first request) from the stranger to the gateway."""
+        return client.NsConnection(self.net.stranger, net.GATEWAY, 443, domain or self.domain, self.tls,
+                                   timeout, rcvbuf=rcvbuf)
+
+    def get(self, path="/", domain=None, timeout=30, **kw):
+        conn = self.stranger(domain, timeout)
+        try:
+            return client.request(conn, "GET", path, **kw)
+        finally:
+            conn.close()
+
+    def wait_served(self, path="/", domain=None, timeout=30, attempt_timeout=3):
+        """Asks until a 200 comes; returns (answer, seconds)."""
+        began = time.monotonic()
+        last = None
+        while time.monotonic() - began < timeout:
+            try:
+                a = self.get(path, domain, timeout=attempt_timeout)
+                if a.status == 200:
+                    return a, time.monotonic() - began
+                last = a
+            except OSError as e:
+                last = e
+        raise LabError(f"no 200 from {domain or self.domain} in {timeout} s; last: {last!r}")
+
+    def wait_status(self, domain, path, status, timeout=30):
+        """Asks until this status comes (a change has arrived at the gateway)."""
+        end = time.monotonic() + timeout
+        last = None
+        while time.monotonic() < end:
+            try:
+                last = self.get(path, domain, timeout=5)
+                if last.status == status:
+                    return last
+            except OSError as e:
+                last = e
+        raise LabError(f"no {status} from {domain}{path} in {timeout} s; last: {last!r}")
+
+    # ---- the end -----------------------------------------------------------------------------
+
+    def stop(self, name):
+        status = self.procs.pop(name).stop()
+        self.statuses.append((name, status))
+        return status
+
+    def leftovers(self):
+        """What this system has left on the host (processes, namespaces, mounts, files)."""
+        found = []
+        tag = self.prefix
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as f:
+                    cmd = f.read().replace(b"\0", b" ").decode("utf-8", "replace")
+                cwd = os.readlink(f"/proc/{pid}/cwd")
+            except OSError:
+                continue
+            if int(pid) != os.getpid() and (tag in cmd or tag in cwd):
+                found.append(f"process {pid}: {cmd}")
+        found += [f"namespace {n}" for n in _netns() if n.startswith(tag)]
+        with open("/proc/self/mounts") as f:
+            found += [f"mount {line.strip()}" for line in f if tag in line]
+        for d in ("/etc/netns", tempfile.gettempdir()):
+            if os.path.isdir(d):
+                found += [f"file {d}/{n}" for n in os.listdir(d) if n.startswith(tag)]
+        return found
+
+    def close(self):
+        """Stops everything in order and removes it. Returns complaints: daemons that did not end well
+        (a sanitizer's finding is one), and what was left behind."""
+        complaints = []
+        for name in ("agentd", "gatewayd", "controld", *list(self.procs)):
+            p = self.procs.get(name)
+            if p is None:
+                continue
+            try:
+                gone = not p.alive()
+                status = self.stop(name)
+                ok = (0, -signal.SIGTERM) if name not in ("agentd", "gatewayd", "controld") else (0,)
+                if status not in ok:
+                    complaints.append(f"{name} {'had ended' if gone else 'ended'} with status {status}:"
+                                      f"\n{p.tail(200)}")
+            except LabError as e:
+                complaints.append(str(e))
+        self._end_strays(complaints)
+        if self.net is not None:
+            self.net.close()
+        shutil.rmtree(self.dir, ignore_errors=True)
+        complaints += self.leftovers()
+        return complaints
+
+    def _end_strays(self, complaints):
+        """A daemon killed by a test leaves its warden lingering; whatever else is here is a defect, and
+        is ended all the same."""
+        for ns in (self.net.ns.values() if self.net else ()):
+            for pid in ns.pids():
+                try:
+                    with open(f"/proc/{pid}/cmdline", "rb") as f:
+                        cmd = f.read().replace(b"\0", b" ").decode("utf-8", "replace")
+                    os.kill(pid, signal.SIGTERM)
+                    fd = os.pidfd_open(pid)
+                except OSError:
+                    continue
+                try:
+                    poll = select.poll()
+                    poll.register(fd, select.POLLIN)
+                    if not poll.poll(5000):
+                        os.kill(pid, signal.SIGKILL)
+                        complaints.append(f"process {pid} ({cmd}) did not end on SIGTERM")
+                except OSError:
+                    pass
+                finally:
+                    os.close(fd)
+
+    def dump_logs(self, out=sys.stderr):
+        for p in sorted(self.logs.glob("*.log")):
+            print(f"---- {p.name}", file=out)
+            print("\n".join(p.read_text(errors="replace").splitlines()[-200:]), file=out)
+
+
+def _netns():
+    out = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout
+    return [line.split()[0] for line in out.splitlines() if line.strip()]
