@@ -34,7 +34,8 @@ struct km_opt {
 	int64_t min, max;  /* for numbers; both 0: any non-negative value */
 	const char *const *choices; /* KM_OPT_ENUM: NULL-terminated */
 	bool required;
-	/* More checks: returns NULL or what is wrong with the value. May be NULL. */
+	/* More checks: returns NULL or what is wrong with the value (of a list: with each word).
+	 * Not called for an empty value. May be NULL. */
 	const char *(*check)(const char *value);
 };
 struct km_conf_spec {
@@ -48,7 +49,9 @@ struct km_conf_spec {
 /* Fills the zeroed settings struct `out` from defaults, the file (NULL: none) and the environment.
  * Every mistake is written to `report` as `file:line: what` (environment: `$NAME: what`), all of
  * them, also unknown keys (with the nearest known one) and keys given twice. 0, or KM_EINVAL when
- * there was a mistake, or KM_EIO when the file cannot be read (also reported). */
+ * there was a mistake, or KM_EIO when the file cannot be read (also reported). A line has at most
+ * 199 bytes; a list may go on in indented lines. A key with nothing behind '=' is unset. After an
+ * error `out` holds what was right, to be freed as usual. */
 int km_conf_load(const struct km_conf_spec *spec, const char *path, void *out, FILE *report);
 /* Frees every string and list in the settings struct; accepts a zeroed one. */
 void km_conf_free(const struct km_conf_spec *spec, void *out);
@@ -59,7 +62,8 @@ void km_conf_man(const struct km_conf_spec *spec, FILE *f);
 /* What every daemon's main begins with: -c FILE, -t, -v (debug log), -V, -h, --sample, --man.
  * Loads the settings into out. Returns KM_PROGRAM_RUN when the program should go on, else the exit
  * status (0 after -t, -V, -h …; 2 after a mistake, which has been printed). *verbose: -v was given.
- * A -c that is absent means KM_SYSCONF "/" spec->file. */
+ * A -c that is absent means KM_SYSCONF "/" spec->file, or no file when there is none. `out` must be
+ * zeroed; unless KM_PROGRAM_RUN is returned it holds nothing that must be freed. */
 #define KM_PROGRAM_RUN (-1)
 int km_program_start(const struct km_conf_spec *spec, int argc, char **argv, void *out,
 		     bool *verbose);
