@@ -49,6 +49,13 @@ $(BUILD)/$(1): $(OBJ)/$(1)/main.o $(BUILD)/lib$(1).a $(BUILD)/libkm.a
 	$(Q)$$(CC) $$(KM_CFLAGS) $$(CFLAGS) $$(LDFLAGS) -o $$@ $$^ $$(LDLIBS)
 endef
 $(foreach d,$(DAEMONS),$(eval $(call daemon_rules,$(d))))
+# The SQL files, each after a line that names it, as one object.
+$(BUILD)/libcontrold.a: $(OBJ)/migrations.o
+$(OBJ)/migrations.o: $(wildcard controld/migrations/*.sql)
+	@mkdir -p $(@D)
+	$(call say,SQL,$@)
+	$(Q)awk 'FNR == 1 { print "--@ " FILENAME } 1' $^ > $(@D)/migrations.sql
+	$(Q)cd $(@D) && $(LD) -r -z noexecstack -b binary -o migrations.o migrations.sql
 $(BUILD)/km-warden: $(OBJ)/warden/main.o $(BUILD)/libkm.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(KM_CFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
