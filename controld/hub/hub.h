@@ -28,9 +28,6 @@ uint16_t hub_port(const struct hub *hub);
 /* Swaps the server certificate for links to come. */
 int hub_set_certificate(struct hub *hub, const char *cert_pem, const char *key_pem,
 			struct km_errtext *err) __attribute__((warn_unused_result));
-/* Looks for new changes now: main calls it for every NOTIFY on the changes channel and whenever the
- * database came back; the hub itself also looks every 5 s. Cheap when nothing is new. */
-void hub_wake(struct hub *hub);
 /* Closes all links (status 1001) and writes no more. Call it before the store ends. Accepts NULL. */
 void hub_free(struct hub *hub);
 
