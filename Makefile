@@ -64,6 +64,7 @@ $(OBJ)/%.o: %.c
 	@mkdir -p $(@D)
 	$(call say,CC,$<)
 	$(Q)$(CC) $(KM_CFLAGS) $(WARN) $(CFLAGS) -MMD -MP -c -o $@ $<
+$(OBJ)/controld/api/health.o: proto/openapi.json
 $(OBJ)/wg_embed.o: $(WG_EMBED)/wireguard.c
 	@mkdir -p $(@D)
 	$(call say,CC,$<)

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: MIT */
+/* Who asks: bearer tokens. */
+#include "controld/api/route.h"
+#include "controld/api/server.h"
+#include "libkm/base/log.h"
+#include "libkm/base/metrics.h"
+#include <stdio.h>
+#include <string.h>
+
+static void refuse(struct req *rq, const char *why)
+{
+	req_header(rq, "WWW-Authenticate", "Bearer");
+	req_error(rq, 401, "UNAUTHORIZED", NULL, "%s", why);
+}
+
+static void refuse_failed(struct req *rq)
+{
+	static struct km_log_limit limit;
+	uint32_t held;
+	int64_t now = km_now_ms();
+	limit_failed(rq->api->failures, rq->peer, now);
+	km_metric_add(km_metric(KM_METRIC_COUNTER, "kakuremichi_rest_auth_failures_total", "",
+				"Requests with a token that is not known"),
+		      1);
+	if (km_log_allow(&limit, now, 5, 10000, &held))
+		km_warn("unknown token", km_ks("peer", rq->peer), km_ki("held", held));
+	refuse(rq, "this token is not known or has expired");
+}
+
+static void token_read(struct req *rq, PGresult *const *res, size_t n)
+{
+	(void)n;
+	for (int i = 0; i < PQntuples(res[0]); i++) {
+		uint8_t hash[32];
+		if (km_unhex(hash, sizeof(hash), PQgetvalue(res[0], i, 2)) < 0 ||
+		    !km_secret_eq(hash, rq->token_hash, sizeof(hash)))
+			continue;
+		snprintf(rq->token_id, sizeof(rq->token_id), "%s", PQgetvalue(res[0], i, 0));
+		snprintf(rq->role, sizeof(rq->role), "%s", PQgetvalue(res[0], i, 1));
+		req_authenticated(rq);
+		return;
+	}
+	refuse_failed(rq);
+}
+
+static void look_up(struct req *rq, const char *token)
+{
+	char prefix[SECRET_PREFIX_LEN + 1], hash[HASH_TEXT_LEN] = "\\x";
+	struct tx tx = {.n = 0};
+	snprintf(prefix, sizeof(prefix), "%s", token);
+	snprintf(rq->actor, sizeof(rq->actor), "token %s", prefix);
+	km_sha256(rq->token_hash, token, strlen(token));
+	km_hex(rq->token_hash, sizeof(rq->token_hash), hash + 2);
+	tx_add(&tx,
+	       "SELECT id, role, encode(hash, 'hex') FROM tokens "
+	       "WHERE prefix = $1 AND (expires_at IS NULL OR expires_at > now())",
+	       prefix);
+	tx_add(&tx,
+	       "UPDATE tokens SET last_used_at = now() WHERE hash = $1::bytea AND "
+	       "(expires_at IS NULL OR expires_at > now()) AND "
+	       "(last_used_at IS NULL OR last_used_at < now() - interval '1 minute')",
+	       hash);
+	req_run(rq, &tx, token_read);
+}
+
+void auth_check(struct req *rq)
+{
+	const char *h =
+	    evhttp_find_header(evhttp_request_get_input_headers(rq->ev), "Authorization");
+	if (!h) {
+		refuse(rq, "a token is needed: Authorization: Bearer kmt_…");
+		return;
+	}
+	int64_t wait = limit_wait_ms(rq->api->failures, rq->peer, km_now_ms());
+	if (wait > 0) {
+		char seconds[24];
+		snprintf(seconds, sizeof(seconds), "%lld", (long long)(wait + 999) / 1000);
+		req_header(rq, "Retry-After", seconds);
+		req_error(rq, 429, "RATE_LIMITED", NULL, "too many failed attempts from %s", rq->peer);
+		return;
+	}
+	if (strncasecmp(h, "Bearer ", 7) != 0 || strncmp(h + 7, "kmt_", 4) != 0 ||
+	    strlen(h + 7) != SECRET_STRLEN - 1)
+		refuse_failed(rq);
+	else
+		look_up(rq, h + 7);
+}

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: MIT */
+#include "controld/api/route.h"
+#include <stdio.h>
+#include <string.h>
+
+const struct route routes[] = {
+	{EVHTTP_REQ_GET, "/api/agents", agents_list, 0},
+	{EVHTTP_REQ_POST, "/api/agents", agents_create, ROUTE_BODY},
+	{EVHTTP_REQ_GET, "/api/agents/:id", agents_get, 0},
+	{EVHTTP_REQ_PATCH, "/api/agents/:id", agents_update, ROUTE_BODY},
+	{EVHTTP_REQ_DELETE, "/api/agents/:id", agents_delete, 0},
+	{EVHTTP_REQ_POST, "/api/agents/:id/approve-key", agents_approve_key, 0},
+	{EVHTTP_REQ_GET, "/api/gateways", gateways_list, 0},
+	{EVHTTP_REQ_POST, "/api/gateways", gateways_create, ROUTE_BODY},
+	{EVHTTP_REQ_GET, "/api/gateways/:id", gateways_get, 0},
+	{EVHTTP_REQ_PATCH, "/api/gateways/:id", gateways_update, ROUTE_BODY},
+	{EVHTTP_REQ_DELETE, "/api/gateways/:id", gateways_delete, 0},
+	{EVHTTP_REQ_POST, "/api/gateways/:id/approve-key", gateways_approve_key, 0},
+	{EVHTTP_REQ_GET, "/api/tunnels", tunnels_list, 0},
+	{EVHTTP_REQ_POST, "/api/tunnels", tunnels_create, ROUTE_BODY},
+	{EVHTTP_REQ_GET, "/api/tunnels/:id", tunnels_get, 0},
+	{EVHTTP_REQ_PATCH, "/api/tunnels/:id", tunnels_update, ROUTE_BODY},
+	{EVHTTP_REQ_DELETE, "/api/tunnels/:id", tunnels_delete, 0},
+	{EVHTTP_REQ_GET, "/api/tokens", tokens_list, 0},
+	{EVHTTP_REQ_POST, "/api/tokens", tokens_create, ROUTE_BODY},
+	{EVHTTP_REQ_DELETE, "/api/tokens/:id", tokens_delete, 0},
+	{EVHTTP_REQ_GET, "/api/auth/me", auth_me, 0},
+	{EVHTTP_REQ_GET, "/api/certificates", certificates_list, 0},
+	{EVHTTP_REQ_GET, "/api/audit", audit_list, 0},
+	{EVHTTP_REQ_GET, "/api/openapi.json", openapi_get, ROUTE_OPEN},
+	{EVHTTP_REQ_GET, "/healthz", health_live, ROUTE_OPEN},
+	{EVHTTP_REQ_GET, "/readyz", health_ready, ROUTE_OPEN},
+	{EVHTTP_REQ_GET, "/metrics", metrics_get, 0},
+};
+const size_t n_routes = KM_ARRAY_LEN(routes);
+
+const char *route_method(enum evhttp_cmd_type method)
+{
+	switch (method) {
+	case EVHTTP_REQ_GET:
+		return "GET";
+	case EVHTTP_REQ_HEAD:
+		return "HEAD";
+	case EVHTTP_REQ_POST:
+		return "POST";
+	case EVHTTP_REQ_PATCH:
+		return "PATCH";
+	case EVHTTP_REQ_PUT:
+		return "PUT";
+	case EVHTTP_REQ_DELETE:
+		return "DELETE";
+	case EVHTTP_REQ_OPTIONS:
+		return "OPTIONS";
+	default:
+		return "?";
+	}
+}
+
+static bool path_matches(const char *pattern, const char *path, char id[static KM_UUID_STRLEN])
+{
+	id[0] = '\0';
+	for (;;) {
+		size_t np = strcspn(pattern, "/"), n = strcspn(path, "/");
+		if (np == 3 && memcmp(pattern, ":id", 3) == 0) {
+			if (n != KM_UUID_STRLEN - 1)
+				return false;
+			memcpy(id, path, n);
+			id[n] = '\0';
+			if (!km_uuid_ok(id))
+				return false;
+		} else if (n != np || memcmp(pattern, path, n) != 0) {
+			return false;
+		}
+		pattern += np;
+		path += n;
+		if (!*pattern || !*path)
+			return *pattern == *path;
+		pattern++;
+		path++;
+	}
+}
+
+const struct route *route_find(enum evhttp_cmd_type method, const char *path,
+			       char id[static KM_UUID_STRLEN], char allow[static ROUTE_ALLOW_LEN])
+{
+	size_t used = 0;
+	allow[0] = '\0';
+	if (method == EVHTTP_REQ_HEAD)
+		method = EVHTTP_REQ_GET;
+	for (size_t i = 0; i < n_routes; i++) {
+		const struct route *r = &routes[i];
+		if (!path_matches(r->path, path, id))
+			continue;
+		if (r->method == method)
+			return r;
+		used += (size_t)snprintf(allow + used, ROUTE_ALLOW_LEN - used, "%s%s%s",
+					 used ? ", " : "", route_method(r->method),
+					 r->method == EVHTTP_REQ_GET ? ", HEAD" : "");
+	}
+	return NULL;
+}

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: MIT */
+/* Which handler serves which method and path. */
+#ifndef CONTROLD_API_ROUTE_H
+#define CONTROLD_API_ROUTE_H
+
+#include "libkm/base/util.h"
+#include <event2/http.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+struct req;
+
+enum route_flags {
+	ROUTE_OPEN = 1, /* without a token */
+	ROUTE_BODY = 2, /* wants a JSON object */
+};
+struct route {
+	enum evhttp_cmd_type method;
+	const char *path; /* a segment ":id" stands for a UUID */
+	void (*handle)(struct req *rq);
+	unsigned flags;
+};
+extern const struct route routes[];
+extern const size_t n_routes;
+
+/* The route of a method (HEAD is served as GET) and path; id gets the UUID or "". NULL: then allow
+ * is "" (no such path) or the methods that the path has ("GET, HEAD, PATCH"). */
+#define ROUTE_ALLOW_LEN 64
+const struct route *route_find(enum evhttp_cmd_type method, const char *path,
+			       char id[static KM_UUID_STRLEN], char allow[static ROUTE_ALLOW_LEN]);
+/* "GET" …; "?" for what is not known. */
+const char *route_method(enum evhttp_cmd_type method);
+
+/* The handlers, by file. */
+void agents_list(struct req *rq);
+void agents_create(struct req *rq);
+void agents_get(struct req *rq);
+void agents_update(struct req *rq);
+void agents_delete(struct req *rq);
+void agents_approve_key(struct req *rq);
+void gateways_list(struct req *rq);
+void gateways_create(struct req *rq);
+void gateways_get(struct req *rq);
+void gateways_update(struct req *rq);
+void gateways_delete(struct req *rq);
+void gateways_approve_key(struct req *rq);
+void tunnels_list(struct req *rq);
+void tunnels_create(struct req *rq);
+void tunnels_get(struct req *rq);
+void tunnels_update(struct req *rq);
+void tunnels_delete(struct req *rq);
+void tokens_list(struct req *rq);
+void tokens_create(struct req *rq);
+void tokens_delete(struct req *rq);
+void auth_me(struct req *rq);
+void certificates_list(struct req *rq);
+void audit_list(struct req *rq);
+void openapi_get(struct req *rq);
+void health_live(struct req *rq);
+void health_ready(struct req *rq);
+void metrics_get(struct req *rq);
+
+#endif

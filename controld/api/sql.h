@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT */
+/* Pieces of SQL that several views share. The database makes the JSON of each item. */
+#ifndef CONTROLD_API_SQL_H
+#define CONTROLD_API_SQL_H
+
+/* What the hub wrote last counts for 60 s: a control that died cannot say "offline". */
+#define SQL_ONLINE(t)                                                                              \
+	"(" t ".status = 'online' AND " t ".last_seen_at > now() - interval '60 seconds')"
+#define SQL_STATUS(t) "CASE WHEN " SQL_ONLINE(t) " THEN 'online' ELSE 'offline' END"
+/* The values of an object in the report, as an array. */
+#define SQL_REPORT_LIST(t, key)                                                                    \
+	"(SELECT coalesce(jsonb_agg(x.value), '[]') FROM jsonb_each(" t ".report->'" key "') x)"
+#define SQL_APPLIED(t)                                                                             \
+	"'appliedEpoch', " t ".acked_epoch, 'appliedRevision', " t ".acked_revision, "             \
+	"'applyError', " t ".ack_error, "
+#define SQL_TIMES(t)                                                                               \
+	"'createdAt', km_time(" t ".created_at), 'updatedAt', km_time(" t ".updated_at)"
+/* A page in the order of creation, for req_list. */
+#define SQL_USEC(t) "(extract(epoch FROM " t ".created_at) * 1000000)::bigint"
+#define SQL_LIST(view, from, t)                                                                    \
+	"SELECT " view ", " SQL_USEC(t) " || '_' || " t ".id FROM " from                           \
+	" WHERE $2::bigint IS NULL OR (" SQL_USEC(t) ", " t ".id) > ($2::bigint, $3::uuid) "       \
+	"ORDER BY " SQL_USEC(t) ", " t ".id LIMIT $1::int"
+
+#endif

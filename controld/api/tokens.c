@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: MIT */
+/* Tokens of the REST interface, and who the caller is. */
+#include "controld/api/request.h"
+#include "controld/api/route.h"
+#include "controld/api/sql.h"
+#include <stdlib.h>
+
+#define VIEW                                                                                       \
+	"json_build_object('id', t.id, 'name', t.name, 'prefix', t.prefix, 'role', t.role, "       \
+	"'expiresAt', km_time(t.expires_at), 'lastUsedAt', km_time(t.last_used_at), "              \
+	"'createdAt', km_time(t.created_at))"
+
+void tokens_list(struct req *rq)
+{
+	req_list(rq, SQL_LIST(VIEW, "tokens t", "t"), "SELECT count(*) FROM tokens");
+}
+
+static void token_created(struct req *rq, PGresult *const *res, size_t n)
+{
+	(void)n;
+	req_reply_secret(rq, 201, res[1], "token");
+}
+
+void tokens_create(struct req *rq)
+{
+	struct host_input in;
+	struct details d = {NULL};
+	struct tx tx = {.n = 0};
+	char hash[HASH_TEXT_LEN], prefix[SECRET_PREFIX_LEN + 1];
+	if (input_token(&in, rq->body, km_wall_ms(), &d) < 0) {
+		req_invalid(rq, &d);
+		return;
+	}
+	km_uuid_new(rq->id);
+	req_new_secret(rq, "kmt_", hash, prefix);
+	char *details = json_dumps(rq->body, JSON_COMPACT);
+	tx_add(&tx,
+	       "INSERT INTO tokens (id, name, hash, prefix, expires_at) "
+	       "VALUES ($1::uuid, $2, $3::bytea, $4, $5::timestamptz)",
+	       rq->id, in.name, hash, prefix, in.expires_at);
+	tx_add(&tx, "SELECT " VIEW " FROM tokens t WHERE id = $1::uuid", rq->id);
+	tx_audit(&tx, rq, "token.create", details);
+	req_run(rq, &tx, token_created);
+	free(details);
+}
+
+static void token_deleted(struct req *rq, PGresult *const *res, size_t n)
+{
+	(void)n;
+	if (PQntuples(res[0]) == 0)
+		req_error(rq, 404, "NOT_FOUND", NULL, "no such token");
+	else
+		req_reply_empty(rq, 204);
+}
+
+void tokens_delete(struct req *rq)
+{
+	struct tx tx = {.n = 0};
+	tx_add(&tx,
+	       "WITH gone AS (DELETE FROM tokens WHERE id = $3::uuid RETURNING id, name, prefix) "
+	       "INSERT INTO audit_log (actor, address, action, entity_id, details) "
+	       "SELECT $1, $2::inet, 'token.delete', id, "
+	       "jsonb_build_object('name', name, 'prefix', prefix) FROM gone RETURNING id",
+	       rq->actor, rq->peer, rq->id);
+	req_run(rq, &tx, token_deleted);
+}
+
+static void me_read(struct req *rq, PGresult *const *res, size_t n)
+{
+	(void)n;
+	req_reply_row(rq, 200, res[0]);
+}
+
+void auth_me(struct req *rq)
+{
+	struct tx tx = {.n = 0};
+	tx_add(&tx, "SELECT json_build_object('token', " VIEW ", 'role', t.role) FROM tokens t "
+		    "WHERE id = $1::uuid",
+	       rq->token_id);
+	req_read(rq, &tx, me_read);
+}
