@@ -393,7 +393,7 @@ static void list_read(struct req *rq, PGresult *const *res, size_t n)
 void req_list(struct req *rq, const char *rows_sql, const char *count_sql)
 {
 	struct tx tx = {.n = 0};
-	char limit[16], key[300];
+	char limit[24], key[300];
 	const char *k = NULL, *id = NULL;
 	struct details d = {NULL};
 	snprintf(limit, sizeof(limit), "%ld", rq->page.n + 1);
