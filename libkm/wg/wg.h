@@ -47,6 +47,7 @@ struct km_wg_ops {
 struct km_wg_device {
 	const struct km_wg_ops *ops;
 	char ifname[16];
+	int gone_fd; /* becomes readable when the device's program has ended; -1: none. Borrowed. */
 };
 
 /* Makes a device on the host side with this key and UDP port (0: any), ready to be moved into the

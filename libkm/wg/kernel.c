@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: MIT */
+/* Devices of the kernel, through the embeddable library of wireguard-tools. */
+#include "libkm/base/util.h"
+#include "libkm/wg/internal.h"
+#include "libkm/wg/netlink.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <wireguard.h>
+
+struct kernel {
+	struct km_wg_device dev;
+	struct km_wg_known *known;
+};
+
+/* Sends one peer of the library's form to the device; 0 or KM_EIO with errno. */
+static int send_peer(struct kernel *k, wg_peer *p)
+{
+	wg_device d;
+	int rc;
+
+	memset(&d, 0, sizeof(d));
+	memcpy(d.name, k->dev.ifname, sizeof(d.name));
+	d.first_peer = d.last_peer = p;
+	rc = wg_set_device(&d);
+	if (!rc)
+		return 0;
+	errno = -rc;
+	return KM_EIO;
+}
+
+static void put_endpoint(wg_peer *p, const struct sockaddr_storage *ss)
+{
+	if (ss->ss_family == AF_INET)
+		memcpy(&p->endpoint.addr4, ss, sizeof(p->endpoint.addr4));
+	else if (ss->ss_family == AF_INET6)
+		memcpy(&p->endpoint.addr6, ss, sizeof(p->endpoint.addr6));
+}
+
+static void put_allowed(wg_peer *p, wg_allowedip *list, const struct km_wg_change *c)
+{
+	for (uint8_t i = 0; i < c->n_allowed; i++) {
+		wg_allowedip *a = &list[i];
+
+		a->family = c->allowed[i].addr.family;
+		a->cidr = c->allowed[i].bits;
+		memcpy(&a->ip6, c->allowed[i].addr.ip, sizeof(a->ip6));
+		a->next_allowedip = i + 1 < c->n_allowed ? a + 1 : NULL;
+	}
+	p->first_allowedip = c->n_allowed ? list : NULL;
+	p->last_allowedip = c->n_allowed ? list + c->n_allowed - 1 : NULL;
+}
+
+static int kernel_peer_set(struct km_wg_device *d, const struct km_wg_peer *want)
+{
+	struct kernel *k = (struct kernel *)d;
+	wg_allowedip list[KM_WG_MAX_ALLOWED];
+	struct km_wg_change c;
+	wg_peer p;
+	int rc;
+
+	if (!km_wg_known_change(k->known, want, &c))
+		return 0;
+	memset(&p, 0, sizeof(p));
+	memset(list, 0, sizeof(list));
+	p.flags = WGPEER_HAS_PUBLIC_KEY;
+	memcpy(p.public_key, c.key, sizeof(p.public_key));
+	if (c.replace_allowed)
+		p.flags |= WGPEER_REPLACE_ALLOWEDIPS;
+	put_allowed(&p, list, &c);
+	if (c.set_endpoint)
+		put_endpoint(&p, &c.endpoint);
+	if (c.set_keepalive) {
+		p.flags |= WGPEER_HAS_PERSISTENT_KEEPALIVE_INTERVAL;
+		p.persistent_keepalive_interval = c.keepalive_s;
+	}
+	rc = send_peer(k, &p);
+	if (!rc)
+		km_wg_known_set(k->known, want);
+	return rc;
+}
+
+static int kernel_peer_remove(struct km_wg_device *d, const uint8_t key[static KM_WG_KEY_LEN])
+{
+	struct kernel *k = (struct kernel *)d;
+	wg_peer p;
+	int rc;
+
+	memset(&p, 0, sizeof(p));
+	p.flags = WGPEER_HAS_PUBLIC_KEY | WGPEER_REMOVE_ME;
+	memcpy(p.public_key, key, sizeof(p.public_key));
+	rc = send_peer(k, &p);
+	if (!rc)
+		km_wg_known_remove(k->known, key);
+	return rc;
+}
+
+static void fill_status(struct km_wg_peer_status *s, const wg_peer *p)
+{
+	memset(s, 0, sizeof(*s));
+	memcpy(s->key, p->public_key, KM_WG_KEY_LEN);
+	s->has_endpoint = true;
+	if (p->endpoint.addr.sa_family == AF_INET)
+		memcpy(&s->endpoint, &p->endpoint.addr4, sizeof(p->endpoint.addr4));
+	else if (p->endpoint.addr.sa_family == AF_INET6)
+		memcpy(&s->endpoint, &p->endpoint.addr6, sizeof(p->endpoint.addr6));
+	else
+		s->has_endpoint = false;
+	s->last_handshake_ms =
+	    p->last_handshake_time.tv_sec * 1000 + p->last_handshake_time.tv_nsec / 1000000;
+	s->rx_bytes = p->rx_bytes;
+	s->tx_bytes = p->tx_bytes;
+}
+
+static int kernel_dump(struct km_wg_device *d, struct km_wg_peer_status **out, size_t *n)
+{
+	wg_device *w = NULL;
+	wg_peer *p;
+	size_t i = 0, count = 0;
+	int rc = wg_get_device(&w, d->ifname);
+
+	*out = NULL;
+	*n = 0;
+	if (rc) {
+		errno = -rc;
+		return KM_EIO;
+	}
+	wg_for_each_peer (w, p)
+		count++;
+	*out = count ? calloc(count, sizeof(**out)) : NULL;
+	if (count && !*out) {
+		rc = KM_ENOMEM;
+		goto out;
+	}
+	wg_for_each_peer (w, p)
+		fill_status(&(*out)[i++], p);
+	*n = count;
+out:
+	km_wipe(w->private_key, sizeof(w->private_key));
+	wg_free_device(w);
+	return rc;
+}
+
+static void kernel_free(struct km_wg_device *d)
+{
+	struct kernel *k = (struct kernel *)d;
+
+	if (!k)
+		return;
+	(void)wg_del_device(k->dev.ifname); /* may have gone with its namespace */
+	km_wg_known_free(k->known);
+	free(k);
+}
+
+static const struct km_wg_ops kernel_ops = {
+	.name = "kernel",
+	.peer_set = kernel_peer_set,
+	.peer_remove = kernel_peer_remove,
+	.dump = kernel_dump,
+	.free = kernel_free,
+};
+
+static int set_key_and_port(const char *name, const uint8_t *private_key, uint16_t port)
+{
+	wg_device d;
+	int rc;
+
+	memset(&d, 0, sizeof(d));
+	memcpy(d.name, name, sizeof(d.name));
+	d.flags = WGDEVICE_HAS_PRIVATE_KEY | WGDEVICE_HAS_LISTEN_PORT;
+	d.listen_port = port;
+	memcpy(d.private_key, private_key, sizeof(d.private_key));
+	rc = wg_set_device(&d);
+	km_wipe(&d, sizeof(d));
+	return rc;
+}
+
+static int move(const char *name, int netns_fd)
+{
+	struct km_nl *nl = NULL;
+	int ifindex, rc = km_nl_open(&nl);
+
+	if (!rc)
+		rc = km_nl_link(nl, name, &ifindex);
+	if (!rc)
+		rc = km_nl_link_move(nl, ifindex, netns_fd);
+	km_nl_close(nl);
+	return rc;
+}
+
+static int add_failed(int error, struct km_errtext *err)
+{
+	if (error == EPERM)
+		return km_errtext_set(err, KM_EPERM,
+				      "a kernel WireGuard device needs CAP_NET_ADMIN on the host");
+	return km_errtext_set(err, KM_EUNSUPPORTED, "this kernel has no WireGuard (%s)",
+			      strerror(error));
+}
+
+int km_wg_kernel_open(struct km_wg_device **out, int netns_fd,
+		      const uint8_t private_key[static KM_WG_KEY_LEN], uint16_t port,
+		      struct km_errtext *err)
+{
+	char name[16] = "";
+	struct kernel *k;
+	int rc;
+
+	*out = NULL;
+	km_wg_name_new(name);
+	rc = wg_add_device(name);
+	if (rc)
+		return add_failed(-rc, err);
+	rc = set_key_and_port(name, private_key, port);
+	if (rc) {
+		wg_del_device(name);
+		return km_errtext_set(err, KM_EIO, "the kernel's WireGuard device refuses its key: %s",
+				      strerror(-rc));
+	}
+	if (netns_fd >= 0 && move(name, netns_fd)) {
+		rc = errno;
+		wg_del_device(name);
+		return km_errtext_set(err, KM_EIO,
+				      "the WireGuard device cannot be moved into the namespace: %s",
+				      strerror(rc));
+	}
+	k = km_xcalloc(1, sizeof(*k));
+	k->dev.ops = &kernel_ops;
+	k->dev.gone_fd = -1;
+	memcpy(k->dev.ifname, name, sizeof(name));
+	k->known = km_wg_known_new();
+	*out = &k->dev;
+	return 0;
+}
