@@ -35,7 +35,7 @@ UNIT      := $(patsubst %.c,$(BUILD)/%,$(UNIT_SRC))
 HEADERS   := $(wildcard libkm/*/*.h libkm/*/*/*.h $(DAEMONS:%=%/*.h) $(DAEMONS:%=%/*/*.h) warden/*.h)
 
 all: $(PROGRAMS:%=$(BUILD)/%)
-unit: $(UNIT)
+unit: $(UNIT) $(BUILD)/km-warden
 
 $(BUILD)/libkm.a: $(LIBKM_OBJ)
 	$(call say,AR,$@)
@@ -56,7 +56,7 @@ $(OBJ)/migrations.o: $(wildcard controld/migrations/*.sql)
 	$(call say,SQL,$@)
 	$(Q)awk 'FNR == 1 { print "--@ " FILENAME } 1' $^ > $(@D)/migrations.sql
 	$(Q)cd $(@D) && $(LD) -r -z noexecstack -b binary -o migrations.o migrations.sql
-$(BUILD)/km-warden: $(OBJ)/warden/main.o $(BUILD)/libkm.a
+$(BUILD)/km-warden: $(patsubst %.c,$(OBJ)/%.o,$(wildcard warden/*.c)) $(BUILD)/libkm.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(KM_CFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 

@@ -6,6 +6,7 @@
 #ifndef KM_PRIVNET_PRIVNET_H
 #define KM_PRIVNET_PRIVNET_H
 
+#include "libkm/base/log.h"
 #include "libkm/wg/wg.h"
 
 #define KM_PRIVNET_TIMEOUT_MS 5000
@@ -21,6 +22,7 @@ struct km_privnet_opts {
 	bool host_network;       /* network = host: no namespace of its own */
 	uint16_t listen_port;    /* 0: any */
 	int64_t linger_ms;       /* the warden outlives a vanished daemon so long; 0: 60 s */
+	enum km_log_format log_format; /* of the warden's log; its level is that of the caller */
 };
 
 /* Attaches to the warden that serves runtime_dir when one lives with the same settings, else starts

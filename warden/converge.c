@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: MIT */
+#include "libkm/base/util.h"
+#include "libkm/wg/internal.h"
+#include "warden/warden.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* How one kind of list is read and changed. */
+struct kind {
+	const char *what;
+	int (*dump)(struct km_nl *nl, int ifindex, struct km_prefix **out, size_t *n);
+	int (*change)(struct km_nl *nl, int ifindex, const struct km_prefix *p, bool add);
+};
+static const struct kind addresses = {"address", km_nl_addrs, km_nl_addr};
+static const struct kind routes = {"route", km_nl_routes, km_nl_route};
+
+static int compare(const void *a, const void *b)
+{
+	return memcmp(a, b, sizeof(struct km_prefix));
+}
+
+static void sort(struct km_prefix *list, size_t n)
+{
+	if (n)
+		qsort(list, n, sizeof(*list), compare);
+}
+
+static bool has(const struct km_prefix *sorted, size_t n, const struct km_prefix *p)
+{
+	return n && bsearch(p, sorted, n, sizeof(*p), compare);
+}
+
+static int change(struct warden *w, const struct kind *k, const struct km_prefix *p, bool add,
+		  struct km_errtext *err)
+{
+	char text[KM_PREFIX_STRLEN];
+	int rc = k->change(w->nl, w->ifindex, p, add);
+
+	if (rc)
+		km_errtext_set(err, rc, "%s %s cannot be %s: %s", k->what, km_prefix_str(p, text),
+			       add ? "added" : "removed", strerror(errno));
+	return rc;
+}
+
+/* Adds what is missing, then removes what is too much; goes on after an error and reports the first.
+ * In this order a device that changes its only address never is without one. */
+static int converge(struct warden *w, const struct kind *k, const struct km_prefix *want, size_t n,
+		    struct km_errtext *err)
+{
+	struct km_prefix *now = NULL;
+	size_t n_now = 0, i;
+	int rc, first = k->dump(w->nl, w->ifindex, &now, &n_now);
+
+	if (first)
+		return km_errtext_set(err, first, "the %s list cannot be read: %s", k->what,
+				      strerror(errno));
+	sort(now, n_now);
+	for (i = 0; i < n; i++) {
+		if (has(now, n_now, &want[i]))
+			continue;
+		rc = change(w, k, &want[i], true, first ? NULL : err);
+		first = first ? first : rc;
+	}
+	for (i = 0; i < n_now; i++) {
+		if (has(want, n, &now[i]))
+			continue;
+		rc = change(w, k, &now[i], false, first ? NULL : err);
+		first = first ? first : rc;
+	}
+	free(now);
+	return first;
+}
+
+int warden_addresses(struct warden *w, const struct km_prefix *want, size_t n, struct km_errtext *err)
+{
+	struct km_prefix *sorted = km_xcalloc(n ? n : 1, sizeof(*sorted));
+	int rc;
+
+	if (n)
+		memcpy(sorted, want, n * sizeof(*sorted));
+	sort(sorted, n);
+	rc = converge(w, &addresses, sorted, n, err);
+	free(sorted);
+	/* With a device's last address the kernel drops its routes as well. */
+	if (!rc)
+		rc = converge(w, &routes, w->routes, w->n_routes, err);
+	return rc;
+}
+
+int warden_routes(struct warden *w, struct km_prefix *want, size_t n, struct km_errtext *err)
+{
+	for (size_t i = 0; i < n; i++)
+		want[i] = km_wg_network(&want[i]);
+	sort(want, n);
+	free(w->routes);
+	w->routes = want;
+	w->n_routes = n;
+	return converge(w, &routes, want, n, err);
+}
+
+int warden_device_error(const struct warden *w, int rc, const char *what, struct km_errtext *err)
+{
+	return km_errtext_set(err, rc, "%s: %s: %s", w->dev->ops->name, what,
+			      rc == KM_EIO ? strerror(errno) : km_strerror(rc));
+}
+
+/* The endpoint that the device uses for this peer now, if any. */
+static int learned_endpoint(struct warden *w, struct km_wg_peer *peer)
+{
+	struct km_wg_peer_status *list = NULL;
+	size_t n = 0;
+	int rc = w->dev->ops->dump(w->dev, &list, &n);
+
+	for (size_t i = 0; !rc && i < n; i++) {
+		if (memcmp(list[i].key, peer->key, KM_WG_KEY_LEN))
+			continue;
+		peer->has_endpoint = list[i].has_endpoint;
+		peer->endpoint = list[i].endpoint;
+	}
+	free(list);
+	return rc;
+}
+
+int warden_peer_kick(struct warden *w, const struct km_wg_peer *peer, struct km_errtext *err)
+{
+	struct km_wg_peer full = *peer;
+	int rc = peer->has_endpoint ? 0 : learned_endpoint(w, &full);
+
+	if (!rc)
+		rc = w->dev->ops->peer_remove(w->dev, peer->key);
+	if (!rc)
+		rc = w->dev->ops->peer_set(w->dev, &full);
+	return rc ? warden_device_error(w, rc, "peer not kicked", err) : 0;
+}
+
+static int compare_keys(const void *a, const void *b)
+{
+	return memcmp(a, b, KM_WG_KEY_LEN);
+}
+
+int warden_peers_keep(struct warden *w, uint8_t (*keys)[KM_WG_KEY_LEN], size_t n,
+		      struct km_errtext *err)
+{
+	struct km_wg_peer_status *list = NULL;
+	size_t n_list = 0;
+	int rc = w->dev->ops->dump(w->dev, &list, &n_list);
+
+	if (n)
+		qsort(keys, n, KM_WG_KEY_LEN, compare_keys);
+	for (size_t i = 0; !rc && i < n_list; i++)
+		if (!n || !bsearch(list[i].key, keys, n, KM_WG_KEY_LEN, compare_keys))
+			rc = w->dev->ops->peer_remove(w->dev, list[i].key);
+	free(list);
+	return rc ? warden_device_error(w, rc, "peers not removed", err) : 0;
+}

@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: MIT */
+#include "libkm/base/log.h"
+#include "libkm/base/util.h"
+#include "warden/warden.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define PORT_WAIT_MS 2000
+
+/* Settings of the kernel inside the namespace. */
+static const struct {
+	const char *path, *value;
+	bool needed; /* warn when it cannot be set */
+} sysctls[] = {
+    /* agents must not reach one another through us */
+    {"net/ipv4/ip_forward", "0", true},
+    {"net/ipv6/conf/all/forwarding", "0", false},
+    /* ICMP datagram sockets for every group: the agent's probes */
+    {"net/ipv4/ping_group_range", "0 2147483647", true},
+    /* addresses are changed one by one, and the others stay */
+    {"net/ipv4/conf/all/promote_secondaries", "1", true},
+    /* no link-local addresses and no router solicitations on the tunnel */
+    {"net/ipv6/conf/default/addr_gen_mode", "1", false},
+    /* pooled connections are idle now and then, and the path's MTU is not ours to know */
+    {"net/ipv4/tcp_slow_start_after_idle", "0", false},
+    {"net/ipv4/tcp_mtu_probing", "1", false},
+    {"net/ipv4/tcp_rmem", "4096 131072 16777216", false},
+    {"net/ipv4/tcp_wmem", "4096 65536 16777216", false},
+    /* every connection to an agent goes to the same address and port */
+    {"net/ipv4/ip_local_port_range", "1024 65535", false},
+    {"net/ipv4/tcp_tw_reuse", "1", false},
+};
+
+static void set_sysctls(void)
+{
+	char path[128];
+	size_t i, len;
+	int fd;
+
+	for (i = 0; i < KM_ARRAY_LEN(sysctls); i++) {
+		snprintf(path, sizeof(path), "/proc/sys/%s", sysctls[i].path);
+		len = strlen(sysctls[i].value);
+		fd = open(path, O_WRONLY | O_CLOEXEC);
+		if ((fd < 0 || write(fd, sysctls[i].value, len) != (ssize_t)len) && sysctls[i].needed)
+			km_warn("kernel setting not changed inside", km_ks("setting", sysctls[i].path),
+				km_ks("wanted", sysctls[i].value), km_ks("why", strerror(errno)));
+		if (fd >= 0)
+			close(fd);
+	}
+}
+
+static int loopback_up(void)
+{
+	struct km_nl *nl = NULL;
+	int ifindex, rc = km_nl_open(&nl);
+
+	if (!rc)
+		rc = km_nl_link(nl, "lo", &ifindex);
+	if (!rc)
+		rc = km_nl_link_up(nl, ifindex, 0);
+	km_nl_close(nl);
+	return rc;
+}
+
+static int unshare_failed(struct km_errtext *err)
+{
+	if (errno == EPERM)
+		return km_errtext_set(err, KM_EPERM,
+				      "the private network needs root: making a network namespace is "
+				      "refused to uid %u (CAP_SYS_ADMIN is missing)",
+				      (unsigned int)geteuid());
+	return km_errtext_set(err, KM_EIO, "no network namespace can be made: %s", strerror(errno));
+}
+
+/* A fresh namespace, in which we are not yet: *inside; and the host's: *host. */
+static int make_namespace(int *host, int *inside, struct km_errtext *err)
+{
+	*host = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+	if (*host < 0)
+		return km_errtext_set(err, KM_EIO, "/proc/self/ns/net: %s", strerror(errno));
+	if (unshare(CLONE_NEWNET))
+		return unshare_failed(err);
+	*inside = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+	if (*inside < 0)
+		return km_errtext_set(err, KM_EIO, "/proc/self/ns/net: %s", strerror(errno));
+	set_sysctls();
+	if (loopback_up())
+		return km_errtext_set(err, KM_EIO, "lo cannot be brought up inside: %s",
+				      strerror(errno));
+	if (setns(*host, CLONE_NEWNET))
+		return km_errtext_set(err, KM_EIO, "no way back to the host's network: %s",
+				      strerror(errno));
+	return 0;
+}
+
+static bool port_taken(int family, uint16_t port)
+{
+	const struct km_addr any = {.family = (uint8_t)family};
+	const int one = 1;
+	struct sockaddr_storage ss;
+	socklen_t len = km_addr_to_sa(&ss, &any, port);
+	int fd = socket(family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	bool taken;
+
+	if (fd < 0)
+		return false; /* a host without this family */
+	if (family == AF_INET6)
+		(void)setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one));
+	taken = bind(fd, (struct sockaddr *)&ss, len) && errno == EADDRINUSE;
+	close(fd);
+	return taken;
+}
+
+/* The program of a warden that was killed may need a moment to go, and nothing tells when it has. */
+static int wait_port(uint16_t port, struct km_errtext *err)
+{
+	int64_t until = km_now_ms() + PORT_WAIT_MS;
+
+	while (port && (port_taken(AF_INET, port) || port_taken(AF_INET6, port))) {
+		if (km_now_ms() >= until)
+			return km_errtext_set(err, KM_EEXIST,
+					      "UDP port %u is taken by another program: change "
+					      "wireguard_port or end that program",
+					      port);
+		poll(NULL, 0, 20);
+	}
+	return 0;
+}
+
+static int new_key(const char *path, uint8_t key[static KM_WG_KEY_LEN], struct km_errtext *err)
+{
+	char text[KM_WG_KEY_STRLEN + 1];
+	size_t len;
+	int rc;
+
+	km_wg_private_new(key);
+	km_wg_key_str(key, text);
+	len = strlen(text);
+	text[len++] = '\n';
+	rc = km_file_write(path, text, len, 0600);
+	km_wipe(text, sizeof(text));
+	if (rc)
+		return km_errtext_set(err, rc, "%s cannot be written: %s", path, strerror(errno));
+	km_info("key made", km_ks("file", path));
+	return 0;
+}
+
+static int load_key(const char *dir, uint8_t key[static KM_WG_KEY_LEN], struct km_errtext *err)
+{
+	char path[KM_WIRE_PATH_MAX + 32], *text = NULL;
+	int rc;
+
+	snprintf(path, sizeof(path), "%s/wireguard.key", dir);
+	if (km_mkdirs(dir, 0700))
+		return km_errtext_set(err, KM_EIO, "%s cannot be made: %s", dir, strerror(errno));
+	if (access(path, F_OK) && errno == ENOENT)
+		return new_key(path, key, err);
+	rc = km_secret_read(path, 256, &text, err);
+	if (rc)
+		return rc;
+	if (km_wg_key_parse(key, text))
+		rc = km_errtext_set(err, KM_EINVAL,
+				    "%s holds no WireGuard key (44 characters of base64); remove it to "
+				    "have a new one made",
+				    path);
+	km_wipe(text, strlen(text));
+	free(text);
+	return rc;
+}
+
+static int make_device(struct warden *w, int inside, struct km_errtext *err)
+{
+	uint8_t key[KM_WG_KEY_LEN];
+	struct km_errtext why = {""};
+	int rc = wait_port(w->settings.port, err);
+
+	if (!rc)
+		rc = load_key(w->settings.state_dir, key, err);
+	if (rc)
+		return rc;
+	rc = km_wg_public(w->hello.public_key, key);
+	if (rc)
+		km_errtext_set(err, rc, "no public key: %s", km_strerror(rc));
+	else
+		rc = km_wg_open(&w->dev, (enum km_wg_mode)w->settings.mode, inside, key,
+				w->settings.port, &why, err);
+	km_wipe(key, sizeof(key));
+	if (rc)
+		return rc;
+	snprintf(w->hello.backend, sizeof(w->hello.backend), "%s", w->dev->ops->name);
+	snprintf(w->hello.why, sizeof(w->hello.why), "%s", why.text);
+	return 0;
+}
+
+/* In the namespace now: find the device there and bring it up. The address comes later; being up
+ * early saves the second that wireguard-go needs to notice. */
+static int take_device(struct warden *w, struct km_errtext *err)
+{
+	int rc = km_nl_open(&w->nl);
+
+	if (!rc)
+		rc = km_nl_link(w->nl, w->dev->ifname, &w->ifindex);
+	if (!rc)
+		rc = km_nl_link_up(w->nl, w->ifindex, WARDEN_MTU);
+	if (!rc)
+		return 0;
+	return km_errtext_set(err, rc, "the device %s cannot be brought up: %s", w->dev->ifname,
+			      rc == KM_EIO ? strerror(errno) : km_strerror(rc));
+}
+
+int warden_space_open(struct warden *w, struct km_errtext *err)
+{
+	int host = -1, inside = -1, rc = 0;
+
+	if (!w->settings.host_network)
+		rc = make_namespace(&host, &inside, err);
+	if (!rc)
+		rc = make_device(w, inside, err);
+	if (!rc && inside >= 0 && setns(inside, CLONE_NEWNET))
+		rc = km_errtext_set(err, KM_EIO, "the namespace cannot be entered: %s",
+				    strerror(errno));
+	if (!rc)
+		rc = take_device(w, err);
+	if (host >= 0)
+		close(host);
+	if (inside >= 0)
+		close(inside);
+	return rc;
+}
+
+void warden_space_close(struct warden *w)
+{
+	if (w->dev)
+		w->dev->ops->free(w->dev);
+	w->dev = NULL;
+	km_nl_close(w->nl);
+	w->nl = NULL;
+	free(w->routes);
+	w->routes = NULL;
+	w->n_routes = 0;
+}

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT */
+/* The parts of km-warden: space.c makes the private network, converge.c brings addresses, routes and
+ * peers to the wanted state, serve.c answers daemons, main.c is the process. One thread. */
+#ifndef WARDEN_WARDEN_H
+#define WARDEN_WARDEN_H
+
+#include "libkm/privnet/wire.h"
+#include "libkm/wg/netlink.h"
+#include <sys/types.h>
+
+#define WARDEN_MTU 1420
+#define WARDEN_CONNS_MAX 256
+
+struct warden_conn;
+
+struct warden {
+	struct km_wire_open settings;
+	struct km_wire_hello hello;
+
+	/* space.c */
+	struct km_wg_device *dev;
+	struct km_nl *nl;
+	int ifindex;
+
+	/* converge.c: the routes that were asked for, since the kernel drops routes with addresses */
+	struct km_prefix *routes;
+	size_t n_routes;
+
+	/* serve.c */
+	int epoll_fd, listen_fd;
+	char socket_path[KM_WIRE_PATH_MAX];
+	dev_t socket_dev;
+	ino_t socket_ino;
+	struct warden_conn *conns;
+	size_t n_conns;
+	int64_t alone_since_ms; /* when the last connection went; meaningful with n_conns == 0 */
+	bool stop;
+};
+
+/* Makes namespace (unless host_network), key and device as the settings say, enters the namespace for
+ * good and brings the device up. An error with a sentence; warden_space_close cleans up what there is
+ * in both cases. */
+int warden_space_open(struct warden *w, struct km_errtext *err) __attribute__((warn_unused_result));
+void warden_space_close(struct warden *w);
+
+/* Each brings the network to the wanted state and touches only what differs. */
+int warden_addresses(struct warden *w, const struct km_prefix *want, size_t n, struct km_errtext *err)
+    __attribute__((warn_unused_result));
+/* Takes over routes (malloc'd), also when it fails: they are tried again with the next change. */
+int warden_routes(struct warden *w, struct km_prefix *want, size_t n, struct km_errtext *err)
+    __attribute__((warn_unused_result));
+int warden_peer_kick(struct warden *w, const struct km_wg_peer *peer, struct km_errtext *err)
+    __attribute__((warn_unused_result));
+/* Sorts keys. */
+int warden_peers_keep(struct warden *w, uint8_t (*keys)[KM_WG_KEY_LEN], size_t n,
+		      struct km_errtext *err) __attribute__((warn_unused_result));
+/* A sentence about a call to the device that failed with rc. */
+int warden_device_error(const struct warden *w, int rc, const char *what, struct km_errtext *err);
+
+/* Makes RUNTIME/warden.sock and listens there. KM_EEXIST: another warden serves it. */
+int warden_listen(struct warden *w, struct km_errtext *err) __attribute__((warn_unused_result));
+/* Serves a connection that is there already (the one over which the settings came). */
+int warden_adopt(struct warden *w, int fd) __attribute__((warn_unused_result));
+/* The listening socket, or a connection (ptr as in its epoll event), is ready. */
+void warden_accept(struct warden *w);
+void warden_serve(struct warden *w, struct warden_conn *c);
+/* Whether settings ask for the network that this warden keeps. */
+bool warden_same_settings(const struct km_wire_open *a, const struct km_wire_open *b);
+/* Removes the socket file (if it is still ours); then closes every connection. */
+void warden_unlisten(struct warden *w);
+void warden_serve_close(struct warden *w);
+
+#endif
