@@ -1,0 +1,1090 @@
+/* SPDX-License-Identifier: MIT */
+/* Private networks with real wardens and wireguard-go, in a network namespace that stands for the
+ * host. Needs root.
+ *
+ *   a: 10.66.0.1 ══ UDP 127.0.0.1:51911 ── 127.0.0.1:51912 ══ b: 10.66.0.2
+ */
+#include "libkm/base/util.h"
+#include "libkm/privnet/privnet.h"
+#include "libkm/privnet/wire.h"
+#include "libkm/wg/netlink.h"
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/ip_icmp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+/* after the standard headers */
+#include <cmocka.h>
+
+#define WAIT_MS 15000
+
+struct side {
+	char runtime[64], state[64];
+	uint16_t port;
+	struct km_addr ip;
+	struct km_privnet *p;
+};
+struct world {
+	char dir[32], warden[KM_WIRE_PATH_MAX];
+	struct side a, b;
+};
+
+/* ---- the world ---- */
+
+static struct km_addr addr(const char *s)
+{
+	struct km_addr a;
+
+	assert_int_equal(km_addr_parse(&a, s), 0);
+	return a;
+}
+
+static struct km_prefix prefix(const char *s)
+{
+	struct km_prefix p;
+
+	assert_int_equal(km_prefix_parse(&p, s), 0);
+	return p;
+}
+
+static struct km_privnet_opts opts_of(const struct world *w, const struct side *s)
+{
+	return (struct km_privnet_opts){.warden = w->warden,
+					.runtime_dir = s->runtime,
+					.state_dir = s->state,
+					.wireguard = KM_WG_AUTO,
+					.listen_port = s->port,
+					.linger_ms = 5000};
+}
+
+static void side_init(struct world *w, struct side *s, char name, uint16_t port, const char *ip)
+{
+	snprintf(s->runtime, sizeof(s->runtime), "%s/%c/run", w->dir, name);
+	snprintf(s->state, sizeof(s->state), "%s/%c/state", w->dir, name);
+	s->port = port;
+	s->ip = addr(ip);
+}
+
+static int setup(void **state)
+{
+	struct world *w = km_xcalloc(1, sizeof(*w));
+	char self[512];
+	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+
+	self[n > 0 ? n : 0] = 0; /* BUILD/tests/unit/privnet/test_privnet */
+	for (int up = 0; up < 4 && strrchr(self, '/'); up++)
+		*strrchr(self, '/') = 0;
+	snprintf(w->warden, sizeof(w->warden), "%s/km-warden", self);
+	strcpy(w->dir, "/tmp/kmnet-XXXXXX");
+	if (!mkdtemp(w->dir))
+		return -1;
+	side_init(w, &w->a, 'a', 51911, "10.66.0.1");
+	side_init(w, &w->b, 'b', 51912, "10.66.0.2");
+	*state = w;
+	return 0;
+}
+
+static void end_side(struct world *w, struct side *s)
+{
+	struct km_privnet_opts o = opts_of(w, s);
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/%s", s->runtime, KM_WIRE_SOCKET);
+	if (!s->p && !access(path, F_OK) && km_privnet_open(&s->p, &o, NULL, NULL))
+		return;
+	km_privnet_close(s->p, true);
+	s->p = NULL;
+}
+
+static int teardown(void **state)
+{
+	struct world *w = *state;
+	char command[64];
+
+	end_side(w, &w->a);
+	end_side(w, &w->b);
+	snprintf(command, sizeof(command), "rm -rf %s", w->dir);
+	if (system(command))
+		return -1;
+	free(w);
+	return 0;
+}
+
+static void open_side(const struct world *w, struct side *s, bool want_reused)
+{
+	struct km_privnet_opts o = opts_of(w, s);
+	struct km_errtext err = {""};
+	bool reused = !want_reused;
+
+	if (km_privnet_open(&s->p, &o, &reused, &err))
+		fail_msg("open: %s", err.text);
+	assert_int_equal(reused, want_reused);
+}
+
+static void set_address(struct side *s)
+{
+	struct km_prefix p = {s->ip, 24};
+	struct km_errtext err = {""};
+
+	if (km_privnet_addresses(s->p, &p, 1, &err))
+		fail_msg("address: %s", err.text);
+}
+
+static struct km_wg_peer peer_of(const struct side *s, const uint8_t *key, uint16_t keepalive)
+{
+	struct km_wg_peer p = {.keepalive_s = keepalive, .n_allowed = 1, .has_endpoint = true};
+	struct km_addr local = addr("127.0.0.1");
+
+	memcpy(p.key, key, sizeof(p.key));
+	km_addr_to_sa(&p.endpoint, &local, s->port);
+	p.allowed[0] = (struct km_prefix){s->ip, 32};
+	return p;
+}
+
+static struct km_wg_peer set_peer(struct side *s, const struct side *other, uint16_t keepalive)
+{
+	struct km_wg_peer p = peer_of(other, km_privnet_public_key(other->p), keepalive);
+	struct km_errtext err = {""};
+
+	if (km_privnet_peer_set(s->p, &p, &err))
+		fail_msg("peer: %s", err.text);
+	return p;
+}
+
+static void open_both(struct world *w)
+{
+	open_side(w, &w->a, false);
+	open_side(w, &w->b, false);
+	set_address(&w->a);
+	set_address(&w->b);
+	set_peer(&w->a, &w->b, 0);
+	set_peer(&w->b, &w->a, 0);
+}
+
+/* ---- looking at the machine ---- */
+
+static char *output_of(const char *command)
+{
+	FILE *f = popen(command, "r");
+	char *out = km_xcalloc(1, 65536);
+	size_t n;
+
+	assert_non_null(f);
+	n = fread(out, 1, 65535, f);
+	out[n] = 0;
+	pclose(f);
+	return out;
+}
+
+/* Links, addresses and routes; without what changes by itself. */
+static char *host_network(void)
+{
+	return output_of("ip -o link; ip -o addr; ip route show table all; ip -6 route show table all");
+}
+
+static char *inside(pid_t warden, const char *command)
+{
+	char full[256];
+
+	snprintf(full, sizeof(full), "nsenter -t %d -n %s", (int)warden, command);
+	return output_of(full);
+}
+
+/* The warden's pid: it is the listener's end of a fresh connection. */
+static pid_t warden_pid(const struct side *s)
+{
+	struct km_privnet *p;
+	struct ucred cred;
+	socklen_t len = sizeof(cred);
+
+	assert_int_equal(km_privnet_attach(&p, s->p, NULL), 0);
+	assert_int_equal(getsockopt(km_privnet_fd(p), SOL_SOCKET, SO_PEERCRED, &cred, &len), 0);
+	km_privnet_close(p, false);
+	assert_true(cred.pid > 1);
+	return cred.pid;
+}
+
+/* The wireguard-go whose parent is this warden. */
+static pid_t child_of(pid_t parent)
+{
+	char command[64], *out;
+	pid_t pid;
+
+	snprintf(command, sizeof(command), "pgrep -P %d -x wireguard-go", (int)parent);
+	out = output_of(command);
+	pid = atoi(out);
+	free(out);
+	assert_true(pid > 1);
+	return pid;
+}
+
+static bool readable(int fd, int ms)
+{
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+
+	return poll(&p, 1, ms) > 0;
+}
+
+static int pidfd_of(pid_t pid)
+{
+	int fd = pidfd_open(pid, 0);
+
+	assert_true(fd >= 0);
+	return fd;
+}
+
+static void assert_no_socket(const struct side *s)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/%s", s->runtime, KM_WIRE_SOCKET);
+	assert_int_equal(access(path, F_OK), -1);
+}
+
+static int control_sockets(void)
+{
+	DIR *dir = opendir("/var/run/wireguard");
+	struct dirent *e;
+	int n = 0;
+
+	while (dir && (e = readdir(dir)))
+		n += !strncmp(e->d_name, "km", 2);
+	if (dir)
+		closedir(dir);
+	return n;
+}
+
+/* ---- traffic ---- */
+
+static int connect_through(struct side *from, const struct km_addr *to, uint16_t port)
+{
+	struct sockaddr_storage ss;
+	socklen_t len = km_addr_to_sa(&ss, to, port);
+	struct pollfd p = {.events = POLLOUT};
+	int fd, error = 0;
+
+	assert_int_equal(km_privnet_sockets(from->p, AF_INET, SOCK_STREAM, 0, &fd, 1, NULL), 0);
+	assert_true(connect(fd, (struct sockaddr *)&ss, len) == 0 || errno == EINPROGRESS);
+	p.fd = fd;
+	assert_int_equal(poll(&p, 1, WAIT_MS), 1);
+	len = sizeof(error);
+	assert_int_equal(getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len), 0);
+	assert_int_equal(error, 0);
+	return fd;
+}
+
+static int listen_on(struct side *s, uint16_t port)
+{
+	struct km_errtext err = {""};
+	int fd;
+
+	if (km_privnet_listen(s->p, &s->ip, port, 16, &fd, &err))
+		fail_msg("listen: %s", err.text);
+	return fd;
+}
+
+static int accept_one(int listener)
+{
+	int fd;
+
+	assert_true(readable(listener, WAIT_MS));
+	fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	assert_true(fd >= 0);
+	return fd;
+}
+
+/* Sends total bytes from one socket to the other and compares them. */
+static void pump(int from, int to, size_t total)
+{
+	uint8_t out[4096], in[4096];
+	size_t sent = 0, got = 0;
+	struct pollfd p[2] = {{.fd = from}, {.fd = to, .events = POLLIN}};
+	ssize_t n;
+
+	while (got < total) {
+		p[0].events = sent < total ? POLLOUT : 0;
+		assert_true(poll(p, 2, WAIT_MS) > 0);
+		if (p[0].revents & POLLOUT) {
+			size_t want = total - sent < sizeof(out) ? total - sent : sizeof(out);
+
+			for (size_t i = 0; i < want; i++)
+				out[i] = (uint8_t)((sent + i) * 31 >> 3);
+			n = send(from, out, want, MSG_NOSIGNAL);
+			assert_true(n > 0);
+			sent += (size_t)n;
+		}
+		if (p[1].revents) {
+			n = recv(to, in, sizeof(in), 0);
+			assert_true(n > 0);
+			for (size_t i = 0; i < (size_t)n; i++)
+				assert_int_equal(in[i], (uint8_t)((got + i) * 31 >> 3));
+			got += (size_t)n;
+		}
+	}
+}
+
+static bool ping(struct side *from, const struct side *to, int tries, int ms)
+{
+	struct icmphdr echo = {.type = ICMP_ECHO, .un.echo.sequence = htons(1)};
+	struct sockaddr_storage ss;
+	socklen_t len = km_addr_to_sa(&ss, &to->ip, 0);
+	uint8_t reply[256];
+	bool answered = false;
+	int fd;
+
+	assert_int_equal(
+	    km_privnet_sockets(from->p, AF_INET, SOCK_DGRAM, IPPROTO_ICMP, &fd, 1, NULL), 0);
+	while (!answered && tries--) {
+		/* Before a device notices that it is up, packets are refused. */
+		(void)sendto(fd, &echo, sizeof(echo), 0, (struct sockaddr *)&ss, len);
+		answered = readable(fd, ms) && recv(fd, reply, sizeof(reply), 0) > 0;
+	}
+	close(fd);
+	return answered;
+}
+
+static struct km_wg_peer_status status_of(struct side *s, size_t want_n)
+{
+	struct km_wg_peer_status *list, first = {.rx_bytes = 0};
+	size_t n;
+
+	assert_int_equal(km_privnet_peers(s->p, &list, &n, NULL), 0);
+	assert_int_equal(n, want_n);
+	if (n)
+		first = list[0];
+	free(list);
+	return first;
+}
+
+/* ---- tests ---- */
+
+static void test_tunnel(void **state)
+{
+	struct world *w = *state;
+	char *before = host_network(), *during;
+	int listener, client, server;
+
+	open_both(w);
+	during = host_network();
+	assert_string_equal(before, during);
+	listener = listen_on(&w->b, 80);
+	client = connect_through(&w->a, &w->b.ip, 80);
+	server = accept_one(listener);
+	pump(client, server, 1 << 20);
+	pump(server, client, 1 << 20);
+	assert_true(ping(&w->a, &w->b, 1, WAIT_MS));
+	assert_true(status_of(&w->a, 1).last_handshake_ms > km_wall_ms() - 60000);
+	assert_true(status_of(&w->b, 1).rx_bytes > 1 << 20);
+	close(client);
+	close(server);
+	close(listener);
+	free(before);
+	free(during);
+}
+
+static void test_peers(void **state)
+{
+	struct world *w = *state;
+	uint8_t other[3][KM_WG_KEY_LEN];
+	struct km_wg_peer extra, p;
+	struct km_wg_peer_status s;
+	struct km_addr a;
+	uint16_t port;
+	int64_t first;
+	int listener, client, server;
+
+	open_both(w);
+	assert_true(ping(&w->a, &w->b, 20, 1000));
+	listener = listen_on(&w->b, 80);
+	client = connect_through(&w->a, &w->b.ip, 80);
+	server = accept_one(listener);
+	for (int i = 0; i < 3; i++) {
+		km_wg_private_new(other[i]);
+		extra = peer_of(&w->b, other[i], 25);
+		extra.allowed[0] = prefix("10.77.0.0/24");
+		extra.allowed[0].addr.ip[2] = (uint8_t)i;
+		assert_int_equal(km_privnet_peer_set(w->a.p, &extra, NULL), 0);
+	}
+	status_of(&w->a, 4);
+	assert_int_equal(km_privnet_peer_remove(w->a.p, other[2], NULL), 0);
+	assert_int_equal(km_privnet_peer_remove(w->a.p, other[2], NULL), 0);
+	status_of(&w->a, 3);
+	memcpy(other[1], km_privnet_public_key(w->b.p), KM_WG_KEY_LEN);
+	assert_int_equal(km_privnet_peers_keep(w->a.p, other + 1, 1, NULL), 0);
+	first = status_of(&w->a, 1).last_handshake_ms;
+	/* the same again changes nothing */
+	p = set_peer(&w->a, &w->b, 0);
+	assert_int_equal(status_of(&w->a, 1).last_handshake_ms, first);
+	/* a kick without an endpoint keeps the one in use, and begins a new session */
+	p.has_endpoint = false;
+	p.keepalive_s = 25;
+	assert_int_equal(km_privnet_peer_kick(w->a.p, &p, NULL), 0);
+	assert_true(ping(&w->a, &w->b, 10, 1000));
+	s = status_of(&w->a, 1);
+	assert_true(s.last_handshake_ms > first);
+	assert_true(s.has_endpoint);
+	assert_int_equal(km_addr_from_sa(&a, &port, (struct sockaddr *)&s.endpoint), 0);
+	assert_int_equal(port, w->b.port);
+	/* what was open stays open */
+	pump(client, server, 100000);
+	/* an endpoint learned from the network survives a repeated push of an old one */
+	p = peer_of(&w->a, km_privnet_public_key(w->a.p), 0);
+	assert_int_equal(km_privnet_peer_set(w->b.p, &p, NULL), 0);
+	assert_int_equal(km_privnet_peers_keep(w->a.p, NULL, 0, NULL), 0);
+	status_of(&w->a, 0);
+	close(client);
+	close(server);
+	close(listener);
+}
+
+static void test_learned_endpoint(void **state)
+{
+	struct world *w = *state;
+	struct km_addr nowhere = addr("127.0.0.1"), a;
+	struct km_wg_peer p;
+	struct km_wg_peer_status s;
+	uint16_t port;
+
+	open_both(w);
+	p = peer_of(&w->a, km_privnet_public_key(w->a.p), 0);
+	km_addr_to_sa(&p.endpoint, &nowhere, 9); /* wrong: b has to learn the right one from a */
+	assert_int_equal(km_privnet_peer_set(w->b.p, &p, NULL), 0);
+	assert_true(ping(&w->a, &w->b, 20, 1000));
+	assert_int_equal(km_privnet_peer_set(w->b.p, &p, NULL), 0);
+	s = status_of(&w->b, 1);
+	assert_int_equal(km_addr_from_sa(&a, &port, (struct sockaddr *)&s.endpoint), 0);
+	assert_int_equal(port, w->a.port);
+	assert_true(ping(&w->b, &w->a, 5, 1000));
+}
+
+static void test_addresses_converge(void **state)
+{
+	struct world *w = *state;
+	struct km_prefix set[3] = {prefix("10.66.0.1/24"), prefix("10.66.0.9/24"),
+				   prefix("fd66::1/64")};
+	struct km_prefix routes[3] = {prefix("10.0.0.0/8"), prefix("10.99.1.7/24"),
+				      prefix("fd77::/48")};
+	struct km_prefix many[257];
+	char *out;
+	pid_t pid;
+
+	open_side(w, &w->a, false);
+	pid = warden_pid(&w->a);
+	assert_int_equal(km_privnet_routes(w->a.p, routes, 2, NULL), 0);
+	assert_int_equal(km_privnet_addresses(w->a.p, set, 3, NULL), 0);
+	assert_int_equal(km_privnet_routes(w->a.p, routes, 3, NULL), 0);
+	out = inside(pid, "ip addr");
+	assert_non_null(strstr(out, "inet 10.66.0.1/24"));
+	assert_non_null(strstr(out, "inet 10.66.0.9/24"));
+	assert_non_null(strstr(out, "inet6 fd66::1/64"));
+	assert_non_null(strstr(out, "mtu 1420"));
+	free(out);
+	out = inside(pid, "ip route");
+	assert_non_null(strstr(out, "10.0.0.0/8 dev km"));
+	assert_non_null(strstr(out, "10.99.1.0/24 dev km"));
+	free(out);
+	/* the primary goes, the secondary and the routes stay; then another network altogether */
+	assert_int_equal(km_privnet_addresses(w->a.p, set + 1, 2, NULL), 0);
+	assert_int_equal(km_privnet_addresses(w->a.p, set + 1, 2, NULL), 0);
+	out = inside(pid, "ip addr");
+	assert_null(strstr(out, "inet 10.66.0.1/24"));
+	assert_non_null(strstr(out, "inet 10.66.0.9/24"));
+	free(out);
+	set[0] = prefix("10.88.0.1/32");
+	assert_int_equal(km_privnet_addresses(w->a.p, set, 1, NULL), 0);
+	assert_int_equal(km_privnet_addresses(w->a.p, NULL, 0, NULL), 0);
+	assert_int_equal(km_privnet_addresses(w->a.p, set, 1, NULL), 0);
+	out = inside(pid, "ip route");
+	assert_non_null(strstr(out, "10.0.0.0/8 dev km"));
+	assert_non_null(strstr(out, "10.99.1.0/24 dev km"));
+	free(out);
+	assert_int_equal(km_privnet_routes(w->a.p, routes, 1, NULL), 0);
+	out = inside(pid, "sh -c 'ip route; ip -6 route; cat /proc/sys/net/ipv4/ip_forward'");
+	assert_null(strstr(out, "10.99.1.0/24"));
+	assert_null(strstr(out, "fd77::"));
+	assert_null(strstr(out, "10.66.0.0/24"));
+	assert_non_null(strstr(out, "\n0\n"));
+	free(out);
+	for (size_t i = 0; i < 257; i++)
+		many[i] = set[0];
+	assert_int_equal(km_privnet_addresses(w->a.p, many, 257, NULL), KM_ETOOBIG);
+}
+
+/* Opens, shakes hands and says so; then waits to be killed. */
+__attribute__((noreturn)) static void doomed_child(struct world *w, int tell)
+{
+	open_side(w, &w->a, false);
+	set_address(&w->a);
+	set_peer(&w->a, &w->b, 0);
+	if (write(tell, km_privnet_public_key(w->a.p), KM_WG_KEY_LEN) != KM_WG_KEY_LEN)
+		_exit(1);
+	if (ping(&w->a, &w->b, 20, 1000) && write(tell, "!", 1) == 1)
+		pause();
+	_exit(1);
+}
+
+static void test_daemon_killed(void **state)
+{
+	struct world *w = *state;
+	uint8_t key[KM_WG_KEY_LEN];
+	struct km_wg_peer p;
+	int tell[2], status;
+	int64_t handshake;
+	char mark = 0;
+	pid_t pid;
+
+	open_side(w, &w->b, false);
+	set_address(&w->b);
+	assert_int_equal(pipe2(tell, O_CLOEXEC), 0);
+	pid = fork();
+	if (!pid)
+		doomed_child(w, tell[1]);
+	assert_true(readable(tell[0], WAIT_MS));
+	assert_int_equal(read(tell[0], key, sizeof(key)), sizeof(key));
+	p = peer_of(&w->a, key, 0);
+	p.has_endpoint = false;
+	assert_int_equal(km_privnet_peer_set(w->b.p, &p, NULL), 0);
+	assert_true(readable(tell[0], WAIT_MS));
+	assert_int_equal(read(tell[0], &mark, 1), 1);
+	assert_int_equal(mark, '!');
+	kill(pid, SIGKILL);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	open_side(w, &w->a, true);
+	assert_memory_equal(km_privnet_public_key(w->a.p), key, sizeof(key));
+	handshake = status_of(&w->a, 1).last_handshake_ms;
+	assert_true(handshake > 0);
+	set_address(&w->a);
+	set_peer(&w->a, &w->b, 0);
+	assert_int_equal(status_of(&w->a, 1).last_handshake_ms, handshake);
+	assert_true(ping(&w->a, &w->b, 1, 2000));
+	assert_int_equal(status_of(&w->a, 1).last_handshake_ms, handshake);
+	close(tell[0]);
+	close(tell[1]);
+}
+
+static void test_linger(void **state)
+{
+	struct world *w = *state;
+	struct km_privnet_opts o = opts_of(w, &w->a);
+	struct km_privnet *p, *second;
+	struct ucred cred;
+	socklen_t len = sizeof(cred);
+	int pidfd;
+
+	o.linger_ms = 50;
+	assert_int_equal(km_privnet_open(&p, &o, NULL, NULL), 0);
+	assert_int_equal(km_privnet_attach(&second, p, NULL), 0);
+	assert_int_equal(
+	    getsockopt(km_privnet_fd(second), SOL_SOCKET, SO_PEERCRED, &cred, &len), 0);
+	pidfd = pidfd_of(cred.pid);
+	km_privnet_close(p, false);
+	assert_false(readable(pidfd, 200)); /* the other handle keeps it */
+	km_privnet_close(second, false);
+	assert_true(readable(pidfd, WAIT_MS));
+	close(pidfd);
+	assert_no_socket(&w->a);
+}
+
+static void test_stop_leaves_nothing(void **state)
+{
+	struct world *w = *state;
+	int sockets = control_sockets(), warden, go;
+	char *before = host_network(), *after;
+	struct stat st;
+	char path[128];
+
+	open_side(w, &w->a, false);
+	warden = pidfd_of(warden_pid(&w->a));
+	go = pidfd_of(child_of(warden_pid(&w->a)));
+	snprintf(path, sizeof(path), "%s/%s", w->a.runtime, KM_WIRE_SOCKET);
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_mode & 0777, 0600);
+	snprintf(path, sizeof(path), "%s/wireguard.key", w->a.state);
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_mode & 0777, 0600);
+	km_privnet_close(w->a.p, true);
+	w->a.p = NULL;
+	assert_true(readable(go, 0));
+	assert_true(readable(warden, WAIT_MS));
+	assert_no_socket(&w->a);
+	assert_int_equal(control_sockets(), sockets);
+	after = host_network();
+	assert_string_equal(before, after);
+	close(warden);
+	close(go);
+	free(before);
+	free(after);
+}
+
+static void test_sigterm(void **state)
+{
+	struct world *w = *state;
+	int warden;
+	pid_t pid;
+
+	open_side(w, &w->a, false);
+	pid = warden_pid(&w->a);
+	warden = pidfd_of(pid);
+	kill(pid, SIGTERM);
+	assert_true(readable(warden, WAIT_MS));
+	assert_true(readable(km_privnet_fd(w->a.p), 0));
+	assert_no_socket(&w->a);
+	close(warden);
+	km_privnet_close(w->a.p, true);
+	w->a.p = NULL;
+}
+
+static void test_warden_killed(void **state)
+{
+	struct world *w = *state;
+	uint8_t key[KM_WG_KEY_LEN];
+	struct km_wg_peer_status *list;
+	int go;
+	size_t n;
+	pid_t pid;
+
+	open_side(w, &w->a, false);
+	memcpy(key, km_privnet_public_key(w->a.p), sizeof(key));
+	pid = warden_pid(&w->a);
+	go = pidfd_of(child_of(pid));
+	kill(pid, SIGKILL);
+	assert_true(readable(km_privnet_fd(w->a.p), WAIT_MS));
+	assert_int_equal(km_privnet_peers(w->a.p, &list, &n, NULL), KM_ECLOSED);
+	km_privnet_close(w->a.p, false);
+	open_side(w, &w->a, false);
+	assert_memory_equal(km_privnet_public_key(w->a.p), key, sizeof(key));
+	assert_true(readable(go, WAIT_MS));
+	close(go);
+}
+
+static void test_device_killed(void **state)
+{
+	struct world *w = *state;
+	int warden;
+	pid_t pid;
+
+	open_side(w, &w->a, false);
+	pid = warden_pid(&w->a);
+	warden = pidfd_of(pid);
+	kill(child_of(pid), SIGKILL);
+	assert_true(readable(km_privnet_fd(w->a.p), WAIT_MS));
+	assert_true(readable(warden, WAIT_MS));
+	close(warden);
+	km_privnet_close(w->a.p, false);
+	w->a.p = NULL;
+	open_side(w, &w->a, false);
+}
+
+/* A warden that hangs is replaced. */
+static void test_warden_hangs(void **state)
+{
+	struct world *w = *state;
+	int warden;
+	pid_t pid;
+
+	open_side(w, &w->a, false);
+	pid = warden_pid(&w->a);
+	warden = pidfd_of(pid);
+	kill(pid, SIGSTOP);
+	km_privnet_close(w->a.p, false);
+	open_side(w, &w->a, false);
+	assert_true(readable(warden, WAIT_MS));
+	close(warden);
+}
+
+static void test_other_settings(void **state)
+{
+	struct world *w = *state;
+	int warden;
+
+	open_side(w, &w->a, false);
+	warden = pidfd_of(warden_pid(&w->a));
+	km_privnet_close(w->a.p, false);
+	w->a.port = 51913;
+	open_side(w, &w->a, false);
+	assert_true(readable(warden, 0));
+	close(warden);
+	km_privnet_close(w->a.p, false);
+	open_side(w, &w->a, true);
+}
+
+static void test_sockets(void **state)
+{
+	struct world *w = *state;
+	int fds[KM_PRIVNET_SOCKETS_MAX + 1], fd;
+	struct km_addr nowhere = addr("10.66.200.1"), v6 = addr("fd66::1");
+	int64_t start;
+
+	open_side(w, &w->a, false);
+	start = km_now_ms();
+	for (int round = 0; round < 20; round++) {
+		assert_int_equal(km_privnet_sockets(w->a.p, AF_INET, SOCK_STREAM, 0, fds, 64, NULL), 0);
+		for (int i = 0; i < 64; i++) {
+			assert_true(fcntl(fds[i], F_GETFL) & O_NONBLOCK);
+			assert_true(fcntl(fds[i], F_GETFD) & FD_CLOEXEC);
+			close(fds[i]);
+		}
+	}
+	print_message("20 batches of 64 sockets, closing included: %lld ms\n",
+		      (long long)(km_now_ms() - start));
+	assert_int_equal(km_privnet_sockets(w->a.p, AF_INET, SOCK_STREAM, 0, fds, 65, NULL),
+			 KM_EINVAL);
+	assert_int_equal(km_privnet_sockets(w->a.p, AF_INET, SOCK_STREAM, 0, fds, 0, NULL), KM_EINVAL);
+	assert_int_equal(km_privnet_sockets(w->a.p, AF_UNIX, SOCK_STREAM, 0, fds, 1, NULL), KM_EINVAL);
+	assert_int_equal(km_privnet_sockets(w->a.p, AF_INET, SOCK_RAW, 1, fds, 1, NULL), KM_EINVAL);
+	assert_int_equal(km_privnet_listen(w->a.p, &nowhere, 80, 1, &fd, NULL), 0);
+	assert_int_equal(km_privnet_listen(w->a.p, &nowhere, 80, 1, &fds[0], NULL), KM_EEXIST);
+	close(fd);
+	assert_int_equal(km_privnet_listen(w->a.p, &v6, 80, 1, &fd, NULL), 0);
+	close(fd);
+}
+
+static void *use_handle(void *arg)
+{
+	struct km_privnet *p = arg;
+	int fds[8];
+	intptr_t bad = 0;
+
+	for (int round = 0; round < 200; round++) {
+		bad |= km_privnet_sockets(p, AF_INET, SOCK_STREAM, 0, fds, 8, NULL) != 0;
+		for (int i = 0; !bad && i < 8; i++)
+			close(fds[i]);
+	}
+	return (void *)bad;
+}
+
+static void test_threads(void **state)
+{
+	struct world *w = *state;
+	struct km_privnet *p[2];
+	pthread_t t[2];
+	void *bad;
+
+	open_side(w, &w->a, false);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(km_privnet_attach(&p[i], w->a.p, NULL), 0);
+		assert_int_equal(pthread_create(&t[i], NULL, use_handle, p[i]), 0);
+	}
+	for (int i = 0; i < 2; i++) {
+		pthread_join(t[i], &bad);
+		assert_null(bad);
+		km_privnet_close(p[i], false);
+	}
+}
+
+static int raw_connect(const struct side *s)
+{
+	struct sockaddr_un sun = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+	snprintf(sun.sun_path, sizeof(sun.sun_path), "%s/%s", s->runtime, KM_WIRE_SOCKET);
+	assert_true(fd >= 0);
+	assert_int_equal(connect(fd, (struct sockaddr *)&sun, sizeof(sun)), 0);
+	return fd;
+}
+
+/* Sends one message and expects to be cut off without an answer. */
+static void assert_refused(const struct side *s, const void *msg, size_t n)
+{
+	int fd = raw_connect(s);
+	char c;
+
+	assert_true(n == 0 || send(fd, msg, n, MSG_NOSIGNAL) == (ssize_t)n);
+	assert_true(readable(fd, WAIT_MS));
+	assert_true(recv(fd, &c, 1, 0) <= 0);
+	close(fd);
+}
+
+static void test_garbage(void **state)
+{
+	struct world *w = *state;
+	struct km_wire_request r;
+	uint8_t noise[9000];
+	int fd;
+
+	open_side(w, &w->a, false);
+	km_random(noise, sizeof(noise));
+	assert_refused(&w->a, noise, 1);
+	assert_refused(&w->a, noise, sizeof(noise));
+	memset(&r, 0, sizeof(r));
+	for (uint16_t op = 0; op < 20; op++) {
+		r.head = (struct km_wire_head){KM_WIRE_MAGIC, KM_WIRE_VERSION, op, 1, 0, 1, 0};
+		if (op == KM_WIRE_STOP || op == KM_WIRE_OPEN)
+			continue;
+		assert_refused(&w->a, &r, sizeof(r));
+		if (km_wire_request_len(op))
+			assert_refused(&w->a, &r, km_wire_request_len(op)); /* before OPEN */
+	}
+	r.head = (struct km_wire_head){KM_WIRE_MAGIC, KM_WIRE_VERSION + 1, KM_WIRE_OPEN, 1, 0, 0, 0};
+	assert_refused(&w->a, &r, km_wire_request_len(KM_WIRE_OPEN));
+	fd = raw_connect(&w->a); /* says nothing and goes */
+	close(fd);
+	status_of(&w->a, 0);
+}
+
+/* Lists that are no lists, and values out of range, over a connection that is properly open. */
+static void test_bad_values(void **state)
+{
+	struct world *w = *state;
+	struct km_wire_request r;
+	struct km_wire_reply reply;
+	int p[2], list, in = km_privnet_fd((open_side(w, &w->a, false), w->a.p));
+	uint8_t byte = 7;
+	const struct {
+		uint16_t op;
+		uint32_t count;
+		int *fd;
+	} cases[] = {
+	    {KM_WIRE_ADDRESSES, 1, NULL},     {KM_WIRE_ADDRESSES, 1, &p[0]},
+	    {KM_WIRE_ADDRESSES, 1, &list},    {KM_WIRE_ADDRESSES, 257, &list},
+	    {KM_WIRE_ROUTES, 1u << 31, NULL}, {KM_WIRE_PEERS_KEEP, 70000, &list},
+	    {KM_WIRE_PEERS_KEEP, 1, &list},   {KM_WIRE_SOCKETS, 0, NULL},
+	    {KM_WIRE_LISTEN, 0, NULL},        {KM_WIRE_PEER_SET, 0, NULL},
+	};
+
+	assert_int_equal(pipe2(p, O_CLOEXEC), 0);
+	assert_int_equal(km_wire_list_make(&byte, 1, &list), 0);
+	for (size_t i = 0; i < KM_ARRAY_LEN(cases); i++) {
+		memset(&r, 0xee, sizeof(r));
+		r.head = (struct km_wire_head){
+		    KM_WIRE_MAGIC, KM_WIRE_VERSION, cases[i].op, 1000, 0, cases[i].count, 0};
+		assert_int_equal(km_wire_send(in, &r, km_wire_request_len(cases[i].op), cases[i].fd,
+					      cases[i].fd ? 1 : 0, 0),
+				 0);
+		assert_true(readable(in, WAIT_MS));
+		assert_true(recv(in, &reply, sizeof(reply), 0) > (ssize_t)sizeof(reply.head));
+		assert_int_equal(reply.head.op, cases[i].op);
+		assert_true(reply.head.err < 0);
+		assert_true(reply.u.error.text[0]);
+	}
+	status_of(&w->a, 0);
+	close(p[0]);
+	close(p[1]);
+	close(list);
+}
+
+static void test_other_user(void **state)
+{
+	struct world *w = *state;
+	char path[128];
+	int status;
+	pid_t pid;
+
+	open_side(w, &w->a, false);
+	snprintf(path, sizeof(path), "%s/%s", w->a.runtime, KM_WIRE_SOCKET);
+	/* the second lock: even with every file mode open */
+	assert_int_equal(chmod(path, 0666), 0);
+	assert_int_equal(chmod(w->dir, 0755), 0);
+	snprintf(path, sizeof(path), "chmod -R a+rX %s", w->dir);
+	assert_int_equal(system(path), 0);
+	snprintf(path, sizeof(path), "%s/%s", w->a.runtime, KM_WIRE_SOCKET);
+	assert_int_equal(chmod(path, 0666), 0);
+	pid = fork();
+	if (!pid) {
+		if (setgid(65534) || setuid(65534))
+			_exit(1);
+		assert_refused(&w->a, NULL, 0);
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	status_of(&w->a, 0);
+}
+
+static void assert_open_fails(struct world *w, const struct km_privnet_opts *o, int want,
+			      const char *part)
+{
+	struct km_errtext err = {""};
+	struct km_privnet *p = NULL;
+
+	assert_int_equal(km_privnet_open(&p, o, NULL, &err), want);
+	assert_null(p);
+	if (!strstr(err.text, part))
+		fail_msg("\"%s\" lacks \"%s\"", err.text, part);
+	assert_no_socket(&w->a);
+}
+
+static void test_errors(void **state)
+{
+	struct world *w = *state;
+	struct km_privnet_opts o = opts_of(w, &w->a);
+	struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons(51911)};
+	char path[128];
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	assert_int_equal(bind(fd, (struct sockaddr *)&in, sizeof(in)), 0);
+	assert_open_fails(w, &o, KM_EEXIST, "UDP port 51911 is taken");
+	close(fd);
+	o.warden = "/nowhere/km-warden";
+	assert_open_fails(w, &o, KM_ENOTFOUND, "/nowhere/km-warden");
+	o.warden = "/etc";
+	assert_open_fails(w, &o, KM_EIO, "/etc cannot be executed");
+	o = opts_of(w, &w->a);
+	o.wireguard = KM_WG_KERNEL;
+	if (access("/sys/module/wireguard", F_OK))
+		assert_open_fails(w, &o, KM_EUNSUPPORTED, "this kernel has no WireGuard");
+	o = opts_of(w, &w->a);
+	o.state_dir = "state";
+	assert_open_fails(w, &o, KM_EINVAL, "absolute");
+	o = opts_of(w, &w->a);
+	snprintf(path, sizeof(path), "%s/wireguard.key", w->a.state);
+	assert_int_equal(km_mkdirs(w->a.state, 0700), 0);
+	assert_int_equal(km_file_write(path, "nonsense\n", 9, 0600), 0);
+	assert_open_fails(w, &o, KM_EINVAL, "holds no WireGuard key");
+	assert_int_equal(unlink(path), 0);
+}
+
+static void test_unprivileged(void **state)
+{
+	struct world *w = *state;
+	struct km_privnet_opts o = opts_of(w, &w->a);
+	char command[128];
+	int status;
+	pid_t pid;
+
+	snprintf(command, sizeof(command), "mkdir -p %s/a && chown -R 65534:65534 %s", w->dir, w->dir);
+	assert_int_equal(system(command), 0);
+	/* where that user may execute it */
+	snprintf(command, sizeof(command), "cp %.60s %s/km-warden", w->warden, w->dir);
+	if (strlen(w->warden) > 60 || system(command))
+		skip();
+	snprintf(command, sizeof(command), "%s/km-warden", w->dir);
+	o.warden = command;
+	pid = fork();
+	if (!pid) {
+		if (setgid(65534) || setuid(65534))
+			_exit(1);
+		assert_open_fails(w, &o, KM_EPERM, "needs root");
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+}
+
+static void test_stale_socket(void **state)
+{
+	struct world *w = *state;
+	struct sockaddr_un sun = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+	assert_int_equal(km_mkdirs(w->a.runtime, 0700), 0);
+	snprintf(sun.sun_path, sizeof(sun.sun_path), "%s/%s", w->a.runtime, KM_WIRE_SOCKET);
+	assert_int_equal(bind(fd, (struct sockaddr *)&sun, sizeof(sun)), 0);
+	close(fd);
+	open_side(w, &w->a, false);
+	km_privnet_close(w->a.p, false);
+	open_side(w, &w->a, true);
+}
+
+static void test_host_network(void **state)
+{
+	struct world *w = *state;
+	struct km_privnet_opts o = opts_of(w, &w->a);
+	char *before = host_network(), *now;
+
+	o.host_network = true;
+	assert_int_equal(km_privnet_open(&w->a.p, &o, NULL, NULL), 0);
+	set_address(&w->a);
+	now = host_network();
+	assert_non_null(strstr(now, "10.66.0.1/24"));
+	free(now);
+	km_privnet_close(w->a.p, true);
+	w->a.p = NULL;
+	now = host_network();
+	assert_string_equal(before, now);
+	free(now);
+	free(before);
+}
+
+static void test_none(void **state)
+{
+	struct world *w = *state;
+	struct km_privnet_opts o = opts_of(w, &w->a);
+	struct km_privnet *p, *second;
+	struct km_wg_peer_status *list;
+	struct km_addr local = addr("127.0.0.1");
+	struct km_prefix pre = prefix("10.66.0.1/24");
+	static const uint8_t zero[KM_WG_KEY_LEN];
+	size_t n;
+	int fds[2];
+
+	o.wireguard = KM_WG_NONE;
+	assert_int_equal(km_privnet_open(&p, &o, NULL, NULL), 0);
+	assert_int_equal(km_privnet_attach(&second, p, NULL), 0);
+	assert_int_equal(km_privnet_fd(p), -1);
+	assert_string_equal(km_privnet_backend(p), "none");
+	assert_memory_equal(km_privnet_public_key(p), zero, sizeof(zero));
+	assert_int_equal(km_privnet_addresses(p, &pre, 1, NULL), 0);
+	assert_int_equal(km_privnet_peers(p, &list, &n, NULL), 0);
+	assert_int_equal(n, 0);
+	assert_int_equal(km_privnet_sockets(second, AF_INET, SOCK_STREAM, 0, fds, 2, NULL), 0);
+	close(fds[0]);
+	close(fds[1]);
+	assert_int_equal(km_privnet_listen(p, &local, 8099, 1, fds, NULL), 0);
+	close(fds[0]);
+	km_privnet_close(second, false);
+	km_privnet_close(p, true);
+	assert_no_socket(&w->a);
+}
+
+/* A namespace of our own stands for the host: nothing else on the machine disturbs the comparisons. */
+static int become_host(void)
+{
+	struct km_nl *nl = NULL;
+	int ifindex;
+	int rc = unshare(CLONE_NEWNET) || km_nl_open(&nl) || km_nl_link(nl, "lo", &ifindex) ||
+		 km_nl_link_up(nl, ifindex, 0);
+
+	km_nl_close(nl);
+	return rc;
+}
+
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    TEST(test_tunnel),
+	    TEST(test_peers),
+	    TEST(test_learned_endpoint),
+	    TEST(test_addresses_converge),
+	    TEST(test_daemon_killed),
+	    TEST(test_linger),
+	    TEST(test_stop_leaves_nothing),
+	    TEST(test_sigterm),
+	    TEST(test_warden_killed),
+	    TEST(test_device_killed),
+	    TEST(test_warden_hangs),
+	    TEST(test_other_settings),
+	    TEST(test_sockets),
+	    TEST(test_threads),
+	    TEST(test_garbage),
+	    TEST(test_bad_values),
+	    TEST(test_other_user),
+	    TEST(test_errors),
+	    TEST(test_unprivileged),
+	    TEST(test_stale_socket),
+	    TEST(test_host_network),
+	    TEST(test_none),
+	};
+
+	if (geteuid() || access("/dev/net/tun", R_OK) || become_host()) {
+		fprintf(stderr, "skipped: needs root and /dev/net/tun\n");
+		return 0;
+	}
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
