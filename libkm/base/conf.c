@@ -19,7 +19,11 @@ struct load {
 	char *raw; /* the line as read; getline's */
 	size_t raw_size;
 	int line;
-	int *seen;     /* per option: the line that set it, -1: the environment, 0: nothing */
+	struct {
+		int line;     /* that set it, 0: none */
+		bool set;     /* by the file or the environment */
+		bool refused; /* a value was wrong, and that was reported */
+	} *seen;	       /* per option */
 	bool indented; /* the line began with white space: libinih takes it as a continuation */
 	bool lone;     /* it has neither '=' nor ':' */
 	bool read_error;
@@ -145,11 +149,13 @@ static void on_continuation(struct load *l, size_t i, const char *value)
 	const struct km_opt *o = &l->spec->opts[i];
 	struct km_errtext err;
 
-	if (o->type != KM_OPT_LIST)
+	if (o->type != KM_OPT_LIST) {
 		mistake(l, "an indented line goes on with the one above, but %s takes one value",
 			o->key);
-	else if (km_conf_value_append(o, l->out, value, &err))
+	} else if (km_conf_value_append(o, l->out, value, &err)) {
 		mistake(l, "%s", err.text);
+		l->seen[i].refused = true;
+	}
 }
 
 /* libinih's handler; always "handled", for mistakes are counted by us. */
@@ -169,14 +175,17 @@ static int on_pair(void *arg, const char *section, const char *key, const char *
 			mistake(l, "unknown key \"%.60s\"; did you mean \"%s\"?", key, near);
 		else
 			mistake(l, "unknown key \"%.60s\"", key);
-	} else if (l->seen[i] && l->indented) {
+	} else if (l->seen[i].line && l->indented) {
 		on_continuation(l, i, value);
-	} else if (l->seen[i]) {
-		mistake(l, "%s is given twice; line %d has it already", key, l->seen[i]);
+	} else if (l->seen[i].line) {
+		mistake(l, "%s is given twice; line %d has it already", key, l->seen[i].line);
 	} else {
-		l->seen[i] = l->line;
-		if (km_conf_value_set(&l->spec->opts[i], l->out, value, &err))
+		l->seen[i].line = l->line;
+		l->seen[i].set = true;
+		if (km_conf_value_set(&l->spec->opts[i], l->out, value, &err)) {
 			mistake(l, "%s", err.text);
+			l->seen[i].refused = true;
+		}
 	}
 	return 1;
 }
@@ -227,37 +236,39 @@ static void load_environment(struct load *l)
 		value = getenv(name);
 		if (!value)
 			continue;
-		l->seen[i] = -1;
-		if (km_conf_value_set(o, l->out, value, &err)) {
-			fprintf(l->report, "$%s: %s\n", name, err.text);
-			l->mistakes++;
-		}
+		l->seen[i].set = true;
+		if (!km_conf_value_set(o, l->out, value, &err))
+			continue;
+		fprintf(l->report, "$%s: %s\n", name, err.text);
+		l->mistakes++;
+		l->seen[i].refused = true;
 	}
 }
 
-static bool has_value(const struct km_opt *o, const void *out)
+/* Whether the setting is there; numbers and the like always are once they have a default. */
+static bool has_value(const struct load *l, size_t i)
 {
-	const void *at = (const char *)out + o->offset;
+	const struct km_opt *o = &l->spec->opts[i];
+	const void *at = (const char *)l->out + o->offset;
 
-	if (o->type == KM_OPT_STRING || o->type == KM_OPT_PATH)
+	switch (o->type) {
+	case KM_OPT_STRING:
+	case KM_OPT_PATH:
 		return *(char *const *)at != NULL;
-	if (o->type == KM_OPT_LIST)
+	case KM_OPT_LIST:
 		return ((const struct km_strlist *)at)->n > 0;
-	return false;
+	default:
+		return o->def || l->seen[i].set;
+	}
 }
 
 static void check_required(struct load *l)
 {
 	for (size_t i = 0; i < l->spec->n_opts; i++) {
 		const struct km_opt *o = &l->spec->opts[i];
-		bool text = o->type == KM_OPT_STRING || o->type == KM_OPT_PATH ||
-			    o->type == KM_OPT_LIST;
 		char name[KEY_MAX + 16];
 
-		/* A value that was refused has been reported. */
-		if (!o->required || has_value(o, l->out) || (!text && (l->seen[i] || o->def)))
-			continue;
-		if (l->seen[i] && l->mistakes)
+		if (!o->required || l->seen[i].refused || has_value(l, i))
 			continue;
 		km_conf_env_name(o->key, name, sizeof(name));
 		fprintf(l->report, "%s: %s is required (there or in $%s)\n",

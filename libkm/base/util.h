@@ -59,11 +59,13 @@ char *km_xasprintf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 int km_file_read(const char *path, size_t max, char **out, size_t *n)
     __attribute__((warn_unused_result));
 /* The same for a secret: one line, trailing white space cut; refuses a file that group or others
- * may read (KM_EPERM with a sentence). */
+ * may use (KM_EPERM) and one with nothing or several lines in it (KM_EINVAL). Every error has a
+ * sentence. The caller wipes and frees *out. */
 int km_secret_read(const char *path, size_t max, char **out, struct km_errtext *err)
     __attribute__((warn_unused_result));
 /* Replaces a file durably: temporary file beside it, write, fsync, rename, fsync of the folder.
- * KM_EIO with errno; the old content then stands. */
+ * KM_EIO with errno; the old content then stands (the new one if only the folder's fsync failed).
+ * A symbolic link at path is replaced, not followed. */
 int km_file_write(const char *path, const void *p, size_t n, mode_t mode)
     __attribute__((warn_unused_result));
 /* Makes a folder and its missing parents with this mode. KM_EIO. */
