@@ -18,7 +18,7 @@ struct store_watch {
 enum step { AWAY, LISTENING, READING, IDLE };
 
 struct listener {
-	struct conn *conn;
+	struct dbconn *conn;
 	enum step step;
 	struct event *poll, *first;
 	struct store_watch *watches;
@@ -61,10 +61,10 @@ static void wake(struct listener *l, bool only_fresh)
 static void send_step(struct listener *l, enum step step)
 {
 	l->step = step;
-	if (PQsendQuery(conn_db(l->conn), step == LISTENING ? sql_listen : sql_state) != 1)
-		conn_drop(l->conn, PQerrorMessage(conn_db(l->conn)));
+	if (PQsendQuery(dbconn_db(l->conn), step == LISTENING ? sql_listen : sql_state) != 1)
+		dbconn_drop(l->conn, PQerrorMessage(dbconn_db(l->conn)));
 	else
-		conn_flush(l->conn);
+		dbconn_flush(l->conn);
 }
 
 static void on_up(void *arg)
@@ -77,7 +77,7 @@ static void on_up(void *arg)
 /* 1: a new state is known; 0: not yet; -1: the connection was given up. */
 static int take_results(struct listener *l)
 {
-	PGconn *db = conn_db(l->conn);
+	PGconn *db = dbconn_db(l->conn);
 	int news = 0;
 	PGresult *r;
 
@@ -96,7 +96,7 @@ static int take_results(struct listener *l)
 			l->revision = strtoll(PQgetvalue(r, 0, 1), NULL, 10);
 			news = 1;
 		} else if (PQresultStatus(r) != PGRES_COMMAND_OK) {
-			conn_drop(l->conn, PQresultErrorMessage(r));
+			dbconn_drop(l->conn, PQresultErrorMessage(r));
 			news = -1;
 		}
 		PQclear(r);
@@ -114,7 +114,7 @@ static void on_input(void *arg)
 
 	if (news < 0)
 		return;
-	while ((n = PQnotifies(conn_db(l->conn)))) {
+	while ((n = PQnotifies(dbconn_db(l->conn)))) {
 		l->revision = strtoll(n->extra, NULL, 10);
 		news = 1;
 		PQfreemem(n);
@@ -137,12 +137,12 @@ static void on_poll(evutil_socket_t fd, short what, void *arg)
 
 	(void)fd;
 	(void)what;
-	if (!conn_is_up(l->conn))
+	if (!dbconn_is_up(l->conn))
 		return;
 	if (l->step == IDLE)
 		send_step(l, READING);
 	else
-		conn_drop(l->conn, "no answer");
+		dbconn_drop(l->conn, "no answer");
 }
 
 static void on_first(evutil_socket_t fd, short what, void *arg)
@@ -155,8 +155,8 @@ static void on_first(evutil_socket_t fd, short what, void *arg)
 int listener_new(struct listener **out, struct event_base *base, const char *conninfo,
 		 int64_t timeout_ms, int64_t poll_ms, struct km_errtext *err)
 {
-	static const struct conn_cbs cbs = {on_up, on_input, on_down};
-	struct conn_opts opts = {.conninfo = conninfo,
+	static const struct dbconn_cbs cbs = {on_up, on_input, on_down};
+	struct dbconn_opts opts = {.conninfo = conninfo,
 				 .name = "controld listener",
 				 .connect_timeout_ms = timeout_ms,
 				 .statement_timeout_ms = timeout_ms};
@@ -170,7 +170,7 @@ int listener_new(struct listener **out, struct event_base *base, const char *con
 	l->first = evtimer_new(base, on_first, l);
 	if (!l->poll || !l->first || event_add(l->poll, &tv) != 0)
 		goto out;
-	rc = conn_new(&l->conn, base, &opts, &cbs, l, err);
+	rc = dbconn_new(&l->conn, base, &opts, &cbs, l, err);
 out:
 	if (rc) {
 		listener_free(l);
@@ -186,7 +186,7 @@ void listener_free(struct listener *l)
 
 	if (!l)
 		return;
-	conn_free(l->conn);
+	dbconn_free(l->conn);
 	if (l->poll)
 		event_free(l->poll);
 	if (l->first)

@@ -3,7 +3,7 @@
 #ifndef CONTROLD_STORE_POOL_H
 #define CONTROLD_STORE_POOL_H
 
-#include "controld/store/conn.h"
+#include "controld/store/dbconn.h"
 #include "controld/store/store.h"
 
 struct listener;

@@ -30,7 +30,7 @@ struct store_req {
 /* One connection of the pool: idle, running `req`, or cleaning up after a failed reader. */
 struct member {
 	struct store *s;
-	struct conn *conn;
+	struct dbconn *conn;
 	struct store_req *req;
 	bool cleaning;
 };
@@ -95,7 +95,7 @@ static void on_req_timeout(evutil_socket_t fd, short what, void *arg)
 	if (q->member) {
 		/* Its answer may still come: the connection cannot be used for another. */
 		q->member->req = NULL;
-		conn_drop(q->member->conn, "a request took too long");
+		dbconn_drop(q->member->conn, "a request took too long");
 	} else {
 		DL_DELETE(s->queue, q);
 		s->n_queue--;
@@ -160,23 +160,23 @@ static void member_send(struct member *m, struct store_req *q)
 {
 	m->req = q;
 	q->member = m;
-	if (send_all(conn_db(m->conn), q))
-		conn_flush(m->conn);
+	if (send_all(dbconn_db(m->conn), q))
+		dbconn_flush(m->conn);
 	else
-		conn_drop(m->conn, PQerrorMessage(conn_db(m->conn)));
+		dbconn_drop(m->conn, PQerrorMessage(dbconn_db(m->conn)));
 }
 
 /* A reader that failed has left its transaction open. */
 static void member_clean(struct member *m)
 {
-	PGconn *db = conn_db(m->conn);
+	PGconn *db = dbconn_db(m->conn);
 
 	m->cleaning = true;
 	if (PQsendQueryParams(db, "ROLLBACK", 0, NULL, NULL, NULL, NULL, 0) == 1 &&
 	    PQpipelineSync(db) == 1)
-		conn_flush(m->conn);
+		dbconn_flush(m->conn);
 	else
-		conn_drop(m->conn, PQerrorMessage(db));
+		dbconn_drop(m->conn, PQerrorMessage(db));
 }
 
 /* Takes r over. */
@@ -189,7 +189,7 @@ static void member_result(struct member *m, PGresult *r)
 		PQclear(r);
 	} else if (st == PGRES_FATAL_ERROR || st == PGRES_BAD_RESPONSE) {
 		if (!q->error.err)
-			store_error_from(&q->error, r, conn_db(m->conn));
+			store_error_from(&q->error, r, dbconn_db(m->conn));
 		PQclear(r);
 	} else {
 		q->res[q->n_res++] = r; /* bounded: one per statement was sent */
@@ -213,7 +213,7 @@ static void member_synced(struct member *m)
 
 	m->cleaning = false;
 	m->req = NULL;
-	if (PQtransactionStatus(conn_db(m->conn)) != PQTRANS_IDLE)
+	if (PQtransactionStatus(dbconn_db(m->conn)) != PQTRANS_IDLE)
 		member_clean(m);
 	if (q) {
 		q->member = NULL;
@@ -228,13 +228,13 @@ static void member_synced(struct member *m)
 static void on_member_input(void *arg)
 {
 	struct member *m = arg;
-	PGconn *db = conn_db(m->conn);
+	PGconn *db = dbconn_db(m->conn);
 	PGresult *r;
 	int ends = 0; /* NULLs in a row: one ends a statement's results, two mean nothing is there */
 
-	while (ends < 2 && (m->req || m->cleaning) && conn_is_up(m->conn) && !PQisBusy(db)) {
+	while (ends < 2 && (m->req || m->cleaning) && dbconn_is_up(m->conn) && !PQisBusy(db)) {
 		if (PQstatus(db) == CONNECTION_BAD) {
-			conn_drop(m->conn, PQerrorMessage(db));
+			dbconn_drop(m->conn, PQerrorMessage(db));
 			return;
 		}
 		r = PQgetResult(db);
@@ -282,7 +282,7 @@ static void on_member_down(void *arg, const char *why)
 	m->cleaning = false;
 	s->n_up = 0;
 	for (unsigned i = 0; i < s->n_members; i++)
-		s->n_up += conn_is_up(s->members[i].conn);
+		s->n_up += dbconn_is_up(s->members[i].conn);
 	if (!s->n_up)
 		tell_away(s, why);
 	if (q) {
@@ -298,7 +298,7 @@ static void dispatch(struct store *s)
 	for (unsigned i = 0; i < s->n_members && s->queue; i++) {
 		struct member *m = &s->members[i];
 
-		if (m->req || m->cleaning || !conn_is_up(m->conn))
+		if (m->req || m->cleaning || !dbconn_is_up(m->conn))
 			continue;
 		q = s->queue;
 		DL_DELETE(s->queue, q);
@@ -426,8 +426,8 @@ const char *store_epoch(const struct store *s)
 
 static int open_members(struct store *s, const char *conninfo, struct km_errtext *err)
 {
-	static const struct conn_cbs cbs = {on_member_up, on_member_input, on_member_down};
-	struct conn_opts opts = {
+	static const struct dbconn_cbs cbs = {on_member_up, on_member_input, on_member_down};
+	struct dbconn_opts opts = {
 	    .conninfo = conninfo,
 	    .name = "controld",
 	    .connect_timeout_ms = 5000,
@@ -442,7 +442,7 @@ static int open_members(struct store *s, const char *conninfo, struct km_errtext
 		return km_errtext_set(err, KM_ENOMEM, "no memory");
 	for (unsigned i = 0; i < s->n_members; i++) {
 		s->members[i].s = s;
-		rc = conn_new(&s->members[i].conn, s->base, &opts, &cbs, &s->members[i], err);
+		rc = dbconn_new(&s->members[i].conn, s->base, &opts, &cbs, &s->members[i], err);
 		if (rc)
 			return rc;
 	}
@@ -490,7 +490,7 @@ void store_free(struct store *s)
 		return;
 	listener_free(s->listener);
 	for (unsigned i = 0; s->members && i < s->n_members; i++) {
-		conn_free(s->members[i].conn);
+		dbconn_free(s->members[i].conn);
 		if (s->members[i].req)
 			req_free(s->members[i].req);
 	}

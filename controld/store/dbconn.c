@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "controld/store/conn.h"
+#include "controld/store/dbconn.h"
 #include "controld/store/migrate.h"
 #include "libkm/base/util.h"
 #include <stdio.h>
@@ -12,11 +12,11 @@
 
 enum phase { WAITING, CONNECTING, SETTING_UP, UP, DROPPING };
 
-struct conn {
+struct dbconn {
 	struct event_base *base;
 	char *conninfo;
-	struct conn_opts opts;
-	const struct conn_cbs *cbs;
+	struct dbconn_opts opts;
+	const struct dbconn_cbs *cbs;
 	void *arg;
 
 	enum phase phase;
@@ -28,20 +28,20 @@ struct conn {
 	char why[256];
 };
 
-static void start_connecting(struct conn *c);
+static void start_connecting(struct dbconn *c);
 static void on_connecting(evutil_socket_t fd, short what, void *arg);
 static void on_setup_input(evutil_socket_t fd, short what, void *arg);
 static void on_input(evutil_socket_t fd, short what, void *arg);
 static void on_writable(evutil_socket_t fd, short what, void *arg);
 
-static void arm(struct conn *c, int64_t ms)
+static void arm(struct dbconn *c, int64_t ms)
 {
 	struct timeval tv = {ms / 1000, ms % 1000 * 1000};
 
 	evtimer_add(c->timer, &tv);
 }
 
-static void release(struct conn *c)
+static void release(struct dbconn *c)
 {
 	if (c->io)
 		event_free(c->io);
@@ -52,7 +52,7 @@ static void release(struct conn *c)
 	c->db = NULL;
 }
 
-void conn_drop(struct conn *c, const char *why)
+void dbconn_drop(struct dbconn *c, const char *why)
 {
 	if (c->phase == DROPPING || c->phase == WAITING)
 		return;
@@ -67,7 +67,7 @@ void conn_drop(struct conn *c, const char *why)
 	arm(c, 0);
 }
 
-static void finish_drop(struct conn *c)
+static void finish_drop(struct dbconn *c)
 {
 	release(c);
 	c->phase = WAITING;
@@ -80,7 +80,7 @@ static void finish_drop(struct conn *c)
 
 static void on_timer(evutil_socket_t fd, short what, void *arg)
 {
-	struct conn *c = arg;
+	struct dbconn *c = arg;
 
 	(void)fd;
 	(void)what;
@@ -89,11 +89,11 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 	else if (c->phase == DROPPING)
 		finish_drop(c);
 	else if (c->phase != UP)
-		conn_drop(c, "timed out while connecting");
+		dbconn_drop(c, "timed out while connecting");
 }
 
 /* Listens anew for what the present phase wants; libpq may have changed the socket. */
-static bool wait_for(struct conn *c, short what, event_callback_fn cb)
+static bool wait_for(struct dbconn *c, short what, event_callback_fn cb)
 {
 	if (c->io)
 		event_free(c->io);
@@ -132,18 +132,18 @@ static PGconn *begin(const char *conninfo, const char *name)
 	return db;
 }
 
-static void start_connecting(struct conn *c)
+static void start_connecting(struct dbconn *c)
 {
 	c->phase = CONNECTING;
 	arm(c, c->opts.connect_timeout_ms);
 	c->db = begin(c->conninfo, c->opts.name);
 	if (!c->db || PQstatus(c->db) == CONNECTION_BAD)
-		conn_drop(c, c->db ? PQerrorMessage(c->db) : "no memory");
+		dbconn_drop(c, c->db ? PQerrorMessage(c->db) : "no memory");
 	else if (!wait_for(c, EV_WRITE, on_connecting))
-		conn_drop(c, "cannot wait for the connection");
+		dbconn_drop(c, "cannot wait for the connection");
 }
 
-static void send_setup(struct conn *c)
+static void send_setup(struct dbconn *c)
 {
 	static const char sql[] =
 	    "SELECT set_config('TimeZone', 'UTC', false), set_config('DateStyle', 'ISO', false),"
@@ -157,14 +157,14 @@ static void send_setup(struct conn *c)
 	if (PQsetnonblocking(c->db, 1) != 0 ||
 	    PQsendQueryParams(c->db, sql, 1, NULL, params, NULL, NULL, 0) != 1 ||
 	    PQflush(c->db) < 0)
-		conn_drop(c, PQerrorMessage(c->db));
+		dbconn_drop(c, PQerrorMessage(c->db));
 	else if (!wait_for(c, EV_READ | EV_PERSIST, on_setup_input))
-		conn_drop(c, "cannot wait for the connection");
+		dbconn_drop(c, "cannot wait for the connection");
 }
 
 static void on_connecting(evutil_socket_t fd, short what, void *arg)
 {
-	struct conn *c = arg;
+	struct dbconn *c = arg;
 	bool ok = true;
 
 	(void)fd;
@@ -180,24 +180,24 @@ static void on_connecting(evutil_socket_t fd, short what, void *arg)
 		send_setup(c);
 		break;
 	default:
-		conn_drop(c, PQerrorMessage(c->db));
+		dbconn_drop(c, PQerrorMessage(c->db));
 	}
 	if (!ok)
-		conn_drop(c, "cannot wait for the connection");
+		dbconn_drop(c, "cannot wait for the connection");
 }
 
-static void come_up(struct conn *c)
+static void come_up(struct dbconn *c)
 {
 	evtimer_del(c->timer);
 	if (c->opts.pipeline && PQenterPipelineMode(c->db) != 1) {
-		conn_drop(c, PQerrorMessage(c->db));
+		dbconn_drop(c, PQerrorMessage(c->db));
 		return;
 	}
 	event_free(c->io);
 	c->io = event_new(c->base, PQsocket(c->db), EV_READ | EV_PERSIST, on_input, c);
 	c->write = event_new(c->base, PQsocket(c->db), EV_WRITE, on_writable, c);
 	if (!c->io || !c->write || event_add(c->io, NULL) != 0) {
-		conn_drop(c, "no memory");
+		dbconn_drop(c, "no memory");
 		return;
 	}
 	c->phase = UP;
@@ -207,14 +207,14 @@ static void come_up(struct conn *c)
 
 static void on_setup_input(evutil_socket_t fd, short what, void *arg)
 {
-	struct conn *c = arg;
+	struct dbconn *c = arg;
 	PGresult *r;
 	char why[160] = "";
 
 	(void)fd;
 	(void)what;
 	if (PQconsumeInput(c->db) != 1) {
-		conn_drop(c, PQerrorMessage(c->db));
+		dbconn_drop(c, PQerrorMessage(c->db));
 		return;
 	}
 	while (!PQisBusy(c->db)) {
@@ -231,7 +231,7 @@ static void on_setup_input(evutil_socket_t fd, short what, void *arg)
 				 PQgetvalue(r, 0, 4), migrate_known());
 		PQclear(r);
 		if (*why) {
-			conn_drop(c, why);
+			dbconn_drop(c, why);
 			return;
 		}
 	}
@@ -241,16 +241,16 @@ static void on_setup_input(evutil_socket_t fd, short what, void *arg)
 
 static void on_input(evutil_socket_t fd, short what, void *arg)
 {
-	struct conn *c = arg;
+	struct dbconn *c = arg;
 
 	(void)fd;
 	(void)what;
 	if (PQconsumeInput(c->db) != 1) {
-		conn_drop(c, PQerrorMessage(c->db));
+		dbconn_drop(c, PQerrorMessage(c->db));
 		return;
 	}
 	if (c->write)
-		conn_flush(c); /* reading may be what writing waited for */
+		dbconn_flush(c); /* reading may be what writing waited for */
 	if (c->phase == UP)
 		c->cbs->input(c->arg);
 }
@@ -259,10 +259,10 @@ static void on_writable(evutil_socket_t fd, short what, void *arg)
 {
 	(void)fd;
 	(void)what;
-	conn_flush(arg);
+	dbconn_flush(arg);
 }
 
-void conn_flush(struct conn *c)
+void dbconn_flush(struct dbconn *c)
 {
 	int rc;
 
@@ -270,25 +270,25 @@ void conn_flush(struct conn *c)
 		return;
 	rc = PQflush(c->db);
 	if (rc < 0 || (rc > 0 && event_add(c->write, NULL) != 0))
-		conn_drop(c, PQerrorMessage(c->db));
+		dbconn_drop(c, PQerrorMessage(c->db));
 }
 
-bool conn_is_up(const struct conn *c)
+bool dbconn_is_up(const struct dbconn *c)
 {
 	return c->phase == UP;
 }
 
-PGconn *conn_db(const struct conn *c)
+PGconn *dbconn_db(const struct dbconn *c)
 {
 	return c->db;
 }
 
-int conn_new(struct conn **out, struct event_base *base, const struct conn_opts *opts,
-	     const struct conn_cbs *cbs, void *arg, struct km_errtext *err)
+int dbconn_new(struct dbconn **out, struct event_base *base, const struct dbconn_opts *opts,
+	     const struct dbconn_cbs *cbs, void *arg, struct km_errtext *err)
 {
 	char *msg = NULL;
 	PQconninfoOption *parsed = PQconninfoParse(opts->conninfo, &msg);
-	struct conn *c;
+	struct dbconn *c;
 
 	if (!parsed) {
 		km_errtext_set(err, KM_EINVAL, "database address: %s", msg ? msg : "no memory");
@@ -299,11 +299,11 @@ int conn_new(struct conn **out, struct event_base *base, const struct conn_opts 
 	c = calloc(1, sizeof(*c));
 	if (!c)
 		return km_errtext_set(err, KM_ENOMEM, "no memory");
-	*c = (struct conn){.base = base, .opts = *opts, .cbs = cbs, .arg = arg, .phase = WAITING};
+	*c = (struct dbconn){.base = base, .opts = *opts, .cbs = cbs, .arg = arg, .phase = WAITING};
 	c->conninfo = strdup(opts->conninfo);
 	c->timer = evtimer_new(base, on_timer, c);
 	if (!c->conninfo || !c->timer) {
-		conn_free(c);
+		dbconn_free(c);
 		return km_errtext_set(err, KM_ENOMEM, "no memory");
 	}
 	c->opts.conninfo = c->conninfo;
@@ -312,7 +312,7 @@ int conn_new(struct conn **out, struct event_base *base, const struct conn_opts 
 	return 0;
 }
 
-void conn_free(struct conn *c)
+void dbconn_free(struct dbconn *c)
 {
 	if (!c)
 		return;
