@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: MIT */
+/* What is written into a new database. Blocking; for the start only, after the migrations. */
+#ifndef CONTROLD_STORE_FIRST_H
+#define CONTROLD_STORE_FIRST_H
+
+#include "libkm/base/err.h"
+#include <libpq-fe.h>
+
+/* Makes the network of the settings the database's. KM_EUNSUPPORTED: it is another one, and there
+ * are agents or gateways that have addresses in it already. KM_EIO, KM_ECLOSED. */
+int first_network(PGconn *db, const char *network, struct km_errtext *err)
+    __attribute__((warn_unused_result));
+/* When there is no token at all (a new database, or an operator has deleted every one): makes one
+ * for an administrator, writes it to state_dir/admin.token (0600) and logs where it is. KM_EIO,
+ * KM_ECLOSED. */
+int first_token(PGconn *db, const char *state_dir, struct km_errtext *err)
+    __attribute__((warn_unused_result));
+
+#endif
