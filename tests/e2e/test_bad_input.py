@@ -293,21 +293,13 @@ def test_target_outside_the_agents_own_list(s):
     s.api("DELETE", f"/api/tunnels/{t['id']}", expect=204)
 
 
-def inside(s, where, code):
-    """Runs Python in the private network of the agent or gateway; its standard output."""
-    ns = s.net.ns[where]
-    warden = next(pid for pid in ns.pids_of("km-warden"))
-    net_ns = s.private_pid(warden)
-    return s.run_in(net_ns, "/usr/bin/python3", "-c", code)
-
-
 def test_agents_door_wants_the_header_and_a_gateways_address(s):
     vip = s.api("GET", f"/api/agents/{s.agent_id}", expect=200)["virtualIp"]
-    ask = ("import socket\ns=socket.create_connection(('%s',80),5%s)\ns.settimeout(10)\n"
+    ask = ("import socket\ns=socket.create_connection(('%s',80),5)\ns.settimeout(10)\n"
            "s.sendall(b'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n')\n"
            "try: print(repr(s.recv(100)))\nexcept OSError as e: print('reset')\n")
     # From the gateway's side, without the header.
-    assert inside(s, "gateway", ask % (vip, "")).strip() in ("b''", "reset")
+    assert s.inside("gatewayd", "/usr/bin/python3", "-c", ask % vip).strip() in ("b''", "reset")
     s.procs["agentd"].wait_log("refused", since=s.marks["agentd"])
     # From the agent's own address, which is no gateway's.
-    assert inside(s, "agent", ask % (vip, "")).strip() in ("b''", "reset")
+    assert s.inside("agentd", "/usr/bin/python3", "-c", ask % vip).strip() in ("b''", "reset")

@@ -3,6 +3,7 @@
 connections in number keep moving. Run with the release build (make check does)."""
 import hashlib
 import os
+import re
 import select
 import time
 
@@ -78,7 +79,6 @@ def test_slow_reader_holds_back_the_sender(served):
     # The target's socket stops moving when all on the way is full.
     def sent():
         out = s.net.agent.exec("ss", "-Htin", "sport", "=", ":8080")
-        import re
         return sum(int(x) for x in re.findall(r"bytes_sent:(\d+)", out))
     last, same = -1, 0
     poll = select.poll()

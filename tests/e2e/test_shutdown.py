@@ -85,6 +85,7 @@ def test_every_daemon_ends_clean_in_any_order(served):
     s = served
     for name in ("controld", "agentd", "gatewayd"):
         assert s.stop(name) == 0
+        assert s.family(name) == []
     assert s.net.agent.pids() == [s.procs["target"].pid]
     assert s.net.gateway.pids() == []
     assert s.net.control.pids() == []

@@ -83,17 +83,6 @@ class Namespace:
         out = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True).stdout
         return [int(p) for p in out.split()]
 
-    def pids_of(self, comm):
-        found = []
-        for pid in self.pids():
-            try:
-                with open(f"/proc/{pid}/comm") as f:
-                    if f.read().strip() == comm[:15]:
-                        found.append(pid)
-            except OSError:
-                pass
-        return found
-
     def close(self):
         if self._thread is not None:
             self._thread.shutdown()

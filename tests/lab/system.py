@@ -83,7 +83,8 @@ class System:
         make_certificate(self.dir, domain, self.certificates)
 
     def start(self, name, ns, *argv, die_with_parent=True):
-        p = Proc(name, ns.argv(*map(str, argv)), self.logs / f"{name}.log", env=SANITIZER_ENV,
+        p = Proc(name, ns.argv(*map(str, argv)), self.logs / f"{name}.log",
+                 env={**SANITIZER_ENV, "KM_LAB": f"{self.prefix}/{name}"},
                  die_with_parent=die_with_parent)
         self.procs[name] = p
         return p
@@ -165,6 +166,28 @@ class System:
         self.start_agent(ag["apiKey"], **(agent or {}))
         return self
 
+    def family(self, name, comm=None):
+        """The living processes of one daemon, whatever namespace they are in: itself, its warden and
+        what that started; only those called comm, if given."""
+        want = f"KM_LAB={self.prefix}/{name}".encode()
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/environ", "rb") as f:
+                    mine = want in f.read().split(b"\0")
+                with open(f"/proc/{pid}/comm") as f:
+                    mine = mine and (comm is None or f.read().strip() == comm[:15])
+            except OSError:
+                continue
+            if mine:
+                found.append(int(pid))
+        return found
+
+    def inside(self, name, *argv):
+        """Runs a program in the private network of gatewayd or agentd; its standard output."""
+        warden, = self.family(name, "km-warden")
+        return run("nsenter", "-t", str(warden), "-n", *map(str, argv))
+
     # ---- clients -----------------------------------------------------------------------------
 
     def api_connection(self, ns=None):
@@ -245,15 +268,9 @@ class System:
         """What this system has left on the host (processes, namespaces, mounts, files)."""
         found = []
         tag = self.prefix
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                with open(f"/proc/{pid}/cmdline", "rb") as f:
-                    cmd = f.read().replace(b"\0", b" ").decode("utf-8", "replace")
-                cwd = os.readlink(f"/proc/{pid}/cwd")
-            except OSError:
-                continue
-            if int(pid) != os.getpid() and (tag in cmd or tag in cwd):
-                found.append(f"process {pid}: {cmd}")
+        for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+            if pid != os.getpid() and self._is_ours(pid):
+                found.append(f"process {pid}: {_cmdline(pid)}")
         found += [f"namespace {n}" for n in _netns() if n.startswith(tag)]
         with open("/proc/self/mounts") as f:
             found += [f"mount {line.strip()}" for line in f if tag in line]
@@ -286,33 +303,50 @@ class System:
         complaints += self.leftovers()
         return complaints
 
+    def _is_ours(self, pid):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as f:
+                environ = f.read()
+            cwd = os.readlink(f"/proc/{pid}/cwd")
+        except OSError:
+            return False
+        return (f"KM_LAB={self.prefix}/".encode() in environ or self.prefix in cwd
+                or str(self.dir) in _cmdline(pid))
+
     def _end_strays(self, complaints):
-        """A daemon killed by a test leaves its warden lingering; whatever else is here is a defect, and
-        is ended all the same."""
-        for ns in (self.net.ns.values() if self.net else ()):
-            for pid in ns.pids():
-                try:
-                    with open(f"/proc/{pid}/cmdline", "rb") as f:
-                        cmd = f.read().replace(b"\0", b" ").decode("utf-8", "replace")
-                    os.kill(pid, signal.SIGTERM)
-                    fd = os.pidfd_open(pid)
-                except OSError:
-                    continue
-                try:
-                    poll = select.poll()
-                    poll.register(fd, select.POLLIN)
-                    if not poll.poll(5000):
-                        os.kill(pid, signal.SIGKILL)
-                        complaints.append(f"process {pid} ({cmd}) did not end on SIGTERM")
-                except OSError:
-                    pass
-                finally:
-                    os.close(fd)
+        """Whatever still lives is a defect (but for the warden of a daemon that a test has killed);
+        it is ended all the same."""
+        for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+            if pid == os.getpid() or not self._is_ours(pid):
+                continue
+            cmd = _cmdline(pid)
+            try:
+                fd = os.pidfd_open(pid)
+            except OSError:
+                continue
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            # What has just been told to end gets a moment to do so.
+            if not poll.poll(2000):
+                complaints.append(f"process {pid} ({cmd}) was left")
+                os.kill(pid, signal.SIGTERM)
+                if not poll.poll(5000):
+                    os.kill(pid, signal.SIGKILL)
+                    complaints.append(f"process {pid} ({cmd}) did not end on SIGTERM")
+            os.close(fd)
 
     def dump_logs(self, out=sys.stderr):
         for p in sorted(self.logs.glob("*.log")):
             print(f"---- {p.name}", file=out)
             print("\n".join(p.read_text(errors="replace").splitlines()[-200:]), file=out)
+
+
+def _cmdline(pid):
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as f:
+            return f.read().replace(b"\0", b" ").decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
 
 
 def _netns():
