@@ -24,7 +24,7 @@
 #define CONTROL_DIR "/var/run/wireguard"
 #define START_MS 10000
 #define REPLY_MS 3000
-#define STOP_MS 2000
+#define STOP_MS 1000
 #define REPLY_MAX ((size_t)64 << 20)
 
 struct userspace {

@@ -1,0 +1,407 @@
+/* SPDX-License-Identifier: MIT */
+/* Keys, the table of configured peers, the control protocol's text, and the choice of a backend. */
+#include "libkm/base/util.h"
+#include "libkm/wg/internal.h"
+#include "libkm/wg/uapi.h"
+#include <errno.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+/* after the standard headers */
+#include <cmocka.h>
+
+static struct km_prefix prefix(const char *s)
+{
+	struct km_prefix p;
+
+	assert_int_equal(km_prefix_parse(&p, s), 0);
+	return p;
+}
+
+static struct km_wg_peer peer(uint8_t id, const char *allowed)
+{
+	struct km_wg_peer p = {.n_allowed = 1};
+
+	memset(p.key, id, sizeof(p.key));
+	p.allowed[0] = prefix(allowed);
+	return p;
+}
+
+static void set_endpoint(struct km_wg_peer *p, const char *ip, uint16_t port)
+{
+	struct km_addr a;
+
+	assert_int_equal(km_addr_parse(&a, ip), 0);
+	p->has_endpoint = true;
+	km_addr_to_sa(&p->endpoint, &a, port);
+}
+
+/* ---- keys ---- */
+
+/* RFC 7748 section 6.1 */
+static void test_public_key(void **state)
+{
+	static const char priv_hex[] =
+	    "77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a";
+	static const char pub_hex[] =
+	    "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a";
+	uint8_t priv[KM_WG_KEY_LEN], pub[KM_WG_KEY_LEN];
+	char hex[2 * KM_WG_KEY_LEN + 1];
+
+	(void)state;
+	assert_int_equal(km_unhex(priv, sizeof(priv), priv_hex), 0);
+	assert_int_equal(km_wg_public(pub, priv), 0);
+	assert_string_equal(km_hex(pub, sizeof(pub), hex), pub_hex);
+}
+
+static void test_key_text(void **state)
+{
+	static const char *const bad[] = {"", "AAAA", "not a key at all, although it is 44 chars",
+					  "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+					  "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAB=",
+					  "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=="};
+	uint8_t key[KM_WG_KEY_LEN], back[KM_WG_KEY_LEN];
+	char text[KM_WG_KEY_STRLEN];
+
+	(void)state;
+	km_wg_private_new(key);
+	assert_int_equal(key[0] & 7, 0);
+	assert_int_equal(key[31] & 192, 64);
+	assert_int_equal(strlen(km_wg_key_str(key, text)), 44);
+	assert_int_equal(km_wg_key_parse(back, text), 0);
+	assert_memory_equal(key, back, sizeof(key));
+	for (size_t i = 0; i < KM_ARRAY_LEN(bad); i++)
+		assert_int_equal(km_wg_key_parse(back, bad[i]), KM_EINVAL);
+}
+
+/* ---- differences ---- */
+
+static bool change(const struct km_wg_known *k, const struct km_wg_peer *p, struct km_wg_change *c)
+{
+	return km_wg_known_change(k, p, c);
+}
+
+static void test_new_peer(void **state)
+{
+	struct km_wg_known *k = km_wg_known_new();
+	struct km_wg_peer p = peer(1, "10.1.0.7/24");
+	struct km_wg_change c;
+	struct km_prefix net = prefix("10.1.0.0/24");
+
+	(void)state;
+	p.allowed[p.n_allowed++] = prefix("10.1.0.9/24"); /* the same network */
+	assert_true(change(k, &p, &c));
+	assert_true(c.replace_allowed);
+	assert_int_equal(c.n_allowed, 1);
+	assert_true(km_prefix_eq(&c.allowed[0], &net));
+	assert_false(c.set_endpoint);
+	assert_false(c.set_keepalive);
+	km_wg_known_set(k, &p);
+	assert_false(change(k, &p, &c));
+	km_wg_known_remove(k, p.key);
+	assert_true(change(k, &p, &c));
+	km_wg_known_free(k);
+}
+
+static void test_endpoint_only_when_it_changes(void **state)
+{
+	struct km_wg_known *k = km_wg_known_new();
+	struct km_wg_peer p = peer(1, "10.1.0.1/32");
+	struct km_wg_change c;
+
+	(void)state;
+	set_endpoint(&p, "192.0.2.1", 51820);
+	km_wg_known_set(k, &p);
+	assert_false(change(k, &p, &c));
+	p.has_endpoint = false; /* what was learned stays */
+	assert_false(change(k, &p, &c));
+	km_wg_known_set(k, &p);
+	set_endpoint(&p, "192.0.2.1", 51820); /* as configured before: still no news */
+	assert_false(change(k, &p, &c));
+	set_endpoint(&p, "192.0.2.1", 51821);
+	assert_true(change(k, &p, &c));
+	assert_true(c.set_endpoint);
+	assert_false(c.replace_allowed);
+	assert_int_equal(c.n_allowed, 0);
+	set_endpoint(&p, "2001:db8::1", 51820);
+	assert_true(change(k, &p, &c));
+	assert_true(c.set_endpoint);
+	km_wg_known_free(k);
+}
+
+static void test_keepalive(void **state)
+{
+	struct km_wg_known *k = km_wg_known_new();
+	struct km_wg_peer p = peer(1, "10.1.0.1/32");
+	struct km_wg_change c;
+
+	(void)state;
+	km_wg_known_set(k, &p);
+	p.keepalive_s = 25;
+	assert_true(change(k, &p, &c));
+	assert_true(c.set_keepalive);
+	assert_int_equal(c.keepalive_s, 25);
+	km_wg_known_set(k, &p);
+	p.keepalive_s = 0;
+	assert_true(change(k, &p, &c));
+	assert_true(c.set_keepalive);
+	km_wg_known_free(k);
+}
+
+static void test_allowed_ips(void **state)
+{
+	struct km_wg_known *k = km_wg_known_new();
+	struct km_wg_peer p = peer(1, "10.1.0.0/24"), q;
+	struct km_wg_change c;
+
+	(void)state;
+	p.allowed[p.n_allowed++] = prefix("10.2.0.0/24");
+	km_wg_known_set(k, &p);
+	p.allowed[0] = prefix("10.2.0.0/24"); /* another order */
+	p.allowed[1] = prefix("10.1.0.0/24");
+	assert_false(change(k, &p, &c));
+	p.allowed[p.n_allowed++] = prefix("fd00::/64"); /* one more: the others are not touched */
+	assert_true(change(k, &p, &c));
+	assert_false(c.replace_allowed);
+	assert_int_equal(c.n_allowed, 1);
+	assert_int_equal(c.allowed[0].addr.family, AF_INET6);
+	km_wg_known_set(k, &p);
+	p.n_allowed = 1; /* fewer */
+	assert_true(change(k, &p, &c));
+	assert_true(c.replace_allowed);
+	assert_int_equal(c.n_allowed, 1);
+	km_wg_known_set(k, &p);
+	/* given to another peer, it is gone from the first, and comes back when asked for again */
+	q = peer(2, "10.2.0.0/24");
+	km_wg_known_set(k, &q);
+	assert_false(change(k, &q, &c));
+	assert_true(change(k, &p, &c));
+	assert_int_equal(c.n_allowed, 1);
+	km_wg_known_set(k, &p);
+	assert_true(change(k, &q, &c));
+	km_wg_known_remove(k, q.key);
+	assert_false(change(k, &p, &c));
+	km_wg_known_free(k);
+}
+
+static void test_network(void **state)
+{
+	static const struct {
+		const char *in, *out;
+	} cases[] = {{"10.1.2.3/32", "10.1.2.3/32"},	 {"10.1.2.3/24", "10.1.2.0/24"},
+		     {"10.255.2.3/9", "10.128.0.0/9"},	 {"10.1.2.3/0", "0.0.0.0/0"},
+		     {"fd00:1:2::ffff/65", "fd00:1:2::/65"}, {"::1/128", "::1/128"}};
+
+	(void)state;
+	for (size_t i = 0; i < KM_ARRAY_LEN(cases); i++) {
+		struct km_prefix in = prefix(cases[i].in), want = prefix(cases[i].out);
+		struct km_prefix out = km_wg_network(&in);
+
+		assert_true(km_prefix_eq(&out, &want));
+	}
+}
+
+/* ---- the text ---- */
+
+#define KEY1 "0101010101010101010101010101010101010101010101010101010101010101"
+#define KEY2 "0202020202020202020202020202020202020202020202020202020202020202"
+
+static void assert_text(const struct km_buf *b, const char *want)
+{
+	assert_int_equal(b->len, strlen(want));
+	assert_memory_equal(km_buf_head(b), want, b->len);
+}
+
+static void test_uapi_set(void **state)
+{
+	struct km_wg_known *k = km_wg_known_new();
+	struct km_wg_peer p = peer(1, "10.1.0.0/24");
+	struct km_wg_change c;
+	struct km_buf b;
+
+	(void)state;
+	km_buf_init(&b, 8192);
+	assert_int_equal(km_uapi_set_device(&b, p.key, 51820), 0);
+	assert_text(&b, "set=1\nprivate_key=" KEY1 "\nlisten_port=51820\n\n");
+	km_buf_clear(&b);
+	p.allowed[p.n_allowed++] = prefix("fd00::/64");
+	p.keepalive_s = 25;
+	set_endpoint(&p, "2001:db8::1", 51820);
+	assert_true(change(k, &p, &c));
+	assert_int_equal(km_uapi_set_peer(&b, &c), 0);
+	assert_text(&b, "set=1\npublic_key=" KEY1 "\nreplace_allowed_ips=true\n"
+			"allowed_ip=10.1.0.0/24\nallowed_ip=fd00::/64\n"
+			"endpoint=[2001:db8::1]:51820\npersistent_keepalive_interval=25\n\n");
+	km_buf_clear(&b);
+	km_wg_known_set(k, &p);
+	p.allowed[p.n_allowed++] = prefix("10.3.0.1/32");
+	assert_true(change(k, &p, &c));
+	assert_int_equal(km_uapi_set_peer(&b, &c), 0);
+	assert_text(&b, "set=1\npublic_key=" KEY1 "\nallowed_ip=10.3.0.1/32\n\n");
+	km_buf_clear(&b);
+	assert_int_equal(km_uapi_remove_peer(&b, p.key), 0);
+	assert_text(&b, "set=1\npublic_key=" KEY1 "\nremove=true\n\n");
+	km_buf_free(&b);
+	km_buf_init(&b, 20);
+	assert_int_equal(km_uapi_remove_peer(&b, p.key), KM_ETOOBIG);
+	km_buf_free(&b);
+	km_wg_known_free(k);
+}
+
+static const char dump[] = "private_key=" KEY2 "\nlisten_port=51820\nfwmark=0\n"
+			   "public_key=" KEY1 "\npreshared_key=" KEY2 "\nprotocol_version=1\n"
+			   "endpoint=192.0.2.9:1234\nlast_handshake_time_sec=1700000000\n"
+			   "last_handshake_time_nsec=123456789\ntx_bytes=18446744073709551615\n"
+			   "rx_bytes=7\npersistent_keepalive_interval=25\nallowed_ip=10.1.0.0/24\n"
+			   "public_key=" KEY2 "\nendpoint=[2001:db8::1]:99\n"
+			   "last_handshake_time_sec=0\nlast_handshake_time_nsec=0\n"
+			   "something_new=1\nerrno=0\n\n";
+
+static void test_uapi_get(void **state)
+{
+	struct km_wg_peer_status *list;
+	struct km_addr a;
+	uint16_t port;
+	size_t n;
+
+	(void)state;
+	assert_true(km_uapi_complete(dump, sizeof(dump) - 1));
+	assert_int_equal(km_uapi_errno(dump, sizeof(dump) - 1), 0);
+	assert_int_equal(km_uapi_peers(dump, sizeof(dump) - 1, &list, &n), 0);
+	assert_int_equal(n, 2);
+	assert_int_equal(list[0].key[0], 1);
+	assert_int_equal(list[0].last_handshake_ms, 1700000000123);
+	assert_true(list[0].tx_bytes == UINT64_MAX);
+	assert_int_equal(list[0].rx_bytes, 7);
+	assert_true(list[0].has_endpoint);
+	assert_int_equal(km_addr_from_sa(&a, &port, (struct sockaddr *)&list[0].endpoint), 0);
+	assert_int_equal(port, 1234);
+	assert_int_equal(list[1].key[31], 2);
+	assert_int_equal(list[1].last_handshake_ms, 0);
+	assert_int_equal(list[1].endpoint.ss_family, AF_INET6);
+	free(list);
+	assert_int_equal(km_uapi_peers("errno=0\n\n", 9, &list, &n), 0);
+	assert_null(list);
+	assert_int_equal(n, 0);
+	assert_int_equal(km_uapi_errno("errno=-22\n\n", 11), 22);
+	assert_int_equal(km_uapi_errno("errno=98\n\n", 10), 98);
+}
+
+static void test_uapi_malformed(void **state)
+{
+	static const char *const bad[] = {
+	    "public_key=01\nerrno=0\n\n",
+	    "public_key=" KEY1 "00\nerrno=0\n\n",
+	    "public_key\nerrno=0\n\n",
+	    "public_key=" KEY1 "\nrx_bytes=-1\nerrno=0\n\n",
+	    "public_key=" KEY1 "\nrx_bytes=18446744073709551616\nerrno=0\n\n",
+	    "public_key=" KEY1 "\nlast_handshake_time_sec=9223372036854775807\nerrno=0\n\n",
+	    "public_key=" KEY1 "\nlast_handshake_time_nsec=1000000000\nerrno=0\n\n",
+	};
+	static const char *const no_errno[] = {"", "\n\n", "errno\n\n", "errno=x\n\n", "errno=--1\n\n",
+					       "errno=5000\n\n", "errno=0"};
+	struct km_wg_peer_status *list;
+	size_t n;
+
+	(void)state;
+	for (size_t i = 0; i < KM_ARRAY_LEN(bad); i++)
+		assert_int_equal(km_uapi_peers(bad[i], strlen(bad[i]), &list, &n), KM_EPROTO);
+	for (size_t i = 0; i < KM_ARRAY_LEN(no_errno); i++)
+		assert_int_equal(km_uapi_errno(no_errno[i], strlen(no_errno[i])), KM_EPROTO);
+}
+
+/* Cut at every byte and flipped at every bit: no crash, and the sanitizers see every overrun since
+ * each text has its own allocation. */
+static void test_uapi_damaged(void **state)
+{
+	struct km_wg_peer_status *list;
+	size_t len = sizeof(dump) - 1, n;
+
+	(void)state;
+	for (size_t cut = 0; cut <= len; cut++) {
+		char *copy = malloc(cut ? cut : 1);
+
+		memcpy(copy, dump, cut);
+		assert_int_equal(km_uapi_complete(copy, cut), cut == len);
+		(void)!km_uapi_errno(copy, cut);
+		if (!km_uapi_peers(copy, cut, &list, &n))
+			free(list);
+		free(copy);
+	}
+	for (size_t bit = 0; bit < len * 8; bit++) {
+		char *copy = malloc(len);
+
+		memcpy(copy, dump, len);
+		copy[bit / 8] ^= (char)(1 << bit % 8);
+		(void)!km_uapi_errno(copy, len);
+		if (!km_uapi_peers(copy, len, &list, &n))
+			free(list);
+		free(copy);
+	}
+}
+
+/* ---- backends ---- */
+
+static void test_kernel_refuses(void **state)
+{
+	struct km_errtext err = {""}, why = {""};
+	uint8_t key[KM_WG_KEY_LEN];
+	struct km_wg_device *d;
+
+	(void)state;
+	km_wg_private_new(key);
+	if (geteuid() || !access("/sys/module/wireguard", F_OK))
+		skip();
+	assert_int_equal(km_wg_open(&d, KM_WG_KERNEL, -1, key, 0, &why, &err), KM_EUNSUPPORTED);
+	assert_null(d);
+	assert_non_null(strstr(err.text, "this kernel has no WireGuard"));
+	assert_int_equal(km_wg_open(&d, KM_WG_NONE, -1, key, 0, &why, &err), KM_EINVAL);
+}
+
+static void test_kernel_without_privilege(void **state)
+{
+	struct km_errtext err = {""}, why = {""};
+	uint8_t key[KM_WG_KEY_LEN];
+	struct km_wg_device *d;
+	int status;
+	pid_t pid = geteuid() ? -1 : fork();
+
+	(void)state;
+	if (pid < 0)
+		skip();
+	if (!pid) {
+		km_wg_private_new(key);
+		if (setgid(65534) || setuid(65534))
+			_exit(2);
+		_exit(km_wg_open(&d, KM_WG_KERNEL, -1, key, 0, &why, &err) != KM_EPERM);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_public_key),
+	    cmocka_unit_test(test_key_text),
+	    cmocka_unit_test(test_new_peer),
+	    cmocka_unit_test(test_endpoint_only_when_it_changes),
+	    cmocka_unit_test(test_keepalive),
+	    cmocka_unit_test(test_allowed_ips),
+	    cmocka_unit_test(test_network),
+	    cmocka_unit_test(test_uapi_set),
+	    cmocka_unit_test(test_uapi_get),
+	    cmocka_unit_test(test_uapi_malformed),
+	    cmocka_unit_test(test_uapi_damaged),
+	    cmocka_unit_test(test_kernel_refuses),
+	    cmocka_unit_test(test_kernel_without_privilege),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
