@@ -594,9 +594,13 @@ static int make_context(struct km_link_server *s, struct km_errtext *err)
 		.retry_and_idle_policy = &km_lws_retry,
 	};
 
-	if (s->first)
+	if (s->first) {
 		info.options |= LWS_SERVER_OPTION_DO_SSL_GLOBAL_INIT |
 				LWS_SERVER_OPTION_CREATE_VHOST_SSL_CTX;
+		/* Not used; one that it makes itself is lost when there are several contexts. */
+		s->client_tls = SSL_CTX_new(TLS_client_method());
+		info.provided_client_ssl_ctx = s->client_tls;
+	}
 	/* Its tables have an entry for each descriptor that the process may open. */
 	if (getrlimit(RLIMIT_NOFILE, &rl) == 0 && rl.rlim_cur > MANY_FILES)
 		info.fd_limit_per_thread = (unsigned)(s->max_connections + 64);
@@ -711,5 +715,6 @@ void km_server_thread_dispose(struct km_link_server *s)
 	if (s->pipe_fd >= 0)
 		close(s->pipe_fd);
 	km_lws_destroy(s->ctx);
+	SSL_CTX_free(s->client_tls);
 	uv_loop_close(&s->loop);
 }

@@ -87,6 +87,7 @@ struct km_link_server {
 	int listen_fd;
 	uv_loop_t loop;
 	struct lws_context *ctx;
+	SSL_CTX *client_tls;
 	int pipe_fd; /* of libwebsockets, see server_lws.c */
 
 	/* main loop */
