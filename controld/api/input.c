@@ -111,7 +111,7 @@ static const char *name_of(const json_t *body, bool required, struct details *d)
 	return s;
 }
 
-static bool host_ok(const char *s)
+bool input_host_ok(const char *s)
 {
 	struct km_addr a;
 	struct km_errtext unused;
@@ -127,7 +127,7 @@ static void one_public_ip(struct host_input *out, const json_t *v, const char *f
 	const char *s = text_of(v, field, true, d);
 	if (!s)
 		return;
-	if (!host_ok(s))
+	if (!input_host_ok(s))
 		details_add(d, field, "must be an IPv4 or IPv6 address or a lower-case host name");
 	else if (out->n_public_ip < INPUT_IPS)
 		out->public_ip[out->n_public_ip++] = s;

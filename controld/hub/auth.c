@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: MIT */
+/* The first message of a link: whose key it is, who had that id before, which WireGuard key. */
+#include "controld/api/input.h"
+#include "controld/hub/client.h"
+#include "libkm/base/log.h"
+#include "libkm/base/metrics.h"
+#include <stdio.h>
+#include <stdlib.h>
+
+#define PREFIX_LEN 8
+
+static void count(const char *name, const char *help)
+{
+	km_metric_add(km_metric(KM_METRIC_COUNTER, name, "", help), 1);
+}
+
+static void refuse_key(struct client *c)
+{
+	static struct km_log_limit limit;
+	uint32_t held;
+	int64_t now = km_now_ms();
+	char peer[KM_ADDR_STRLEN];
+	km_addr_str(&c->peer, peer);
+	limit_failed(c->hub->failures, peer, now);
+	count("kakuremichi_link_auth_failures_total", "Links with a key that is not known");
+	if (km_log_allow(&limit, now, 5, 10000, &held))
+		km_warn("unknown key", km_ks("type", client_kind(c)), km_ks("peer", peer),
+			km_ki("held", held));
+	client_refuse(c, "this key is not known");
+}
+
+static int check_public_ips(const struct km_msg_auth *m, struct km_errtext *err)
+{
+	for (size_t i = 0; i < m->n_public_ip; i++)
+		if (!input_host_ok(m->public_ip[i]))
+			return km_errtext_set(err, KM_EINVAL,
+					      "publicIp[%zu]: neither an address nor a host name", i);
+	return 0;
+}
+
+void auth_message(struct client *c, const json_t *data)
+{
+	struct km_errtext err;
+	char peer[KM_ADDR_STRLEN];
+	if (limit_wait_ms(c->hub->failures, km_addr_str(&c->peer, peer), km_now_ms()) > 0) {
+		client_refuse(c, "too many failed attempts from this address; try again later");
+		return;
+	}
+	if (km_msg_parse(&km_msg_desc_auth, &c->auth, data, &err) < 0 ||
+	    check_public_ips(&c->auth, &err) < 0) {
+		client_refuse(c, err.text);
+		return;
+	}
+	client_go(c, STEP_FIND);
+}
+
+/* ---- FIND ---- */
+
+/* The newest connection of an id wins, but two hosts that take it from each other in turn do not go
+ * on for ever: then the newcomer waits. */
+static bool take_over(struct client *c, const char *id)
+{
+	struct client *old = client_by_id(c->hub, id);
+	int64_t now = km_now_ms();
+	char a[KM_ADDR_STRLEN], b[KM_ADDR_STRLEN];
+	if (!old)
+		return true;
+	if (limit_wait_ms(c->hub->takeovers, id, now) > 0) {
+		count("kakuremichi_link_conflicts_total", "Links refused because two hosts use one key");
+		if (!old->fight_logged)
+			km_warn("two hosts use one key", km_ks("id", id), km_ks("name", old->name),
+				km_ks("one", km_addr_str(&old->peer, a)),
+				km_ks("other", km_addr_str(&c->peer, b)));
+		old->fight_logged = true;
+		client_refuse(c, "another host uses this key too");
+		return false;
+	}
+	limit_failed(c->hub->takeovers, id, now);
+	count("kakuremichi_link_takeovers_total", "Links that took the place of an older one");
+	c->fight_logged = old->fight_logged;
+	km_info("link replaced", km_ks("id", id), km_ks("name", old->name),
+		km_ks("peer", km_addr_str(&c->peer, b)));
+	client_send_error(old, "CONFLICT", "a newer connection with this key has taken over");
+	HASH_DELETE(hh_id, c->hub->by_id, old);
+	old->named = false; /* it is not offline */
+	client_close(old, "replaced by a newer connection");
+	return true;
+}
+
+static int matching_row(const struct client *c, const PGresult *res)
+{
+	uint8_t digest[32], stored[32];
+	int found = -1;
+	km_sha256(digest, c->auth.api_key, strlen(c->auth.api_key));
+	for (int i = 0; i < PQntuples(res); i++)
+		if (km_unhex(stored, sizeof(stored), PQgetvalue(res, i, 2)) == 0 &&
+		    km_secret_eq(stored, digest, sizeof(digest)))
+			found = i;
+	return found;
+}
+
+static void key_found(void *arg, const struct store_error *error, PGresult *const *res, size_t n)
+{
+	struct client *c = arg;
+	(void)n;
+	c->db = NULL;
+	if (error) {
+		client_failed(c, error);
+		return;
+	}
+	int row = matching_row(c, res[0]);
+	if (row < 0) {
+		refuse_key(c);
+		return;
+	}
+	if (!take_over(c, PQgetvalue(res[0], row, 0)))
+		return;
+	snprintf(c->id, sizeof(c->id), "%s", PQgetvalue(res[0], row, 0));
+	snprintf(c->name, sizeof(c->name), "%s", PQgetvalue(res[0], row, 1));
+	HASH_ADD_KEYPTR(hh_id, c->hub->by_id, c->id, strlen(c->id), c);
+	c->named = true;
+	json_object_del(c->gateway ? c->hub->gone_gateways : c->hub->gone_agents, c->id);
+	km_wipe(c->auth.api_key, strlen(c->auth.api_key));
+	km_link_server_authenticated(c->hub->links, c->link);
+	client_go(c, STEP_BIND);
+}
+
+void auth_find(struct client *c)
+{
+	char prefix[PREFIX_LEN + 1];
+	snprintf(prefix, sizeof(prefix), "%s", c->auth.api_key);
+	struct store_stmt s = {
+		.sql = c->gateway ? "SELECT id, name, encode(api_key_hash, 'hex') FROM gateways "
+				    "WHERE api_key_prefix = $1"
+				  : "SELECT id, name, encode(api_key_hash, 'hex') FROM agents "
+				    "WHERE api_key_prefix = $1",
+		.n = 1,
+		.params = {prefix}};
+	client_read(c, &s, 1, key_found);
+}
+
+/* ---- BIND ---- */
+
+static void bound(void *arg, const struct store_error *error, PGresult *const *res, size_t n)
+{
+	struct client *c = arg;
+	char peer[KM_ADDR_STRLEN];
+	c->db = NULL;
+	if (error) {
+		client_failed(c, error);
+		return;
+	}
+	const PGresult *row = res[n - 2];
+	const char *key = c->auth.wireguard_public_key;
+	bool pending = PQntuples(row) && key && strcmp(PQgetvalue(row, 0, 0), key) != 0;
+	km_info("link authenticated", km_ks("type", client_kind(c)), km_ks("id", c->id),
+		km_ks("name", c->name), km_ks("peer", km_addr_str(&c->peer, peer)),
+		km_ks("version", c->auth.version), km_ki("revision", c->auth.revision));
+	c->heartbeat_ms = km_now_ms();
+	client_send(c, "auth_success",
+		    json_pack("{s:s, s:s}", c->gateway ? "gatewayId" : "agentId", c->id, "message",
+			      c->name));
+	if (pending) {
+		km_warn("another WireGuard key waits for approval", km_ks("type", client_kind(c)),
+			km_ks("id", c->id), km_ks("name", c->name));
+		client_send_error(c, "KEY_PENDING",
+				  "this WireGuard key waits for an operator's approval "
+				  "(POST approve-key); the one bound before stays in force");
+	}
+	c->sent = c->looked = c->auth.revision;
+	c->whole = c->auth.revision == 0 || !c->auth.epoch ||
+		   strcmp(c->auth.epoch, c->hub->epoch) != 0;
+	client_go(c, STEP_SYNC);
+}
+
+/* The gateway's addresses as a PostgreSQL array; its connection's address when it names none. The
+ * texts were checked and need no quotes. */
+static char *reported_ips(const struct client *c)
+{
+	char peer[KM_ADDR_STRLEN];
+	if (c->auth.n_public_ip == 0)
+		return km_xasprintf("{%s}", km_addr_str(&c->peer, peer));
+	char *text = km_xstrdup("{");
+	for (size_t i = 0; i < c->auth.n_public_ip; i++) {
+		char *more = km_xasprintf("%s%s%s", text, i ? "," : "", c->auth.public_ip[i]);
+		free(text);
+		text = more;
+	}
+	char *all = km_xasprintf("%s}", text);
+	free(text);
+	return all;
+}
+
+/* $1 id, $2 key or NULL, $3 version, $4 host name. */
+#define BIND_COMMON                                                                                \
+	"wireguard_public_key = coalesce(wireguard_public_key, $2), pending_public_key = "         \
+	"CASE WHEN $2 IS NULL THEN pending_public_key WHEN wireguard_public_key IS NULL "          \
+	"OR wireguard_public_key = $2 THEN NULL ELSE $2 END, "                                     \
+	"version = $3, hostname = $4, status = 'online', last_seen_at = now()"
+#define BIND_AUDIT(kind)                                                                           \
+	"INSERT INTO audit_log (actor, address, action, entity_id, details) SELECT '" kind         \
+	" ' || name, $2::inet, '" kind ".bind-key', id, jsonb_build_object('wireguardPublicKey', " \
+	"$3::text) FROM " kind "s WHERE id = $1::uuid AND wireguard_public_key IS NULL AND "       \
+	"$3::text IS NOT NULL"
+
+void auth_bind(struct client *c)
+{
+	const struct km_msg_auth *m = &c->auth;
+	char peer[KM_ADDR_STRLEN], port[24], *ips = c->gateway ? reported_ips(c) : NULL;
+	km_addr_str(&c->peer, peer);
+	snprintf(port, sizeof(port), "%lld", (long long)m->wireguard_port);
+	struct store_stmt s[] = {
+		{.sql = "SELECT km_before($1, $2::uuid)", .n = 2, .params = {client_kind(c), c->id}},
+		{.sql = c->gateway ? BIND_AUDIT("gateway") : BIND_AUDIT("agent"),
+		 .n = 3,
+		 .params = {c->id, peer, m->wireguard_public_key}},
+		{.sql = c->gateway
+			    ? "UPDATE gateways SET " BIND_COMMON ", reported_ip = $5::text[], "
+			      "wireguard_port = coalesce($6::int, wireguard_port) "
+			      "WHERE id = $1::uuid RETURNING wireguard_public_key"
+			    : "UPDATE agents SET " BIND_COMMON
+			      " WHERE id = $1::uuid RETURNING wireguard_public_key",
+		 .n = c->gateway ? 6 : 4,
+		 .params = {c->id, m->wireguard_public_key, m->version, m->hostname, ips,
+			    m->has_wireguard_port ? port : NULL}},
+		{.sql = "SELECT km_change($1, 'update', $2::uuid)",
+		 .n = 2,
+		 .params = {client_kind(c), c->id}},
+	};
+	client_run(c, s, KM_ARRAY_LEN(s), bound);
+	free(ips);
+}

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: MIT */
+/* The inside of the hub. A link goes through these steps, each of which waits for the database:
+ *
+ *   open ─auth─▶ FIND (whose key is it) ─▶ BIND (its WireGuard key, address) ─▶ SYNC (what it
+ *   missed, or everything) ─▶ LIVE (each change as it comes)
+ *
+ * A step that finds the database away is tried again every second. */
+#ifndef CONTROLD_HUB_CLIENT_H
+#define CONTROLD_HUB_CLIENT_H
+
+#include "controld/api/limit.h"
+#include "controld/hub/hub.h"
+#include "controld/store/store.h"
+#include "libkm/base/util.h"
+#include "libkm/link/server.h"
+#include "libkm/msg/msg.h"
+#include <stdbool.h>
+#include <uthash.h>
+
+#define HUB_OFFLINE_MS 60000
+#define HUB_EPOCH_LEN 64
+
+enum step { STEP_OPEN, STEP_FIND, STEP_BIND, STEP_SYNC, STEP_LIVE };
+
+struct client {
+	struct hub *hub;
+	uint64_t link;
+	bool gateway; /* else an agent */
+	enum step step;
+	bool waiting;	       /* for the database; the step is to be begun again */
+	struct store_req *db;  /* under way, or NULL */
+	struct km_addr peer;
+	struct km_msg_auth auth;
+	char id[KM_UUID_STRLEN], name[72];
+	bool named;	      /* stands in by_id */
+	bool fight_logged;
+
+	/* What it has. sent: the last revision sent to it; looked: every change up to this one was
+	 * sent if it concerned it. whole: its next sync is a `config`. */
+	int64_t sent, looked;
+	bool whole;
+
+	/* What it says, until the next flush. */
+	int64_t heartbeat_ms; /* monotonic */
+	bool seen_dirty, report_dirty, ack_dirty;
+	json_t *report; /* {"tunnels": {id: …}, "peers": {id: …}}; NULL: nothing reported yet */
+	char acked_epoch[HUB_EPOCH_LEN + 1];
+	int64_t acked_revision;
+	char *ack_error;
+
+	int64_t budget, budget_ms; /* of messages */
+	UT_hash_handle hh, hh_id;
+};
+
+struct hub {
+	struct event_base *base;
+	struct store *store;
+	struct store_watch *watch;
+	struct km_link_server *links;
+	struct event *tick;
+	struct client *by_link, *by_id;
+	struct limit *failures;	 /* unknown keys, by address */
+	struct limit *takeovers; /* by id */
+
+	/* The feed. seen: every change up to this revision was fanned out. */
+	char epoch[HUB_EPOCH_LEN + 1]; /* "": not known yet */
+	int64_t seen, newest;
+	struct store_req *feed;
+
+	/* Reports not yet written. */
+	struct store_req *flush;
+	json_t *gone_agents, *gone_gateways; /* id -> {"id", "seen"} */
+	json_t *certificates;		      /* "gateway domain" -> row */
+	json_t *writing;		      /* those of the flush under way */
+};
+
+/* ---- client.c ---- */
+struct client *client_find(struct hub *hub, uint64_t link);
+struct client *client_by_id(struct hub *hub, const char *id);
+/* Sends; data's reference is taken. */
+void client_send(struct client *c, const char *type, json_t *data);
+void client_send_error(struct client *c, const char *code, const char *message);
+/* Ends the link with auth_error, or with no further message, and frees c. */
+void client_refuse(struct client *c, const char *message);
+void client_close(struct client *c, const char *why);
+/* Frees c whose link is gone (or about to be). */
+void client_drop(struct client *c);
+/* Begins the step that c is in (again). */
+void client_go(struct client *c, enum step step);
+/* A step's statements failed: waits, or ends the link. */
+void client_failed(struct client *c, const struct store_error *error);
+/* store_run or store_read; a refusal makes c wait. */
+void client_run(struct client *c, const struct store_stmt *s, size_t n, store_cb *cb);
+void client_read(struct client *c, const struct store_stmt *s, size_t n, store_cb *cb);
+static inline const char *client_kind(const struct client *c)
+{
+	return c->gateway ? "gateway" : "agent";
+}
+
+/* ---- auth.c ---- */
+/* The first message. */
+void auth_message(struct client *c, const json_t *data);
+void auth_find(struct client *c);
+void auth_bind(struct client *c);
+
+/* ---- feed.c ---- */
+void feed_sync(struct client *c);
+/* store_listen's callback. */
+void feed_wake(void *arg, const char *epoch, int64_t revision);
+
+/* ---- report.c ---- */
+/* Messages of a live client. */
+void report_heartbeat(struct client *c);
+void report_ack(struct client *c, const struct km_msg_config_ack *m);
+void report_status(struct client *c, const struct km_msg_status *m);
+void report_certificate(struct client *c, const struct km_msg_certificate_obtained *m);
+/* Forgets what was reported on a tunnel or a peer that is no more. */
+void report_forget(struct client *c, const char *entity, const char *id);
+/* The link of c, which was known, is gone. */
+void report_gone(struct client *c);
+/* Writes what has gathered, all in one transaction; called every second. */
+void report_flush(struct hub *hub);
+
+/* ---- chain.c: sans-I/O ---- */
+struct chain_facts {
+	char issuer[256];
+	char fingerprint[65]; /* SHA-256 of the leaf, hex */
+	int64_t not_after_ms; /* wall clock */
+};
+/* Reads the first certificate of a PEM chain. KM_EINVAL with a sentence; also when it holds a
+ * private key. */
+int chain_read(struct chain_facts *f, const char *pem, struct km_errtext *err)
+    __attribute__((warn_unused_result));
+
+#endif
