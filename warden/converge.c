@@ -43,8 +43,8 @@ static int change(struct warden *w, const struct kind *k, const struct km_prefix
 	return rc;
 }
 
-/* Adds what is missing, then removes what is too much; goes on after an error and reports the first.
- * In this order a device that changes its only address never is without one. */
+/* Adds what is missing, then removes what is too much; goes on after an error and reports the
+ * first. In this order a device that changes its only address never is without one. */
 static int converge(struct warden *w, const struct kind *k, const struct km_prefix *want, size_t n,
 		    struct km_errtext *err)
 {
@@ -72,7 +72,8 @@ static int converge(struct warden *w, const struct kind *k, const struct km_pref
 	return first;
 }
 
-int warden_addresses(struct warden *w, const struct km_prefix *want, size_t n, struct km_errtext *err)
+int warden_addresses(struct warden *w, const struct km_prefix *want, size_t n,
+		     struct km_errtext *err)
 {
 	struct km_prefix *sorted = km_xcalloc(n ? n : 1, sizeof(*sorted));
 	int rc;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* km-warden --fd N: keeps a private network for the daemon that started it, which sends its settings
- * over the inherited socket N and talks to it there and over RUNTIME/warden.sock. It ends on a stop
- * request, on SIGTERM, when the device's program ends, or some time after its last daemon has gone;
- * it leaves no interface, process or file behind. */
+/* km-warden --fd N: keeps a private network for the daemon that started it, which sends its
+ * settings over the inherited socket N and talks to it there and over RUNTIME/warden.sock. It ends
+ * on a stop request, on SIGTERM, when the device's program ends, or some time after its last daemon
+ * has gone; it leaves no interface, process or file behind. */
 #include "libkm/base/log.h"
 #include "libkm/base/util.h"
 #include "warden/warden.h"

@@ -47,8 +47,10 @@ static void set_sysctls(void)
 		snprintf(path, sizeof(path), "/proc/sys/%s", sysctls[i].path);
 		len = strlen(sysctls[i].value);
 		fd = open(path, O_WRONLY | O_CLOEXEC);
-		if ((fd < 0 || write(fd, sysctls[i].value, len) != (ssize_t)len) && sysctls[i].needed)
-			km_warn("kernel setting not changed inside", km_ks("setting", sysctls[i].path),
+		if ((fd < 0 || write(fd, sysctls[i].value, len) != (ssize_t)len) &&
+		    sysctls[i].needed)
+			km_warn("kernel setting not changed inside",
+				km_ks("setting", sysctls[i].path),
 				km_ks("wanted", sysctls[i].value), km_ks("why", strerror(errno)));
 		if (fd >= 0)
 			close(fd);
@@ -71,10 +73,11 @@ static int loopback_up(void)
 static int unshare_failed(struct km_errtext *err)
 {
 	if (errno == EPERM)
-		return km_errtext_set(err, KM_EPERM,
-				      "the private network needs root: making a network namespace is "
-				      "refused to uid %u (CAP_SYS_ADMIN is missing)",
-				      (unsigned int)geteuid());
+		return km_errtext_set(
+		    err, KM_EPERM,
+		    "the private network needs root: making a network namespace is "
+		    "refused to uid %u (CAP_SYS_ADMIN is missing)",
+		    (unsigned int)geteuid());
 	return km_errtext_set(err, KM_EIO, "no network namespace can be made: %s", strerror(errno));
 }
 
@@ -117,7 +120,8 @@ static bool port_taken(int family, uint16_t port)
 	return taken;
 }
 
-/* The program of a warden that was killed may need a moment to go, and nothing tells when it has. */
+/* The program of a warden that was killed may need a moment to go, and nothing tells when it has.
+ */
 static int wait_port(uint16_t port, struct km_errtext *err)
 {
 	int64_t until = km_now_ms() + PORT_WAIT_MS;
@@ -165,10 +169,11 @@ static int load_key(const char *dir, uint8_t key[static KM_WG_KEY_LEN], struct k
 	if (rc)
 		return rc;
 	if (km_wg_key_parse(key, text))
-		rc = km_errtext_set(err, KM_EINVAL,
-				    "%s holds no WireGuard key (44 characters of base64); remove it to "
-				    "have a new one made",
-				    path);
+		rc = km_errtext_set(
+		    err, KM_EINVAL,
+		    "%s holds no WireGuard key (44 characters of base64); remove it to "
+		    "have a new one made",
+		    path);
 	km_wipe(text, strlen(text));
 	free(text);
 	return rc;

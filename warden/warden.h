@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The parts of km-warden: space.c makes the private network, converge.c brings addresses, routes and
- * peers to the wanted state, serve.c answers daemons, main.c is the process. One thread. */
+/* The parts of km-warden: space.c makes the private network, converge.c brings addresses, routes
+ * and peers to the wanted state, serve.c answers daemons, main.c is the process. One thread. */
 #ifndef WARDEN_WARDEN_H
 #define WARDEN_WARDEN_H
 
@@ -22,7 +22,8 @@ struct warden {
 	struct km_nl *nl;
 	int ifindex;
 
-	/* converge.c: the routes that were asked for, since the kernel drops routes with addresses */
+	/* converge.c: the routes that were asked for, since the kernel drops routes with addresses
+	 */
 	struct km_prefix *routes;
 	size_t n_routes;
 
@@ -37,15 +38,15 @@ struct warden {
 	bool stop;
 };
 
-/* Makes namespace (unless host_network), key and device as the settings say, enters the namespace for
- * good and brings the device up. An error with a sentence; warden_space_close cleans up what there is
- * in both cases. */
+/* Makes namespace (unless host_network), key and device as the settings say, enters the namespace
+ * for good and brings the device up. An error with a sentence; warden_space_close cleans up what
+ * there is in both cases. */
 int warden_space_open(struct warden *w, struct km_errtext *err) __attribute__((warn_unused_result));
 void warden_space_close(struct warden *w);
 
 /* Each brings the network to the wanted state and touches only what differs. */
-int warden_addresses(struct warden *w, const struct km_prefix *want, size_t n, struct km_errtext *err)
-    __attribute__((warn_unused_result));
+int warden_addresses(struct warden *w, const struct km_prefix *want, size_t n,
+		     struct km_errtext *err) __attribute__((warn_unused_result));
 /* Takes over routes (malloc'd), also when it fails: they are tried again with the next change. */
 int warden_routes(struct warden *w, struct km_prefix *want, size_t n, struct km_errtext *err)
     __attribute__((warn_unused_result));

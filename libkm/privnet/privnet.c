@@ -60,7 +60,8 @@ static int transport_error(int rc, struct km_errtext *err)
 	case KM_ECLOSED:
 		return km_errtext_set(err, KM_ECLOSED, "the warden is gone");
 	case KM_EFULL:
-		return km_errtext_set(err, KM_EFULL, "no room for another open file (RLIMIT_NOFILE)");
+		return km_errtext_set(err, KM_EFULL,
+				      "no room for another open file (RLIMIT_NOFILE)");
 	default:
 		return km_errtext_set(err, rc, "no answer from the warden: %s", strerror(errno));
 	}
@@ -83,8 +84,9 @@ static int receive(struct km_privnet *p, struct call *c, struct km_errtext *err)
 			close(c->fds[--c->n_fds]);
 	}
 	if (!reply_fits(&r->head, c->req.head.op, len))
-		return km_errtext_set(err, KM_EPROTO,
-				      "the warden's answer is not understood: it is of another version");
+		return km_errtext_set(
+		    err, KM_EPROTO,
+		    "the warden's answer is not understood: it is of another version");
 	if (!r->head.err)
 		return 0;
 	r->u.error.text[sizeof(r->u.error.text) - 1] = 0;
@@ -129,7 +131,8 @@ static int fill_settings(struct km_wire_open *s, const struct km_privnet_opts *o
 	struct stat st;
 
 	memset(s, 0, sizeof(*s));
-	if (!o->runtime_dir || !o->state_dir || o->runtime_dir[0] != '/' || o->state_dir[0] != '/' ||
+	if (!o->runtime_dir || !o->state_dir || o->runtime_dir[0] != '/' ||
+	    o->state_dir[0] != '/' ||
 	    strlen(o->runtime_dir) >= sizeof(s->runtime_dir) - sizeof("/" KM_WIRE_SOCKET) ||
 	    strlen(o->state_dir) >= sizeof(s->state_dir) - 32)
 		return km_errtext_set(err, KM_EINVAL,
@@ -141,7 +144,7 @@ static int fill_settings(struct km_wire_open *s, const struct km_privnet_opts *o
 	s->port = o->listen_port;
 	s->linger_ms = o->linger_ms > 0 ? o->linger_ms : LINGER_MS;
 	s->host_netns = st.st_ino;
-	s->log_level = km_log_on(KM_LOG_DEBUG)	? KM_LOG_DEBUG
+	s->log_level = km_log_on(KM_LOG_DEBUG)  ? KM_LOG_DEBUG
 		       : km_log_on(KM_LOG_INFO) ? KM_LOG_INFO
 		       : km_log_on(KM_LOG_WARN) ? KM_LOG_WARN
 						: KM_LOG_ERROR;
@@ -364,10 +367,11 @@ static int send_peer(struct km_privnet *p, uint16_t op, const struct km_wg_peer 
 		return 0;
 	call_init(&c, op);
 	if (km_wire_put_peer(&c.req.u.peer, peer))
-		return km_errtext_set(err, KM_EINVAL,
-				      "a peer has an endpoint that is no IP address, or more than %d "
-				      "allowed IPs",
-				      KM_WG_MAX_ALLOWED);
+		return km_errtext_set(
+		    err, KM_EINVAL,
+		    "a peer has an endpoint that is no IP address, or more than %d "
+		    "allowed IPs",
+		    KM_WG_MAX_ALLOWED);
 	rc = call(p, &c, err);
 	call_drop(&c);
 	return rc;
@@ -378,7 +382,8 @@ int km_privnet_peer_set(struct km_privnet *p, const struct km_wg_peer *peer, str
 	return send_peer(p, KM_WIRE_PEER_SET, peer, err);
 }
 
-int km_privnet_peer_kick(struct km_privnet *p, const struct km_wg_peer *peer, struct km_errtext *err)
+int km_privnet_peer_kick(struct km_privnet *p, const struct km_wg_peer *peer,
+			 struct km_errtext *err)
 {
 	return send_peer(p, KM_WIRE_PEER_KICK, peer, err);
 }
@@ -404,7 +409,8 @@ int km_privnet_peers_keep(struct km_privnet *p, const uint8_t (*keys)[KM_WG_KEY_
 	if (p->fd < 0)
 		return 0;
 	if (n > KM_WIRE_PEERS_MAX)
-		return km_errtext_set(err, KM_ETOOBIG, "%zu peers, at most %d", n, KM_WIRE_PEERS_MAX);
+		return km_errtext_set(err, KM_ETOOBIG, "%zu peers, at most %d", n,
+				      KM_WIRE_PEERS_MAX);
 	return call_list(p, KM_WIRE_PEERS_KEEP, keys, n, KM_WG_KEY_LEN, err);
 }
 
@@ -459,7 +465,8 @@ int km_privnet_peers(struct km_privnet *p, struct km_wg_peer_status **out, size_
 
 /* ---- sockets ---- */
 
-static int own_sockets(int family, int type, int protocol, int *fds, size_t n, struct km_errtext *err)
+static int own_sockets(int family, int type, int protocol, int *fds, size_t n,
+		       struct km_errtext *err)
 {
 	int rc = 0, e;
 	size_t i;
@@ -472,7 +479,8 @@ static int own_sockets(int family, int type, int protocol, int *fds, size_t n, s
 	while (i-- > 0)
 		if (fds[i] >= 0)
 			close(fds[i]);
-	return km_errtext_set(err, rc, "no socket: %s", rc == KM_EIO ? strerror(e) : km_strerror(rc));
+	return km_errtext_set(err, rc, "no socket: %s",
+			      rc == KM_EIO ? strerror(e) : km_strerror(rc));
 }
 
 int km_privnet_sockets(struct km_privnet *p, int family, int type, int protocol, int *fds, size_t n,
@@ -509,8 +517,8 @@ static int own_listener(const struct km_addr *addr, uint16_t port, int backlog, 
 	char text[KM_ENDPOINT_STRLEN];
 	int rc = km_wire_listener_new(addr, port, backlog, fd);
 
-	return rc ? km_errtext_set(err, rc, "listening on %s: %s", km_endpoint_str(addr, port, text),
-				   strerror(errno))
+	return rc ? km_errtext_set(err, rc, "listening on %s: %s",
+				   km_endpoint_str(addr, port, text), strerror(errno))
 		  : 0;
 }
 

@@ -15,13 +15,14 @@
 struct km_privnet;
 
 struct km_privnet_opts {
-	const char *warden;      /* the program; NULL: km-warden beside this executable, else KM_LIBEXEC */
+	/* the program; NULL: km-warden beside this executable, else in KM_LIBEXEC */
+	const char *warden;
 	const char *runtime_dir; /* warden.sock is made here, 0600 */
 	const char *state_dir;   /* wireguard.key is kept here, 0600 */
 	enum km_wg_mode wireguard;
-	bool host_network;       /* network = host: no namespace of its own */
-	uint16_t listen_port;    /* 0: any */
-	int64_t linger_ms;       /* the warden outlives a vanished daemon so long; 0: 60 s */
+	bool host_network;             /* network = host: no namespace of its own */
+	uint16_t listen_port;          /* 0: any */
+	int64_t linger_ms;             /* the warden outlives a vanished daemon so long; 0: 60 s */
 	enum km_log_format log_format; /* of the warden's log; its level is that of the caller */
 };
 
@@ -45,8 +46,9 @@ const uint8_t *km_privnet_public_key(const struct km_privnet *p);
 const char *km_privnet_backend(const struct km_privnet *p);
 const char *km_privnet_backend_why(const struct km_privnet *p);
 
-/* Converging calls: the whole wanted set is given, only differences are applied. Addresses bring the
- * device up; routes are prefixes that lead into the device. At most 256 addresses, 4,096 routes. */
+/* Converging calls: the whole wanted set is given, only differences are applied. Addresses bring
+ * the device up; routes are prefixes that lead into the device. At most 256 addresses, 4,096
+ * routes. */
 int km_privnet_addresses(struct km_privnet *p, const struct km_prefix *a, size_t n,
 			 struct km_errtext *err) __attribute__((warn_unused_result));
 int km_privnet_routes(struct km_privnet *p, const struct km_prefix *r, size_t n,
@@ -60,8 +62,8 @@ int km_privnet_peer_remove(struct km_privnet *p, const uint8_t key[static KM_WG_
 int km_privnet_peers_keep(struct km_privnet *p, const uint8_t (*keys)[KM_WG_KEY_LEN], size_t n,
 			  struct km_errtext *err) __attribute__((warn_unused_result));
 /* Drops the peer's sessions and starts a new handshake at once (peer removed and set again). */
-int km_privnet_peer_kick(struct km_privnet *p, const struct km_wg_peer *peer, struct km_errtext *err)
-    __attribute__((warn_unused_result));
+int km_privnet_peer_kick(struct km_privnet *p, const struct km_wg_peer *peer,
+			 struct km_errtext *err) __attribute__((warn_unused_result));
 /* All peers as they are; *out is malloc'd, the caller frees. */
 int km_privnet_peers(struct km_privnet *p, struct km_wg_peer_status **out, size_t *n,
 		     struct km_errtext *err) __attribute__((warn_unused_result));

@@ -15,7 +15,7 @@
 
 int km_start_timeout(int fd, int ms)
 {
-	struct timeval tv = {ms / 1000, ms % 1000 * 1000};
+	struct timeval tv = {ms / 1000, ms % 1000 * 1000L};
 
 	return setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv)) ||
 		       setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv))
@@ -30,10 +30,11 @@ int km_start_connect(const char *path, int *fd, struct km_errtext *err)
 
 	*fd = -1;
 	if (strlen(path) >= sizeof(sun.sun_path))
-		return km_errtext_set(err, KM_ETOOBIG,
-				      "%s is too long for a Unix socket (%zu bytes at most): choose a "
-				      "shorter runtime_dir",
-				      path, sizeof(sun.sun_path) - 1);
+		return km_errtext_set(
+		    err, KM_ETOOBIG,
+		    "%s is too long for a Unix socket (%zu bytes at most): choose a "
+		    "shorter runtime_dir",
+		    path, sizeof(sun.sun_path) - 1);
 	snprintf(sun.sun_path, sizeof(sun.sun_path), "%s", path);
 	s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	if (s < 0 || km_start_timeout(s, KM_PRIVNET_TIMEOUT_MS))
@@ -55,9 +56,9 @@ fail:
 /* What the warden may see of our environment: nothing that could be a secret. */
 static bool may_pass(const char *var)
 {
-	static const char *const names[] = {"PATH=",	     "LANG=",	      "TZ=",
-					    "JOURNAL_STREAM=", "ASAN_OPTIONS=", "UBSAN_OPTIONS=",
-					    "LSAN_OPTIONS=", "TSAN_OPTIONS="};
+	static const char *const names[] = {
+	    "PATH=",         "LANG=",          "TZ=",           "JOURNAL_STREAM=",
+	    "ASAN_OPTIONS=", "UBSAN_OPTIONS=", "LSAN_OPTIONS=", "TSAN_OPTIONS="};
 
 	for (size_t i = 0; i < KM_ARRAY_LEN(names); i++)
 		if (!strncmp(var, names[i], strlen(names[i])))
@@ -123,7 +124,8 @@ int km_start_spawn(const char *program, int *fd, struct km_errtext *err)
 	close(pair[1]);
 	if (pid < 0) {
 		close(pair[0]);
-		return km_errtext_set(err, KM_EIO, "no process for the warden: %s", strerror(errno));
+		return km_errtext_set(err, KM_EIO, "no process for the warden: %s",
+				      strerror(errno));
 	}
 	while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
 		;

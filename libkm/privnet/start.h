@@ -22,8 +22,8 @@ int km_start_find(const char *given, char out[static KM_WIRE_PATH_MAX], struct k
 /* How long a send or receive on fd may block. */
 int km_start_timeout(int fd, int ms) __attribute__((warn_unused_result));
 /* Waits until the other end of the connection is closed; if that takes longer than
- * KM_PRIVNET_TIMEOUT_MS, kills the process there. pid: its number when it is known (of a warden that
- * was spawned), else 0. */
+ * KM_PRIVNET_TIMEOUT_MS, kills the process there. pid: its number when it is known (of a warden
+ * that was spawned), else 0. */
 void km_start_wait_end(int fd, pid_t pid);
 /* Kills the process at the other end and waits until it has ended. */
 void km_start_kill(int fd, pid_t pid);

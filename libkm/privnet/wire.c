@@ -38,7 +38,8 @@ size_t km_wire_reply_len(uint16_t op, int32_t err)
 {
 	if (err)
 		return sizeof(struct km_wire_head) + sizeof(struct km_errtext);
-	return sizeof(struct km_wire_head) + (op == KM_WIRE_OPEN ? sizeof(struct km_wire_hello) : 0);
+	return sizeof(struct km_wire_head) +
+	       (op == KM_WIRE_OPEN ? sizeof(struct km_wire_hello) : 0);
 }
 
 void km_wire_put_prefix(struct km_wire_prefix *w, const struct km_prefix *p)
@@ -247,8 +248,8 @@ static size_t take_fds(struct msghdr *m, int *fds)
 	return n;
 }
 
-int km_wire_recv(int sock, void *msg, size_t cap, size_t *len, int fds[static KM_PRIVNET_SOCKETS_MAX],
-		 size_t *n_fds, int flags)
+int km_wire_recv(int sock, void *msg, size_t cap, size_t *len,
+		 int fds[static KM_PRIVNET_SOCKETS_MAX], size_t *n_fds, int flags)
 {
 	union control control;
 	struct iovec iov = {msg, cap};

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* What a daemon and its warden say to one another: one request, one reply, over SEQPACKET. Every
- * message is a fixed struct (same host, same build of both ends, checked by version and size); lists
- * travel in a sealed memory file, and sockets as descriptors (SCM_RIGHTS). Internal to libkm/privnet
- * and the warden. */
+ * message is a fixed struct (same host, same build of both ends, checked by version and size);
+ * lists travel in a sealed memory file, and sockets as descriptors (SCM_RIGHTS). Internal to
+ * libkm/privnet and the warden. */
 #ifndef KM_PRIVNET_WIRE_H
 #define KM_PRIVNET_WIRE_H
 
@@ -16,11 +16,11 @@
 #define KM_WIRE_ADDRESSES_MAX 256
 #define KM_WIRE_ROUTES_MAX 4096
 
-/* Numbers are never used again. STOP is the same in every version, so that a newer daemon can end an
- * older warden; so are the head of a request and of a reply. */
+/* Numbers are never used again. STOP is the same in every version, so that a newer daemon can end
+ * an older warden; so are the head of a request and of a reply. */
 enum km_wire_op {
-	KM_WIRE_STOP = 1,        /* no body, no reply: the connection ends when the warden has ended */
-	KM_WIRE_OPEN = 2,        /* km_wire_open; first on every connection */
+	KM_WIRE_STOP = 1, /* no body, no reply: the connection ends when the warden has ended */
+	KM_WIRE_OPEN = 2, /* km_wire_open; first on every connection */
 	KM_WIRE_ADDRESSES = 3,   /* list of km_wire_prefix */
 	KM_WIRE_ROUTES = 4,      /* list of km_wire_prefix */
 	KM_WIRE_PEER_SET = 5,    /* km_wire_peer */
@@ -35,9 +35,9 @@ enum km_wire_op {
 struct km_wire_head {
 	uint32_t magic;
 	uint16_t version;
-	uint16_t op; /* replies repeat it */
-	uint32_t seq; /* and this */
-	int32_t err; /* in replies: 0 or enum km_err */
+	uint16_t op;    /* replies repeat it */
+	uint32_t seq;   /* and this */
+	int32_t err;    /* in replies: 0 or enum km_err */
 	uint32_t count; /* of a list's items or of descriptors */
 	uint32_t pad;
 };
@@ -127,15 +127,16 @@ int km_wire_list_make(const void *items, size_t bytes, int *fd) __attribute__((w
  * malloc'd, NULL for 0 bytes. KM_ENOMEM, KM_EIO. */
 int km_wire_list_read(int fd, size_t bytes, void **out) __attribute__((warn_unused_result));
 
-/* Sends one message with n_fds descriptors; flags as for sendmsg. 0, KM_EAGAIN (with MSG_DONTWAIT, or
- * after SO_SNDTIMEO), KM_ECLOSED, KM_EIO. */
+/* Sends one message with n_fds descriptors; flags as for sendmsg. 0, KM_EAGAIN (with MSG_DONTWAIT,
+ * or after SO_SNDTIMEO), KM_ECLOSED, KM_EIO. */
 int km_wire_send(int sock, const void *msg, size_t len, const int *fds, size_t n_fds, int flags)
     __attribute__((warn_unused_result));
-/* Receives one message of at most cap bytes and at most KM_PRIVNET_SOCKETS_MAX descriptors, which the
- * caller then owns. KM_EAGAIN as above, KM_ECLOSED, KM_ETOOBIG (message cut), KM_EFULL (descriptors
- * cut: this process has no room for them), KM_EIO; nothing is owned then. */
-int km_wire_recv(int sock, void *msg, size_t cap, size_t *len, int fds[static KM_PRIVNET_SOCKETS_MAX],
-		 size_t *n_fds, int flags) __attribute__((warn_unused_result));
+/* Receives one message of at most cap bytes and at most KM_PRIVNET_SOCKETS_MAX descriptors, which
+ * the caller then owns. KM_EAGAIN as above, KM_ECLOSED, KM_ETOOBIG (message cut), KM_EFULL
+ * (descriptors cut: this process has no room for them), KM_EIO; nothing is owned then. */
+int km_wire_recv(int sock, void *msg, size_t cap, size_t *len,
+		 int fds[static KM_PRIVNET_SOCKETS_MAX], size_t *n_fds, int flags)
+    __attribute__((warn_unused_result));
 
 /* A socket of one of the kinds that a private network gives (TCP, UDP, ICMP datagram; IPv4, IPv6):
  * non-blocking, close-on-exec. KM_EINVAL for another kind, KM_EIO. */

@@ -153,11 +153,11 @@ static void kernel_free(struct km_wg_device *d)
 }
 
 static const struct km_wg_ops kernel_ops = {
-	.name = "kernel",
-	.peer_set = kernel_peer_set,
-	.peer_remove = kernel_peer_remove,
-	.dump = kernel_dump,
-	.free = kernel_free,
+    .name = "kernel",
+    .peer_set = kernel_peer_set,
+    .peer_remove = kernel_peer_remove,
+    .dump = kernel_dump,
+    .free = kernel_free,
 };
 
 static int set_key_and_port(const char *name, const uint8_t *private_key, uint16_t port)
@@ -213,7 +213,8 @@ int km_wg_kernel_open(struct km_wg_device **out, int netns_fd,
 	rc = set_key_and_port(name, private_key, port);
 	if (rc) {
 		wg_del_device(name);
-		return km_errtext_set(err, KM_EIO, "the kernel's WireGuard device refuses its key: %s",
+		return km_errtext_set(err, KM_EIO,
+				      "the kernel's WireGuard device refuses its key: %s",
 				      strerror(-rc));
 	}
 	if (netns_fd >= 0 && move(name, netns_fd)) {

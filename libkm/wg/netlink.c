@@ -81,7 +81,8 @@ static int talk(struct km_nl *nl, struct nlmsghdr *h, mnl_cb_t each, void *arg)
 		if (n < 0)
 			return KM_EIO;
 		rc = mnl_cb_run(nl->reply, (size_t)n, nl->seq, portid, each, arg);
-		if (rc < 0 && errno == ESRCH) /* an answer to an earlier request that failed midway */
+		if (rc < 0 &&
+		    errno == ESRCH) /* an answer to an earlier request that failed midway */
 			rc = MNL_CB_OK;
 	} while (rc > 0);
 	return rc < 0 ? KM_EIO : 0;

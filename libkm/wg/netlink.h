@@ -14,20 +14,22 @@ int km_nl_open(struct km_nl **out) __attribute__((warn_unused_result));
 void km_nl_close(struct km_nl *nl);
 
 /* The index of an interface. KM_ENOTFOUND. */
-int km_nl_link(struct km_nl *nl, const char *name, int *ifindex) __attribute__((warn_unused_result));
+int km_nl_link(struct km_nl *nl, const char *name, int *ifindex)
+    __attribute__((warn_unused_result));
 /* Moves an interface into another network namespace (an open descriptor of it); it is down then. */
-int km_nl_link_move(struct km_nl *nl, int ifindex, int netns_fd) __attribute__((warn_unused_result));
+int km_nl_link_move(struct km_nl *nl, int ifindex, int netns_fd)
+    __attribute__((warn_unused_result));
 /* Brings an interface up, with this MTU (0: as it is). */
 int km_nl_link_up(struct km_nl *nl, int ifindex, uint32_t mtu) __attribute__((warn_unused_result));
 
-/* The addresses of an interface, or the unicast routes of the main table that were set by km_nl_route
- * and lead into it. *out is malloc'd (NULL when there are none), the caller frees. */
+/* The addresses of an interface, or the unicast routes of the main table that were set by
+ * km_nl_route and lead into it. *out is malloc'd (NULL when there are none), the caller frees. */
 int km_nl_addrs(struct km_nl *nl, int ifindex, struct km_prefix **out, size_t *n)
     __attribute__((warn_unused_result));
 int km_nl_routes(struct km_nl *nl, int ifindex, struct km_prefix **out, size_t *n)
     __attribute__((warn_unused_result));
-/* Adds (one that is there already is no error) or removes (an absent one is no error) one address or
- * route. A route's host bits are ignored. */
+/* Adds (one that is there already is no error) or removes (an absent one is no error) one address
+ * or route. A route's host bits are ignored. */
 int km_nl_addr(struct km_nl *nl, int ifindex, const struct km_prefix *a, bool add)
     __attribute__((warn_unused_result));
 int km_nl_route(struct km_nl *nl, int ifindex, const struct km_prefix *r, bool add)

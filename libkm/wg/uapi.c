@@ -81,8 +81,8 @@ struct line {
 	char name[40], value[80];
 };
 
-/* Takes the next line; false at the end or at the empty line. A longer name or value than any that is
- * known here is cut, and then means nothing to anybody. */
+/* Takes the next line; false at the end or at the empty line. A longer name or value than any that
+ * is known here is cut, and then means nothing to anybody. */
 static bool next_line(struct km_cur *c, struct line *l)
 {
 	const uint8_t *end = c->left ? memchr(c->p, '\n', c->left) : NULL, *p, *eq;

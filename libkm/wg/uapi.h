@@ -7,8 +7,8 @@
 #include "libkm/base/buf.h"
 #include "libkm/wg/internal.h"
 
-/* Whole `set` requests into an empty buffer: key and port (0: any) of the device; one peer's change;
- * a peer's removal. KM_ETOOBIG, KM_ENOMEM. */
+/* Whole `set` requests into an empty buffer: key and port (0: any) of the device; one peer's
+ * change; a peer's removal. KM_ETOOBIG, KM_ENOMEM. */
 int km_uapi_set_device(struct km_buf *b, const uint8_t private_key[static KM_WG_KEY_LEN],
 		       uint16_t port) __attribute__((warn_unused_result));
 int km_uapi_set_peer(struct km_buf *b, const struct km_wg_change *c)
@@ -20,8 +20,8 @@ int km_uapi_remove_peer(struct km_buf *b, const uint8_t key[static KM_WG_KEY_LEN
 bool km_uapi_complete(const char *text, size_t n);
 /* The errno of a whole reply as a positive number, 0 for success; KM_EPROTO when there is none. */
 int km_uapi_errno(const char *text, size_t n) __attribute__((warn_unused_result));
-/* The peers in a whole reply to `get=1`; unknown lines are skipped. *out is malloc'd (NULL when there
- * are none), the caller frees. KM_EPROTO, KM_ENOMEM. */
+/* The peers in a whole reply to `get=1`; unknown lines are skipped. *out is malloc'd (NULL when
+ * there are none), the caller frees. KM_EPROTO, KM_ENOMEM. */
 int km_uapi_peers(const char *text, size_t n, struct km_wg_peer_status **out, size_t *n_out)
     __attribute__((warn_unused_result));
 

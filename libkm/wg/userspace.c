@@ -216,11 +216,11 @@ static void userspace_free(struct km_wg_device *d)
 }
 
 static const struct km_wg_ops userspace_ops = {
-	.name = "wireguard-go",
-	.peer_set = userspace_peer_set,
-	.peer_remove = userspace_peer_remove,
-	.dump = userspace_dump,
-	.free = userspace_free,
+    .name = "wireguard-go",
+    .peer_set = userspace_peer_set,
+    .peer_remove = userspace_peer_remove,
+    .dump = userspace_dump,
+    .free = userspace_free,
 };
 
 static const char *find_program(void)
@@ -301,8 +301,9 @@ static int start(struct userspace *u, struct km_errtext *err)
 	pid_t self = getpid();
 
 	if (!program)
-		return km_errtext_set(err, KM_EUNSUPPORTED,
-				      "wireguard-go is not installed: install the package wireguard-go");
+		return km_errtext_set(
+		    err, KM_EUNSUPPORTED,
+		    "wireguard-go is not installed: install the package wireguard-go");
 	u->pid = fork();
 	if (!u->pid)
 		become(program, u->dev.ifname, self);

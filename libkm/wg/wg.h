@@ -10,8 +10,8 @@
 #include <sys/socket.h>
 
 #define KM_WG_KEY_LEN 32
-#define KM_WG_KEY_STRLEN 45  /* base64 and NUL */
-#define KM_WG_MAX_ALLOWED 8  /* allowed IPs per peer */
+#define KM_WG_KEY_STRLEN 45 /* base64 and NUL */
+#define KM_WG_MAX_ALLOWED 8 /* allowed IPs per peer */
 
 enum km_wg_mode { KM_WG_AUTO, KM_WG_KERNEL, KM_WG_EMBEDDED, KM_WG_NONE };
 

@@ -193,7 +193,8 @@ static char *output_of(const char *command)
 /* Links, addresses and routes; without what changes by itself. */
 static char *host_network(void)
 {
-	return output_of("ip -o link; ip -o addr; ip route show table all; ip -6 route show table all");
+	return output_of(
+	    "ip -o link; ip -o addr; ip route show table all; ip -6 route show table all");
 }
 
 static char *inside(pid_t warden, const char *command)
@@ -588,8 +589,8 @@ static void test_linger(void **state)
 	o.linger_ms = 50;
 	assert_int_equal(km_privnet_open(&p, &o, NULL, NULL), 0);
 	assert_int_equal(km_privnet_attach(&second, p, NULL), 0);
-	assert_int_equal(
-	    getsockopt(km_privnet_fd(second), SOL_SOCKET, SO_PEERCRED, &cred, &len), 0);
+	assert_int_equal(getsockopt(km_privnet_fd(second), SOL_SOCKET, SO_PEERCRED, &cred, &len),
+			 0);
 	pidfd = pidfd_of(cred.pid);
 	km_privnet_close(p, false);
 	assert_false(readable(pidfd, 200)); /* the other handle keeps it */
@@ -732,7 +733,8 @@ static void test_sockets(void **state)
 	open_side(w, &w->a, false);
 	start = km_now_ms();
 	for (int round = 0; round < 20; round++) {
-		assert_int_equal(km_privnet_sockets(w->a.p, AF_INET, SOCK_STREAM, 0, fds, 64, NULL), 0);
+		assert_int_equal(km_privnet_sockets(w->a.p, AF_INET, SOCK_STREAM, 0, fds, 64, NULL),
+				 0);
 		for (int i = 0; i < 64; i++) {
 			assert_true(fcntl(fds[i], F_GETFL) & O_NONBLOCK);
 			assert_true(fcntl(fds[i], F_GETFD) & FD_CLOEXEC);
@@ -743,8 +745,10 @@ static void test_sockets(void **state)
 		      (long long)(km_now_ms() - start));
 	assert_int_equal(km_privnet_sockets(w->a.p, AF_INET, SOCK_STREAM, 0, fds, 65, NULL),
 			 KM_EINVAL);
-	assert_int_equal(km_privnet_sockets(w->a.p, AF_INET, SOCK_STREAM, 0, fds, 0, NULL), KM_EINVAL);
-	assert_int_equal(km_privnet_sockets(w->a.p, AF_UNIX, SOCK_STREAM, 0, fds, 1, NULL), KM_EINVAL);
+	assert_int_equal(km_privnet_sockets(w->a.p, AF_INET, SOCK_STREAM, 0, fds, 0, NULL),
+			 KM_EINVAL);
+	assert_int_equal(km_privnet_sockets(w->a.p, AF_UNIX, SOCK_STREAM, 0, fds, 1, NULL),
+			 KM_EINVAL);
 	assert_int_equal(km_privnet_sockets(w->a.p, AF_INET, SOCK_RAW, 1, fds, 1, NULL), KM_EINVAL);
 	assert_int_equal(km_privnet_listen(w->a.p, &nowhere, 80, 1, &fd, NULL), 0);
 	assert_int_equal(km_privnet_listen(w->a.p, &nowhere, 80, 1, &fds[0], NULL), KM_EEXIST);
@@ -829,7 +833,8 @@ static void test_garbage(void **state)
 		if (km_wire_request_len(op))
 			assert_refused(&w->a, &r, km_wire_request_len(op)); /* before OPEN */
 	}
-	r.head = (struct km_wire_head){KM_WIRE_MAGIC, KM_WIRE_VERSION + 1, KM_WIRE_OPEN, 1, 0, 0, 0};
+	r.head =
+	    (struct km_wire_head){KM_WIRE_MAGIC, KM_WIRE_VERSION + 1, KM_WIRE_OPEN, 1, 0, 0, 0};
 	assert_refused(&w->a, &r, km_wire_request_len(KM_WIRE_OPEN));
 	fd = raw_connect(&w->a); /* says nothing and goes */
 	close(fd);
@@ -956,7 +961,8 @@ static void test_unprivileged(void **state)
 	int status;
 	pid_t pid;
 
-	snprintf(command, sizeof(command), "mkdir -p %s/a && chown -R 65534:65534 %s", w->dir, w->dir);
+	snprintf(command, sizeof(command), "mkdir -p %s/a && chown -R 65534:65534 %s", w->dir,
+		 w->dir);
 	assert_int_equal(system(command), 0);
 	/* where that user may execute it */
 	snprintf(command, sizeof(command), "cp %.60s %s/km-warden", w->warden, w->dir);
@@ -1041,7 +1047,8 @@ static void test_none(void **state)
 	assert_no_socket(&w->a);
 }
 
-/* A namespace of our own stands for the host: nothing else on the machine disturbs the comparisons. */
+/* A namespace of our own stands for the host: nothing else on the machine disturbs the comparisons.
+ */
 static int become_host(void)
 {
 	struct km_nl *nl = NULL;

@@ -62,7 +62,9 @@ static void test_public_key(void **state)
 
 static void test_key_text(void **state)
 {
-	static const char *const bad[] = {"", "AAAA", "not a key at all, although it is 44 chars",
+	static const char *const bad[] = {"",
+					  "AAAA",
+					  "not a key at all, although it is 44 chars",
 					  "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
 					  "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAB=",
 					  "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=="};
@@ -194,8 +196,8 @@ static void test_network(void **state)
 {
 	static const struct {
 		const char *in, *out;
-	} cases[] = {{"10.1.2.3/32", "10.1.2.3/32"},	 {"10.1.2.3/24", "10.1.2.0/24"},
-		     {"10.255.2.3/9", "10.128.0.0/9"},	 {"10.1.2.3/0", "0.0.0.0/0"},
+	} cases[] = {{"10.1.2.3/32", "10.1.2.3/32"},         {"10.1.2.3/24", "10.1.2.0/24"},
+		     {"10.255.2.3/9", "10.128.0.0/9"},       {"10.1.2.3/0", "0.0.0.0/0"},
 		     {"fd00:1:2::ffff/65", "fd00:1:2::/65"}, {"::1/128", "::1/128"}};
 
 	(void)state;
@@ -304,8 +306,8 @@ static void test_uapi_malformed(void **state)
 	    "public_key=" KEY1 "\nlast_handshake_time_sec=9223372036854775807\nerrno=0\n\n",
 	    "public_key=" KEY1 "\nlast_handshake_time_nsec=1000000000\nerrno=0\n\n",
 	};
-	static const char *const no_errno[] = {"", "\n\n", "errno\n\n", "errno=x\n\n", "errno=--1\n\n",
-					       "errno=5000\n\n", "errno=0"};
+	static const char *const no_errno[] = {
+	    "", "\n\n", "errno\n\n", "errno=x\n\n", "errno=--1\n\n", "errno=5000\n\n", "errno=0"};
 	struct km_wg_peer_status *list;
 	size_t n;
 
