@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "controld/store/dbconn.h"
 #include "controld/store/migrate.h"
+#include "libkm/base/log.h"
 #include "libkm/base/util.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -111,6 +112,13 @@ static void add(const char **k, const char **v, size_t *n, const char *key, cons
 	}
 }
 
+/* Warnings of the server, which libpq would print. */
+static void on_notice(void *arg, const char *message)
+{
+	(void)arg;
+	km_debug("database says", km_ks("line", message));
+}
+
 /* Ours first, so that what the operator wrote wins. */
 static PGconn *begin(const char *conninfo, const char *name)
 {
@@ -128,6 +136,7 @@ static PGconn *begin(const char *conninfo, const char *name)
 		if (o->val)
 			add(k, v, &n, o->keyword, o->val);
 	db = PQconnectStartParams(k, v, 0);
+	PQsetNoticeProcessor(db, on_notice, NULL);
 	PQconninfoFree(given);
 	return db;
 }

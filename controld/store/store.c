@@ -266,8 +266,9 @@ static void on_member_up(void *arg)
 static void tell_away(struct store *s, const char *why)
 {
 	uint32_t held;
+	bool due = km_log_allow(&s->away_limit, km_now_ms(), 1, 60000, &held);
 
-	if (!s->told_away || km_log_allow(&s->away_limit, km_now_ms(), 1, 60000, &held))
+	if (due || !s->told_away)
 		km_warn("database is away", km_ks("why", why));
 	s->told_away = true;
 }
