@@ -25,8 +25,8 @@ struct conn {
 
 static const char too_large[] =
 	"HTTP/1.1 413 Payload Too Large\r\nContent-Type: application/json\r\n"
-	"Connection: close\r\nContent-Length: 61\r\n\r\n"
-	"{\"error\":\"the body is larger than 1 MiB\",\"code\":\"TOO_LARGE\"}\n";
+	"Connection: close\r\nContent-Length: 74\r\n\r\n"
+	"{\"error\":\"the body is larger than 1 MiB\",\"code\":\"TOO_LARGE\",\"details\":[]}\n";
 
 static void conn_gone(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
 {
@@ -57,6 +57,7 @@ static int ex_index(void)
 static void refuse(struct conn *c)
 {
 	c->refused = true;
+	bufferevent_enable(c->bev, EV_WRITE); /* off while evhttp reads */
 	bufferevent_write(c->bev, too_large, sizeof(too_large) - 1);
 }
 
