@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* controld: settings, then database -> schema -> pki -> store -> REST; and back at the end. */
+/* controld: settings, then database -> schema -> pki -> store -> hub, REST; and back at the end. */
 #include "controld/api/api.h"
+#include "controld/hub/hub.h"
 #include "controld/pki/pki.h"
 #include "controld/settings.h"
 #include "controld/store/embedded.h"
@@ -35,6 +36,7 @@ struct control {
 	struct pki *pki;
 	struct pki_watch renewal;
 	struct store *store;
+	struct hub *hub;
 	struct api *api;
 	struct km_httpd *metrics;
 };
@@ -53,7 +55,8 @@ static void on_renewed(void *arg, const char *chain_pem, const char *key_pem)
 	struct control *c = arg;
 	struct km_errtext err;
 
-	if (api_set_certificate(c->api, chain_pem, key_pem, &err))
+	if (api_set_certificate(c->api, chain_pem, key_pem, &err) ||
+	    hub_set_certificate(c->hub, chain_pem, key_pem, &err))
 		km_error("renewed certificate not taken", km_ks("why", err.text));
 }
 
@@ -108,8 +111,14 @@ static int start_serving(struct control *c, struct km_errtext *err)
 			       .cert_pem = pki_chain_pem(c->pki),
 			       .key_pem = pki_key_pem(c->pki),
 			       .store = c->store};
-	int rc = api_start(&c->api, c->base, &api, err);
+	struct hub_opts hub = {.listen = c->settings.link_listen,
+			       .cert_pem = api.cert_pem,
+			       .key_pem = api.key_pem,
+			       .store = c->store};
+	int rc = hub_start(&c->hub, c->base, &hub, err);
 
+	if (!rc)
+		rc = api_start(&c->api, c->base, &api, err);
 	if (rc)
 		return rc;
 	c->renewal = (struct pki_watch){.renewed = on_renewed, .arg = c};
@@ -162,7 +171,8 @@ static void announce(struct control *c)
 	struct timeval soon = {0, 5000};
 
 	if (store_ready(c->store))
-		km_info("control ready", km_ki("rest_port", api_port(c->api)), km_ks("pin", pki_pin(c->pki)));
+		km_info("control ready", km_ki("rest_port", api_port(c->api)),
+			km_ki("link_port", hub_port(c->hub)), km_ks("pin", pki_pin(c->pki)));
 	else
 		evtimer_add(c->retry, &soon);
 }
@@ -298,6 +308,7 @@ static void stop(struct control *c)
 	if (c->renewal.renewed)
 		pki_unwatch(c->pki, &c->renewal);
 	api_free(c->api);
+	hub_free(c->hub);
 	free_event(c->tidy);
 	store_free(c->store);
 	pki_free(c->pki);

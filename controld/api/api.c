@@ -58,7 +58,6 @@ int api_start(struct api **out, struct event_base *base, const struct api_opts *
 		goto out;
 	api->base = base;
 	api->store = opts->store;
-	api->hub = opts->hub;
 	api->failures = limit_new(10, 6000, 4096);
 	if (!api->failures)
 		goto out;

@@ -9,7 +9,6 @@
 #include <stdint.h>
 
 struct api;
-struct hub;
 struct store;
 
 struct api_opts {
@@ -17,7 +16,6 @@ struct api_opts {
 	const char *cert_pem; /* server certificate followed by the root; copied */
 	const char *key_pem;
 	struct store *store; /* outlives the api */
-	struct hub *hub;     /* may be NULL; outlives the api */
 };
 
 /* Listens and serves. KM_EINVAL (a malformed listen address, certificate or key), KM_EIO (cannot

@@ -23,7 +23,6 @@ struct api {
 	struct evconnlistener *listener; /* owned by http once bound */
 	SSL_CTX *tls;
 	struct store *store;
-	struct hub *hub;
 	struct limit *failures;
 	struct conn *conns;
 	size_t n_conns;
