@@ -104,8 +104,28 @@ check-bulk: all
 	KM_BUILD=$(BUILD) $(E2E) -s tests/e2e/test_bulk.py tests/e2e/test_first_request.py
 	/usr/bin/python3 -B packaging/demo/demo.py --once
 
+# ---- lint: the analysers over every source, and every header alone in both compilers ----
+TIDY      := $(patsubst %,tidy/%,$(call srcs,libkm) $(foreach d,$(DAEMONS),$(call srcs,$(d)) \
+             $(wildcard $(d)/main.c)) $(wildcard warden/*.c))
+ALONE     := $(patsubst %,alone/%,$(filter-out libkm/msg/undef.h libkm/msg/only_s.h,$(HEADERS)))
+lint:
+	@sh packaging/setup.sh build lint
+	@$(MAKE) -s -k -j$$(nproc) headers cppcheck tidy
+headers: $(ALONE)
+tidy: $(TIDY)
+$(ALONE): alone/%: %
+	$(Q)for cc in gcc clang; do $$cc $(KM_CFLAGS) $(WARN) -Wno-unused-function -fsyntax-only -x c $< || exit 1; done
+$(TIDY): tidy/%: %
+	$(call say,TIDY,$<)
+	$(Q)clang-tidy -quiet $< -- $(KM_CFLAGS) -include tests/lint/models.h 2>/dev/null
+cppcheck:
+	cppcheck -q -j2 --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
+	  --suppressions-list=tests/lint/cppcheck.txt --include=tests/lint/models.h \
+	  --include=tests/lint/cppcheck.h -I. $(patsubst tidy/%,%,$(TIDY))
+
 clean:
 	rm -rf build
 .SECONDARY:
-.PHONY: all unit clean deps demo check check-unit check-e2e check-bulk
+.PHONY: all unit clean deps demo check check-unit check-e2e check-bulk lint headers tidy cppcheck \
+        $(TIDY) $(ALONE)
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

@@ -29,7 +29,8 @@ void km_buf_wipe(struct km_buf *b)
 
 static void compact(struct km_buf *b)
 {
-	memmove(b->data, b->data + b->off, b->len);
+	if (b->data)
+		memmove(b->data, b->data + b->off, b->len);
 	b->off = 0;
 }
 
@@ -55,20 +56,21 @@ static int grow(struct km_buf *b, size_t need)
 
 int km_buf_reserve(struct km_buf *b, size_t n, uint8_t **p)
 {
+	size_t end = b->off + b->len;
 	int err;
 
 	if (b->len > b->max || n > b->max - b->len)
 		return KM_ETOOBIG;
-	if (!b->data || n > b->cap - b->off - b->len) {
-		/* Moving less than was consumed keeps the cost linear; else prefer growing. */
-		if (b->off && b->off >= b->len)
+	if (!b->data || n > b->cap - end) {
+		/* Moving no more than was consumed keeps the cost linear; else prefer growing. */
+		if (b->off >= b->len) {
 			compact(b);
-		err = grow(b, b->len + n ? b->off + b->len + n <= b->max ? b->off + b->len + n
-									  : b->len + n
-					 : 1);
+			end = b->len;
+		}
+		err = grow(b, n <= b->max - end ? end + n : b->len + n);
 		if (err)
 			return err;
-		if (n > b->cap - b->off - b->len)
+		if (n > b->cap - end)
 			compact(b);
 	}
 	*p = b->data ? b->data + b->off + b->len : NULL;
@@ -91,6 +93,7 @@ int km_buf_add(struct km_buf *b, const void *p, size_t n)
 	err = km_buf_reserve(b, n, &to);
 	if (err)
 		return err;
+	assert(to); /* n > 0, so there is memory */
 	memcpy(to, p, n);
 	km_buf_commit(b, n);
 	return 0;
@@ -103,7 +106,7 @@ int km_buf_adds(struct km_buf *b, const char *s)
 
 int km_buf_addf(struct km_buf *b, const char *fmt, ...)
 {
-	char small[256], *text = small;
+	char small[256], *big = NULL;
 	va_list ap;
 	int n, err;
 
@@ -116,14 +119,13 @@ int km_buf_addf(struct km_buf *b, const char *fmt, ...)
 		if ((size_t)n > b->max - b->len)
 			return KM_ETOOBIG;
 		va_start(ap, fmt);
-		n = vasprintf(&text, fmt, ap);
+		n = vasprintf(&big, fmt, ap);
 		va_end(ap);
 		if (n < 0)
 			return KM_ENOMEM;
 	}
-	err = km_buf_add(b, text, (size_t)n);
-	if (text != small)
-		free(text);
+	err = km_buf_add(b, big ? big : small, (size_t)n);
+	free(big);
 	return err;
 }
 

@@ -208,7 +208,7 @@ bool km_uuid_ok(const char *s)
 {
 	size_t i;
 
-	for (i = 0; s[i] && i < KM_UUID_STRLEN; i++) {
+	for (i = 0; i < KM_UUID_STRLEN && s[i]; i++) {
 		if (uuid_dash(i) ? s[i] != '-'
 				 : !((s[i] >= '0' && s[i] <= '9') || (s[i] >= 'a' && s[i] <= 'f')))
 			return false;

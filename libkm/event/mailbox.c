@@ -44,11 +44,8 @@ int km_mailbox_put(struct km_mailbox *m, void *item)
 	pthread_mutex_lock(&m->lock);
 	if (m->closed)
 		err = KM_ECLOSED;
-	else if (m->n == m->cap)
-		err = KM_EFULL;
-	/* Cannot block or fail: the counter is 0 here. */
-	else if (!m->n && write(m->fd, &one, sizeof(one)) != sizeof(one))
-		err = KM_EFULL;
+	else if (m->n == m->cap || (!m->n && write(m->fd, &one, sizeof(one)) < 0))
+		err = KM_EFULL; /* the write cannot fail: the counter is 0 here */
 	else
 		m->items[(m->head + m->n++) % m->cap] = item;
 	pthread_mutex_unlock(&m->lock);
