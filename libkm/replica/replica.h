@@ -10,7 +10,10 @@
 struct km_replica;
 
 /* was NULL: it is new; is NULL: it goes. Each returns 0, or an error with a sentence: the item then
- * counts as not applied (named in config_ack) but stays in the configuration. */
+ * counts as not applied (named in config_ack) but stays in the configuration; `was` stays what the
+ * hook took last, and the next `config` or change of the item asks again. Things go in the order
+ * tunnels, agents, gateways; they come and change in the order self, gateways, agents, tunnels. No
+ * hook may call km_replica_take or km_replica_replay. */
 struct km_replica_hooks {
 	int (*agent_self)(void *arg, const struct km_msg_agent_self *was,
 			  const struct km_msg_agent_self *is, struct km_errtext *err);
@@ -27,9 +30,11 @@ struct km_replica_hooks {
 };
 
 /* Opens DIR/config.json and DIR/config.journal (DIR exists; both 0600) and gives their content to
- * the hooks: self, gateways, agents, tunnels, settled. A torn last line of the journal is dropped; a
- * file that cannot be understood is set aside as *.broken with a warning and the replica starts
- * empty (revision 0). Hooks may be NULL where a daemon has no use for them. */
+ * the hooks: self, gateways, agents, tunnels, settled; what they refuse is logged. A torn last line
+ * of the journal is dropped; a file that cannot be understood is set aside as *.broken with a
+ * warning, and the replica starts with what stands before the damage: the snapshot and the
+ * journal's good lines, or nothing (revision 0). Hooks (and hooks itself) may be NULL where a
+ * daemon has no use for them. KM_EIO (DIR or a file in it cannot be read), KM_ENOMEM. */
 int km_replica_open(struct km_replica **out, const char *dir, const struct km_replica_hooks *hooks,
 		    void *arg, struct km_errtext *err) __attribute__((warn_unused_result));
 /* What to name in `auth`; epoch is "" and revision 0 when nothing is known. */
@@ -41,8 +46,9 @@ int64_t km_replica_revision(const struct km_replica *r);
  * Returns 0 also when single items failed (ack.success is false then). KM_EGAP: a revision is
  * missing or the epoch is another (nothing applied, ask anew by reconnecting with revision 0 if the
  * epoch differs); a change that is already applied gives 0 and an ack. KM_EINVAL: malformed, err
- * says where. KM_EIO: applied but not on disk (disk full …): no ack, tried again with the next
- * message. KM_ENOTFOUND: not a message of the replica's. */
+ * says where. KM_EFULL: more things than a `config` may have; KM_ENOMEM. KM_EIO: applied but not on
+ * disk (disk full …): no ack, tried again with the next message. KM_ENOTFOUND: not a message of the
+ * replica's. */
 int km_replica_take(struct km_replica *r, const char *type, const json_t *data, json_t **ack,
 		    struct km_errtext *err) __attribute__((warn_unused_result));
 
@@ -59,7 +65,8 @@ void km_replica_each_agent(const struct km_replica *r,
 			   void (*each)(void *arg, const struct km_msg_agent *a), void *arg);
 void km_replica_each_gateway(const struct km_replica *r,
 			     void (*each)(void *arg, const struct km_msg_gateway *g), void *arg);
-/* Gives everything to the hooks again, as new (after the private network had to be made anew). */
+/* Gives everything to the hooks again, as new (after the private network had to be made anew). The
+ * first error of a hook with a sentence about all of them; the other items have been given. */
 int km_replica_replay(struct km_replica *r, struct km_errtext *err);
 void km_replica_free(struct km_replica *r);
 
