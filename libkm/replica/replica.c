@@ -88,12 +88,16 @@ static void give(struct km_replica *r, enum kind kind, struct item *item, struct
 		km_item_remove(kind, &r->maps[kind], item);
 }
 
+/* What comes or changes; what goes has been given by then. */
 static void give_all(struct km_replica *r, enum kind kind, struct refusals *f)
 {
 	struct item *item, *next;
 
 	HASH_ITER(hh, r->maps[kind], item, next)
-	give(r, kind, item, f);
+	{
+		if (item->now)
+			give(r, kind, item, f);
+	}
 }
 
 static void settle(struct km_replica *r, struct refusals *f)
