@@ -136,7 +136,7 @@ static void read_whole(struct client *c)
 		{.sql = "SELECT km_gateway_json(id) FROM gateways ORDER BY number"},
 		{.sql = "SELECT x.j FROM (SELECT km_tunnel_json(id) j FROM tunnels WHERE id IN "
 			"(SELECT tunnel_id FROM targets WHERE agent_id = $1::uuid)) x "
-			"WHERE x.j->>'agentId' = $1",
+			"WHERE (x.j->>'agentId')::uuid = $1::uuid",
 		 .n = 1,
 		 .params = {c->id}},
 	};
