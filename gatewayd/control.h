@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT */
+/* The control side of the gateway: the link to control, the configuration that came through it (and
+ * its copy on disk), the reports that go back. Main loop only. */
+#ifndef GATEWAYD_CONTROL_H
+#define GATEWAYD_CONTROL_H
+
+#include "gatewayd/edge/certs.h"
+#include "gatewayd/peers.h"
+#include "gatewayd/route/route.h"
+#include "gatewayd/settings.h"
+#include <event2/event.h>
+
+struct control;
+
+struct control_opts {
+	const struct gw_settings *settings;
+	struct event_base *base;
+	struct route_table *routes;
+	struct peers *peers;
+	struct certs *certs;
+	const uint8_t *public_key; /* WireGuard, 32 bytes */
+};
+
+/* Gives the configuration on disk to routes and peers, then connects to control when the settings
+ * name one. What opts point to must outlive it. Errors carry a sentence. */
+int control_start(struct control **out, const struct control_opts *opts, struct km_errtext *err)
+    __attribute__((warn_unused_result));
+/* The private network has been made anew: peers get everything again. */
+void control_replay(struct control *c, const uint8_t *public_key);
+/* NULL when there is a configuration to serve, else what is missing. */
+const char *control_ready(const struct control *c);
+/* Accepts NULL. */
+void control_free(struct control *c);
+
+#endif

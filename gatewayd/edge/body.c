@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: MIT */
+#include "gatewayd/edge/body.h"
+#include "libkm/base/err.h"
+#include <string.h>
+
+void body_begin(struct body *b, enum h1_body kind, uint64_t length, bool encode)
+{
+	memset(b, 0, sizeof(*b));
+	b->kind = kind;
+	b->left = kind == H1_BODY_LENGTH ? length : 0;
+	b->encode = encode;
+	b->done = kind == H1_BODY_NONE || (kind == H1_BODY_LENGTH && !length);
+}
+
+static int finish(struct body *b, struct km_buf *dst)
+{
+	b->done = true;
+	return b->encode ? km_buf_adds(dst, "0\r\n\r\n") : 0;
+}
+
+static int run_put(const struct body *b, struct km_buf *dst, const void *p, size_t n)
+{
+	int rc = 0;
+	if (b->encode)
+		rc = km_buf_addf(dst, "%zx\r\n", n);
+	if (!rc)
+		rc = km_buf_add(dst, p, n);
+	if (!rc && b->encode)
+		rc = km_buf_adds(dst, "\r\n");
+	return rc;
+}
+
+/* The content of src becomes that of dst without a copy. */
+static void swap(struct km_buf *src, struct km_buf *dst)
+{
+	struct km_buf tmp = *dst;
+	size_t src_max = src->max;
+	*dst = *src;
+	dst->max = tmp.max;
+	*src = tmp;
+	src->max = src_max;
+}
+
+static int move_plain(struct body *b, struct km_buf *src, struct km_buf *dst, uint64_t *moved)
+{
+	size_t n = src->len;
+	int rc = 0;
+	if (b->kind == H1_BODY_LENGTH && n > b->left)
+		n = (size_t)b->left;
+	if (!n)
+		return 0;
+	if (!b->encode && !dst->len && n == src->len && src->cap <= dst->max) {
+		swap(src, dst);
+	} else {
+		if ((rc = run_put(b, dst, km_buf_head(src), n)))
+			return rc;
+		km_buf_consume(src, n);
+	}
+	*moved += n;
+	if (b->kind == H1_BODY_LENGTH && !(b->left -= n))
+		rc = finish(b, dst);
+	return rc;
+}
+
+static int move_chunked(struct body *b, struct km_buf *src, struct km_buf *dst, size_t high,
+			uint64_t *moved)
+{
+	while (!b->done && src->len && dst->len < high) {
+		const char *data;
+		size_t used, n;
+		int rc = 0;
+		switch (h1_chunked_next(&b->chunked, (const char *)km_buf_head(src), src->len, &used,
+					&data, &n)) {
+		case H1_CHUNK_BAD:
+			return KM_EPROTO;
+		case H1_CHUNK_DATA:
+			rc = run_put(b, dst, data, n);
+			*moved += n;
+			break;
+		case H1_CHUNK_END:
+			rc = finish(b, dst);
+			break;
+		case H1_CHUNK_MORE:
+			break;
+		}
+		if (rc)
+			return rc;
+		km_buf_consume(src, used);
+	}
+	return 0;
+}
+
+int body_move(struct body *b, struct km_buf *src, struct km_buf *dst, size_t high, uint64_t *moved)
+{
+	if (b->done || !src->len || dst->len >= high)
+		return 0;
+	if (b->kind == H1_BODY_CHUNKED)
+		return move_chunked(b, src, dst, high, moved);
+	return move_plain(b, src, dst, moved);
+}
+
+int body_source_ended(struct body *b, struct km_buf *dst)
+{
+	if (b->done)
+		return 0;
+	return b->kind == H1_BODY_CLOSE ? finish(b, dst) : KM_ETRUNC;
+}

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: MIT */
+/* One connection of a stranger, and what its worker keeps. For the files of edge/ only. */
+#ifndef GATEWAYD_EDGE_CONN_H
+#define GATEWAYD_EDGE_CONN_H
+
+#include "gatewayd/edge/body.h"
+#include "gatewayd/edge/io.h"
+#include "gatewayd/edge/timers.h"
+#include "gatewayd/edge/tls.h"
+#include "gatewayd/settings.h"
+#include "gatewayd/upstream/pool.h"
+#include "libkm/base/log.h"
+#include "libkm/base/metrics.h"
+#include "libkm/event/mailbox.h"
+
+#define CONN_READ 16384       /* bytes asked from a client at once: one TLS record */
+#define CONN_UP_READ 65536    /* bytes asked from an agent at once */
+#define CONN_HIGH 65536       /* a buffer that holds this much holds back its sender */
+#define CONN_LINGER_BYTES (1 << 20) /* read and dropped after our last answer */
+#define CONN_INTERIM_MAX 16   /* 1xx answers to one request */
+
+/* What all workers share. */
+struct edge_shared {
+	const struct gw_settings *settings;
+	const struct route_table *routes;
+	struct tls *tls;
+	struct h1_limits limits;
+	size_t buf_max;
+	int https_port; /* for redirects */
+	struct km_mailbox *to_main;
+	_Atomic int64_t conns;
+	struct km_metric *m_conns, *m_accepted, *m_requests, *m_bad, *m_bytes_in, *m_bytes_out,
+	    *m_upstream_errors, *m_handshake_errors, *m_paused;
+	struct km_log_limit bad_log, upstream_log, accept_log;
+};
+
+struct worker {
+	struct edge_shared *sh;
+	struct event_base *base;
+	struct timers timers;
+	struct pool *pool;
+	struct conn *conns; /* all of this worker */
+	struct conn *later; /* have more to do when others had their turn */
+	struct event *later_ev;
+	int64_t now;        /* monotonic, of this turn of the loop */
+	bool draining;
+	struct h1_request req;   /* of the connection at hand */
+	struct h1_response resp;
+	struct km_buf head;      /* a head being written */
+};
+
+enum conn_state {
+	CONN_TLS,      /* handshake */
+	CONN_HEAD,     /* waits for a request's head */
+	CONN_EXCHANGE, /* request and answer pass */
+	CONN_RAW,      /* upgraded: bytes both ways */
+	CONN_LINGER,   /* answered for the last time; waits for the client to close */
+	CONN_OVER,     /* to be freed */
+};
+
+/* One request and its answer. */
+struct exchange {
+	struct route route;
+	bool active; /* route.state is held */
+	uint8_t minor;
+	bool head, html, keep_alive, upgrade;
+	bool answer_begun; /* a final answer's head has gone to the client's buffer */
+	bool answer_any;   /* a byte has come from the target */
+	bool up_keep;      /* the target keeps the connection */
+	uint8_t interims;
+	size_t scan_at;
+	int status;
+	struct body req, resp;
+	struct km_buf again; /* the head, while it may have to be sent once more */
+	uint64_t bytes_in, bytes_out;
+};
+
+struct conn {
+	struct worker *w;
+	struct io io;
+	enum conn_state state;
+	bool secure, served, close_after, later_on, polite;
+	bool skipped; /* the empty line that may stand before a request */
+	size_t scan_at, lingered;
+	struct km_buf in, out;
+	struct km_addr addr;
+	struct tls_peer peer;
+	struct timer timer;
+	struct up *up;
+	struct exchange x;
+	struct conn *prev, *next, *later_next;
+};
+
+/* conn.c: takes over an accepted descriptor (closes it when there is no memory). */
+void conn_new(struct worker *w, int fd, const struct sockaddr *sa, bool secure);
+/* Goes on with a connection as far as it goes now; may free it. */
+void conn_drive(struct conn *c);
+/* Ends it when conn_drive returns; not politely: with a reset. */
+void conn_over(struct conn *c, bool polite);
+/* The gateway's own answer to the request at hand; the connection then waits for the next one, or
+ * is closed when `close` or when the client's body would stand in the way. */
+void conn_answer(struct conn *c, int status, const char *what, bool close);
+/* The worker begins to drain. */
+void conn_drain(struct conn *c);
+/* Frees it at once, whatever it does. */
+void conn_cut(struct conn *c);
+
+/* exchange.c: sends on the request in w->req, which has a route in x. */
+void exchange_begin(struct conn *c, const struct h1_request *r);
+/* One round; true when something moved. */
+bool exchange_step(struct conn *c);
+bool raw_step(struct conn *c);
+/* Its timer has ended. */
+void exchange_late(struct conn *c);
+/* Gives back what it holds (upstream connection, route, counters). Any time. */
+void exchange_drop(struct conn *c, bool polite);
+
+#endif

@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: MIT */
+#include "gatewayd/edge/edge.h"
+#include "gatewayd/edge/conn.h"
+#include "gatewayd/edge/listen.h"
+#include "gatewayd/edge/worker.h"
+#include "libkm/base/util.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+/* How long handshakes that had begun may take to reach the accept queue when draining. */
+#define SETTLE_MS 300
+#define SPARE_FDS 512
+
+struct edge {
+	struct edge_shared sh;
+	struct event_base *base;
+	struct listener *listeners;
+	size_t n_listeners;
+	struct worker_thread **workers;
+	size_t n_workers, unlistened, drained;
+	struct event *notes, *settled, *late;
+	bool draining;
+	void (*done)(void *arg);
+	void *done_arg;
+};
+
+static void listeners_close(struct edge *e)
+{
+	for (size_t i = 0; i < e->n_listeners; i++)
+		close(e->listeners[i].fd);
+	e->n_listeners = 0;
+}
+
+/* ---- draining ---- */
+
+static void on_note(evutil_socket_t fd, short what, void *arg)
+{
+	struct edge *e = arg;
+	struct worker_note *n;
+	(void)fd, (void)what;
+	while ((n = km_mailbox_take(e->sh.to_main))) {
+		if (n->event == WORKER_UNLISTENED && ++e->unlistened == e->n_workers)
+			listeners_close(e);
+		if (n->event == WORKER_DRAINED && ++e->drained == e->n_workers && e->done)
+			e->done(e->done_arg);
+	}
+}
+
+static void on_settled(evutil_socket_t fd, short what, void *arg)
+{
+	struct edge *e = arg;
+	(void)fd, (void)what;
+	for (size_t i = 0; i < e->n_workers; i++)
+		worker_unlisten(e->workers[i]);
+}
+
+static void on_late(evutil_socket_t fd, short what, void *arg)
+{
+	struct edge *e = arg;
+	(void)fd, (void)what;
+	km_warn("draining took too long, cutting",
+		km_ki("connections", atomic_load(&e->sh.conns)));
+	edge_cut(e);
+}
+
+static struct timeval tv_of(int64_t ms)
+{
+	return (struct timeval){.tv_sec = ms / 1000, .tv_usec = (ms % 1000) * 1000};
+}
+
+void edge_drain(struct edge *e, void (*done)(void *arg), void *arg)
+{
+	struct timeval settle = tv_of(SETTLE_MS);
+	struct timeval late = tv_of(e->sh.settings->drain_timeout + SETTLE_MS);
+	if (e->draining)
+		return;
+	e->draining = true;
+	e->done = done;
+	e->done_arg = arg;
+	for (size_t i = 0; i < e->n_listeners; i++)
+		listen_refuse(e->listeners[i].fd);
+	for (size_t i = 0; i < e->n_workers; i++)
+		worker_drain(e->workers[i]);
+	(void)event_add(e->settled, &settle);
+	(void)event_add(e->late, &late);
+}
+
+void edge_cut(struct edge *e)
+{
+	for (size_t i = 0; i < e->n_workers; i++)
+		worker_cut(e->workers[i]);
+}
+
+/* ---- start ---- */
+
+static int listeners_open(struct edge *e, struct km_errtext *err)
+{
+	const struct gw_settings *s = e->sh.settings;
+	size_t n = s->https_listen.n + s->http_listen.n;
+	e->listeners = calloc(n ? n : 1, sizeof(*e->listeners));
+	if (!e->listeners)
+		return KM_ENOMEM;
+	for (size_t i = 0; i < n; i++) {
+		struct listener *l = &e->listeners[i];
+		uint16_t port;
+		l->secure = i < s->https_listen.n;
+		int rc = listen_open(&l->fd, &port,
+				     l->secure ? s->https_listen.items[i]
+					       : s->http_listen.items[i - s->https_listen.n],
+				     err);
+		if (rc)
+			return rc;
+		e->n_listeners++;
+		if (i == 0 && l->secure)
+			e->sh.https_port = port;
+	}
+	return 0;
+}
+
+/* Each connection may need two descriptors. */
+static void descriptors_raise(const struct gw_settings *s)
+{
+	struct rlimit r;
+	rlim_t want = (rlim_t)s->max_connections * 2 + SPARE_FDS;
+	if (getrlimit(RLIMIT_NOFILE, &r) || r.rlim_cur >= want)
+		return;
+	if (r.rlim_max < want) {
+		struct rlimit more = {want, want};
+		if (!setrlimit(RLIMIT_NOFILE, &more))
+			return;
+		km_warn("fewer descriptors than max_connections needs",
+			km_ki("limit", (int64_t)r.rlim_max), km_ki("needed", (int64_t)want));
+	}
+	r.rlim_cur = r.rlim_max < want ? r.rlim_max : want;
+	(void)setrlimit(RLIMIT_NOFILE, &r);
+}
+
+static void metrics_make(struct edge_shared *sh)
+{
+#define COUNTER(name, help) km_metric(KM_METRIC_COUNTER, "kakuremichi_" name, "", help)
+	sh->m_conns = km_metric(KM_METRIC_GAUGE, "kakuremichi_connections", "",
+				"Open connections of strangers.");
+	sh->m_accepted = COUNTER("connections_total", "Connections accepted from strangers.");
+	sh->m_requests = COUNTER("requests_total", "Heads of requests received.");
+	sh->m_bad = COUNTER("bad_requests_total", "Requests refused as malformed or too large.");
+	sh->m_bytes_in = COUNTER("request_bytes_total", "Bytes of request bodies passed on.");
+	sh->m_bytes_out = COUNTER("response_bytes_total", "Bytes of response bodies passed on.");
+	sh->m_upstream_errors =
+	    COUNTER("upstream_errors_total", "Requests to which the target gave no whole answer.");
+	sh->m_handshake_errors = COUNTER("tls_handshake_errors_total", "Failed TLS handshakes.");
+	sh->m_paused = COUNTER("accept_paused_total",
+			       "Times that accepting was paused for lack of room.");
+#undef COUNTER
+}
+
+static size_t workers_wanted(const struct gw_settings *s)
+{
+	long cores = s->workers ? s->workers : sysconf(_SC_NPROCESSORS_ONLN);
+	return cores > 0 ? (size_t)cores : 1;
+}
+
+static int workers_start(struct edge *e, const struct km_privnet *net, struct km_errtext *err)
+{
+	size_t n = workers_wanted(e->sh.settings);
+	if (!(e->workers = calloc(n, sizeof(*e->workers))))
+		return KM_ENOMEM;
+	for (size_t i = 0; i < n; i++) {
+		struct km_privnet *own;
+		int rc = km_privnet_attach(&own, net, err);
+		if (rc)
+			return rc;
+		rc = worker_start(&e->workers[i], &e->sh, e->listeners, e->n_listeners, own);
+		if (rc) {
+			km_privnet_close(own, false);
+			return rc;
+		}
+		e->n_workers++;
+	}
+	return 0;
+}
+
+int edge_start(struct edge **out, const struct edge_opts *o, struct km_errtext *err)
+{
+	const struct gw_settings *s = o->settings;
+	struct event_base *base = o->base;
+	struct edge *e = calloc(1, sizeof(*e));
+	int rc = KM_ENOMEM;
+	*err = (struct km_errtext){"no memory"};
+	if (!e)
+		return KM_ENOMEM;
+	e->base = base;
+	e->sh.settings = s;
+	e->sh.routes = o->routes;
+	e->sh.https_port = 443;
+	e->sh.limits = (struct h1_limits){(size_t)s->max_header_size, (size_t)s->max_header_fields};
+	/* A head, what the gateway adds to it, and what was read together with it. */
+	e->sh.buf_max = 2 * (size_t)s->max_header_size + 2 * CONN_HIGH;
+	metrics_make(&e->sh);
+	descriptors_raise(s);
+	if (!(e->sh.to_main = km_mailbox_new(1024)) ||
+	    !(e->sh.tls = tls_new(o->routes, o->certs)) ||
+	    !(e->notes = event_new(base, km_mailbox_fd(e->sh.to_main), EV_READ | EV_PERSIST, on_note,
+				   e)) ||
+	    !(e->settled = event_new(base, -1, 0, on_settled, e)) ||
+	    !(e->late = event_new(base, -1, 0, on_late, e)) || event_add(e->notes, NULL))
+		goto fail;
+	if ((rc = listeners_open(e, err)) || (rc = workers_start(e, o->net, err)))
+		goto fail;
+	*out = e;
+	return 0;
+fail:
+	edge_free(e);
+	return rc;
+}
+
+int edge_net(struct edge *e, const struct km_privnet *net, struct km_errtext *err)
+{
+	for (size_t i = 0; i < e->n_workers; i++) {
+		struct km_privnet *own;
+		int rc = km_privnet_attach(&own, net, err);
+		if (rc)
+			return rc;
+		if ((rc = worker_net(e->workers[i], own))) {
+			km_privnet_close(own, false);
+			return km_errtext_set(err, rc, "worker: %s", km_strerror(rc));
+		}
+	}
+	return 0;
+}
+
+void edge_free(struct edge *e)
+{
+	if (!e)
+		return;
+	for (size_t i = 0; i < e->n_workers; i++)
+		worker_free(e->workers[i]);
+	free(e->workers);
+	listeners_close(e);
+	free(e->listeners);
+	if (e->notes)
+		event_free(e->notes);
+	if (e->settled)
+		event_free(e->settled);
+	if (e->late)
+		event_free(e->late);
+	tls_free(e->sh.tls);
+	km_mailbox_free(e->sh.to_main, NULL);
+	free(e);
+}

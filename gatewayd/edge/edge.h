@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT */
+/* The edge: listeners and worker threads that carry strangers' traffic. Used from the main loop. */
+#ifndef GATEWAYD_EDGE_EDGE_H
+#define GATEWAYD_EDGE_EDGE_H
+
+#include "gatewayd/route/route.h"
+#include "gatewayd/settings.h"
+#include "libkm/privnet/privnet.h"
+#include <event2/event.h>
+
+struct edge;
+
+struct certs;
+
+struct edge_opts {
+	const struct gw_settings *settings;
+	struct event_base *base;
+	const struct route_table *routes;
+	struct certs *certs;
+	const struct km_privnet *net; /* read only while edge_start runs */
+};
+/* Listens as the settings say and starts the workers, which serve at once. What opts point to must
+ * outlive it. An error carries a sentence (which address, why). */
+int edge_start(struct edge **out, const struct edge_opts *opts, struct km_errtext *err)
+    __attribute__((warn_unused_result));
+/* Gives every worker a handle of its own on this private network, in place of the one it had. */
+int edge_net(struct edge *e, const struct km_privnet *net, struct km_errtext *err)
+    __attribute__((warn_unused_result));
+/* Stops listening without losing a connection that the kernel has taken, lets requests in flight end
+ * (at most drain_timeout), and then calls done(arg) once, on the main loop. */
+void edge_drain(struct edge *e, void (*done)(void *arg), void *arg);
+/* Cuts what is still there; done of edge_drain is called soon. */
+void edge_cut(struct edge *e);
+/* Cuts, joins the threads and frees everything. Accepts NULL. */
+void edge_free(struct edge *e);
+
+#endif

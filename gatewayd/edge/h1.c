@@ -1,0 +1,533 @@
+/* SPDX-License-Identifier: MIT */
+#include "gatewayd/edge/h1.h"
+#include <limits.h>
+#include <string.h>
+#include <strings.h>
+
+/* ---- bytes ---- */
+
+enum { TOKEN = 1, VALUE = 2, TARGET = 4, DIGIT = 8 };
+
+/* RFC 9110 section 5.6.2 (tchar), section 5.5 (field-vchar, SP, HTAB, obs-text); a target's bytes are
+ * the visible ones but '#'. */
+static unsigned char class_of(unsigned char c)
+{
+	static const char marks[] = "!#$%&'*+-.^_`|~";
+	unsigned char k = 0;
+	if (c >= '0' && c <= '9')
+		return TOKEN | VALUE | TARGET | DIGIT;
+	if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c && strchr(marks, c)))
+		k |= TOKEN;
+	if (c == '\t' || (c >= 0x20 && c != 0x7f))
+		k |= VALUE;
+	if (c > 0x20 && c < 0x7f && c != '#')
+		k |= TARGET;
+	return k;
+}
+
+static unsigned char classes[256];
+
+__attribute__((constructor)) static void classes_fill(void)
+{
+	for (int i = 0; i < 256; i++)
+		classes[i] = class_of((unsigned char)i);
+}
+
+static bool all_of(struct h1_str s, unsigned char k)
+{
+	unsigned char all = k;
+	for (size_t i = 0; i < s.n; i++)
+		all &= classes[(unsigned char)s.p[i]];
+	return all != 0;
+}
+
+static struct h1_str str(const char *p, size_t n)
+{
+	return (struct h1_str){p, n};
+}
+
+bool h1_str_is(struct h1_str s, const char *what)
+{
+	return s.n == strlen(what) && strncasecmp(s.p, what, s.n) == 0;
+}
+
+/* Cuts s at the first c: what stands before is returned, s keeps what stands behind. Without a c all
+ * of s is returned, s becomes empty, and *found says so. */
+static struct h1_str cut(struct h1_str *s, char c, bool *found)
+{
+	const char *at = s->n ? memchr(s->p, c, s->n) : NULL;
+	struct h1_str before = *s;
+	if (found)
+		*found = at != NULL;
+	if (!at) {
+		*s = str(s->p + s->n, 0);
+		return before;
+	}
+	before.n = (size_t)(at - s->p);
+	*s = str(at + 1, s->n - before.n - 1);
+	return before;
+}
+
+static struct h1_str trim(struct h1_str s)
+{
+	while (s.n && (s.p[0] == ' ' || s.p[0] == '\t'))
+		s = str(s.p + 1, s.n - 1);
+	while (s.n && (s.p[s.n - 1] == ' ' || s.p[s.n - 1] == '\t'))
+		s.n--;
+	return s;
+}
+
+/* The next line without its CRLF; lines are known to end so. */
+static struct h1_str next_line(struct h1_str *rest)
+{
+	struct h1_str line = cut(rest, '\n', NULL);
+	if (line.n)
+		line.n--;
+	return line;
+}
+
+int h1_scan(const char *p, size_t n, size_t *at, size_t max)
+{
+	if (n && !(classes[(unsigned char)p[0]] & TOKEN))
+		return -400;
+	while (*at < n) {
+		const char *nl = memchr(p + *at, '\n', n - *at);
+		if (!nl)
+			break;
+		size_t len = (size_t)(nl - (p + *at));
+		if (!len || memchr(p + *at, '\r', len) != nl - 1)
+			return -400;
+		*at += len + 1;
+		if (*at > max)
+			return *at == len + 1 ? -414 : -431;
+		if (len == 1)
+			return (int)*at;
+	}
+	if (n >= max)
+		return *at ? -431 : -414;
+	return 0;
+}
+
+/* ---- fields ---- */
+
+static const struct {
+	const char *name;
+	enum h1_name id;
+	bool hop;
+} known[] = {
+    {"te", H1_HOP, true},
+    {"host", H1_HOST, false},
+    {"accept", H1_ACCEPT, false},
+    {"expect", H1_EXPECT, false},
+    {"trailer", H1_HOP, true},
+    {"upgrade", H1_UPGRADE, true},
+    {"forwarded", H1_FORWARDED, true},
+    {"x-real-ip", H1_FORWARDED, true},
+    {"connection", H1_CONNECTION, true},
+    {"keep-alive", H1_HOP, true},
+    {"content-length", H1_CONTENT_LENGTH, false},
+    {"http2-settings", H1_HOP, true},
+    {"x-forwarded-for", H1_FORWARDED, true},
+    {"x-forwarded-host", H1_FORWARDED, true},
+    {"x-forwarded-port", H1_FORWARDED, true},
+    {"proxy-connection", H1_HOP, true},
+    {"transfer-encoding", H1_TRANSFER_ENCODING, true},
+    {"x-forwarded-proto", H1_FORWARDED, true},
+    {"x-forwarded-server", H1_FORWARDED, true},
+    {"x-forwarded-scheme", H1_FORWARDED, true},
+    {"x-forwarded-ssl", H1_FORWARDED, true},
+};
+
+static bool same_name(struct h1_str s, const char *name, bool *masked)
+{
+	*masked = false;
+	for (size_t i = 0; i < s.n; i++) {
+		char c = s.p[i];
+		if (c >= 'A' && c <= 'Z')
+			c = (char)(c | 0x20);
+		if (c == '_' && name[i] == '-')
+			*masked = true;
+		else if (c != name[i])
+			return false;
+	}
+	return true;
+}
+
+static void field_know(struct h1_field *f)
+{
+	bool masked;
+	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
+		if (strlen(known[i].name) != f->name.n || !same_name(f->name, known[i].name, &masked))
+			continue;
+		f->id = masked ? H1_OTHER : known[i].id;
+		f->hop = masked || known[i].hop;
+		return;
+	}
+}
+
+/* One line `name: value`. */
+static const char *field_read(struct h1_field *f, struct h1_str line)
+{
+	bool colon;
+	*f = (struct h1_field){.id = H1_OTHER};
+	f->name = cut(&line, ':', &colon);
+	if (!colon)
+		return "header line without a colon";
+	if (!f->name.n || !all_of(f->name, TOKEN))
+		return "malformed header name";
+	if (!all_of(line, VALUE))
+		return "control byte in a header";
+	f->value = trim(line);
+	field_know(f);
+	return NULL;
+}
+
+/* What both kinds of heads say with their fields. */
+struct said {
+	struct h1_str host, expect, upgrade, accept, content_length, transfer_encoding;
+	size_t hosts, expects, upgrades, content_lengths, transfer_encodings;
+	struct h1_str named[H1_CONNECTION_MAX];
+	size_t n_named;
+	bool close, keep_alive, upgrade_named;
+};
+
+static const char *connection_read(struct said *s, struct h1_str value)
+{
+	while (value.n) {
+		struct h1_str name = trim(cut(&value, ',', NULL));
+		if (!name.n)
+			continue;
+		if (!all_of(name, TOKEN))
+			return "malformed Connection";
+		if (h1_str_is(name, "close"))
+			s->close = true;
+		else if (h1_str_is(name, "keep-alive"))
+			s->keep_alive = true;
+		else if (h1_str_is(name, "upgrade"))
+			s->upgrade_named = true;
+		else if (s->n_named == H1_CONNECTION_MAX)
+			return "too many names in Connection";
+		else
+			s->named[s->n_named++] = name;
+	}
+	return NULL;
+}
+
+static const char *field_note(struct said *s, const struct h1_field *f)
+{
+	switch (f->id) {
+	case H1_HOST:
+		s->hosts++;
+		s->host = f->value;
+		break;
+	case H1_EXPECT:
+		s->expects++;
+		s->expect = f->value;
+		break;
+	case H1_UPGRADE:
+		s->upgrades++;
+		s->upgrade = f->value;
+		break;
+	case H1_ACCEPT:
+		if (!s->accept.n)
+			s->accept = f->value;
+		break;
+	case H1_CONTENT_LENGTH:
+		s->content_lengths++;
+		s->content_length = f->value;
+		break;
+	case H1_TRANSFER_ENCODING:
+		s->transfer_encodings++;
+		s->transfer_encoding = f->value;
+		break;
+	case H1_CONNECTION:
+		return connection_read(s, f->value);
+	default:
+		break;
+	}
+	return NULL;
+}
+
+/* Fields named in Connection are for one hop; what the gateway writes itself is not touched. */
+static void drop_named(struct h1_field *fields, size_t n, const struct said *s)
+{
+	for (size_t i = 0; s->n_named && i < n; i++)
+		for (size_t k = 0; k < s->n_named; k++)
+			if (fields[i].name.n == s->named[k].n &&
+			    !strncasecmp(fields[i].name.p, s->named[k].p, s->named[k].n))
+				fields[i].hop = true;
+}
+
+static int fields_read(struct h1_field *fields, size_t *n, struct said *s, struct h1_str rest,
+		       size_t max, const char **why)
+{
+	for (;;) {
+		struct h1_str line = next_line(&rest);
+		if (!line.n)
+			break;
+		if (*n >= max) {
+			*why = "too many header fields";
+			return 431;
+		}
+		if ((*why = field_read(&fields[*n], line)) || (*why = field_note(s, &fields[*n])))
+			return 400;
+		(*n)++;
+	}
+	if (rest.n) {
+		*why = "bytes behind the head";
+		return 400;
+	}
+	drop_named(fields, *n, s);
+	return 0;
+}
+
+/* ---- framing, RFC 9112 section 6 ---- */
+
+static bool digits_read(struct h1_str s, uint64_t *out)
+{
+	uint64_t v = 0;
+	if (!s.n || !all_of(s, DIGIT))
+		return false;
+	for (size_t i = 0; i < s.n; i++) {
+		unsigned d = (unsigned)(s.p[i] - '0');
+		if (v > ((uint64_t)INT64_MAX - d) / 10)
+			return false;
+		v = v * 10 + d;
+	}
+	*out = v;
+	return true;
+}
+
+static int framing_read(const struct said *s, uint8_t minor, enum h1_body *body, uint64_t *length,
+			const char **why)
+{
+	if (s->content_lengths > 1)
+		*why = "Content-Length twice";
+	else if (s->transfer_encodings > 1)
+		*why = "Transfer-Encoding twice";
+	else if (s->content_lengths && s->transfer_encodings)
+		*why = "Content-Length with Transfer-Encoding";
+	else if (s->transfer_encodings && minor == 0)
+		*why = "Transfer-Encoding in HTTP/1.0";
+	else if (s->content_lengths && !digits_read(s->content_length, length))
+		*why = "malformed Content-Length";
+	else if (s->transfer_encodings && !h1_str_is(s->transfer_encoding, "chunked")) {
+		*why = "Transfer-Encoding other than chunked";
+		return all_of(s->transfer_encoding, TOKEN) && s->transfer_encoding.n ? 501 : 400;
+	} else {
+		*body = s->transfer_encodings ? H1_BODY_CHUNKED
+			: s->content_lengths  ? H1_BODY_LENGTH
+					      : H1_BODY_NONE;
+		return 0;
+	}
+	return 400;
+}
+
+/* ---- requests ---- */
+
+static int version_read(struct h1_str s, uint8_t *minor, const char **why)
+{
+	if (s.n != 8 || memcmp(s.p, "HTTP/", 5) || !(classes[(unsigned char)s.p[5]] & DIGIT) ||
+	    s.p[6] != '.' || !(classes[(unsigned char)s.p[7]] & DIGIT)) {
+		*why = "malformed request line";
+		return 400;
+	}
+	if (s.p[5] != '1' || s.p[7] > '1') {
+		*why = "HTTP version";
+		return 505;
+	}
+	*minor = (uint8_t)(s.p[7] - '0');
+	return 0;
+}
+
+static void method_know(struct h1_request *r)
+{
+	static const char *const safe[] = {"GET", "HEAD", "OPTIONS"};
+	static const char *const idempotent[] = {"PUT", "DELETE"};
+	for (size_t i = 0; i < sizeof(safe) / sizeof(safe[0]); i++)
+		if (r->method.n == strlen(safe[i]) && !memcmp(r->method.p, safe[i], r->method.n))
+			r->safe = r->idempotent = true;
+	for (size_t i = 0; i < sizeof(idempotent) / sizeof(idempotent[0]); i++)
+		if (r->method.n == strlen(idempotent[i]) &&
+		    !memcmp(r->method.p, idempotent[i], r->method.n))
+			r->idempotent = true;
+	r->head = r->method.n == 4 && !memcmp(r->method.p, "HEAD", 4);
+}
+
+/* "http://authority/path?query": gives authority and cuts target down. */
+static const char *absolute_read(struct h1_request *r, struct h1_str *authority)
+{
+	struct h1_str t = r->target;
+	size_t skip = t.n > 8 && !strncasecmp(t.p, "https://", 8)  ? 8
+		      : t.n > 7 && !strncasecmp(t.p, "http://", 7) ? 7
+								   : 0;
+	if (!skip)
+		return "malformed request target";
+	t = str(t.p + skip, t.n - skip);
+	size_t n = 0;
+	while (n < t.n && t.p[n] != '/' && t.p[n] != '?')
+		n++;
+	*authority = str(t.p, n);
+	r->target = str(t.p + n, t.n - n);
+	r->target_query = r->target.n && r->target.p[0] == '?';
+	return NULL;
+}
+
+static int target_read(struct h1_request *r, struct h1_str *authority, const char **why)
+{
+	*why = "malformed request target";
+	if (!r->target.n || !all_of(r->target, TARGET))
+		return 400;
+	if (h1_str_is(r->method, "CONNECT") || h1_str_is(r->method, "TRACE")) {
+		*why = "method not offered";
+		return 405;
+	}
+	if (r->target.p[0] == '/')
+		return 0;
+	if (r->target.n == 1 && r->target.p[0] == '*')
+		return r->method.n == 7 && !memcmp(r->method.p, "OPTIONS", 7) ? 0 : 400;
+	const char *bad = absolute_read(r, authority);
+	if (bad)
+		*why = bad;
+	return bad ? 400 : 0;
+}
+
+static int request_line_read(struct h1_request *r, struct h1_str line, struct h1_str *authority,
+			     const char **why)
+{
+	bool one, two;
+	*why = "malformed request line";
+	r->method = cut(&line, ' ', &one);
+	r->target = cut(&line, ' ', &two);
+	if (!one || !two || !r->method.n || !all_of(r->method, TOKEN))
+		return 400;
+	int status = version_read(line, &r->minor, why);
+	if (status)
+		return status;
+	if (r->method.n > H1_METHOD_MAX) {
+		*why = "method not known";
+		return 501;
+	}
+	method_know(r);
+	return target_read(r, authority, why);
+}
+
+static int host_read(struct h1_request *r, const struct said *s, struct h1_str absolute,
+		     const char **why)
+{
+	char other[H1_HOST_MAX + 1];
+	uint32_t port = 0, other_port = 0;
+	if (s->hosts != 1)
+		*why = s->hosts ? "Host twice" : "no Host";
+	else if (!h1_host_normal(s->host, r->host, &port))
+		*why = "malformed Host";
+	else if (absolute.p && (!h1_host_normal(absolute, other, &other_port) ||
+				strcmp(other, r->host) || port != other_port))
+		*why = "Host differs from the request target";
+	else {
+		r->authority = s->host;
+		return 0;
+	}
+	return 400;
+}
+
+static int expect_read(struct h1_request *r, const struct said *s, const char **why)
+{
+	if (!s->expects || r->minor == 0)
+		return 0;
+	if (s->expects > 1 || !h1_str_is(s->expect, "100-continue")) {
+		*why = "unknown expectation";
+		return 417;
+	}
+	r->expect_continue = r->body != H1_BODY_NONE;
+	return 0;
+}
+
+/* Only one protocol, and never HTTP/2 over plain text, which would hide requests from us. */
+static bool upgrade_ok(const struct said *s)
+{
+	return s->upgrade_named && s->upgrades == 1 && s->upgrade.n && s->upgrade.n <= 64 &&
+	       !memchr(s->upgrade.p, ',', s->upgrade.n) && !memchr(s->upgrade.p, ' ', s->upgrade.n) &&
+	       strncasecmp(s->upgrade.p, "h2", 2) && strncasecmp(s->upgrade.p, "http", 4) &&
+	       strncasecmp(s->upgrade.p, "tls", 3);
+}
+
+int h1_request_parse(struct h1_request *r, const char *p, size_t n, const struct h1_limits *lim,
+		     const char **why)
+{
+	struct h1_str rest = str(p, n), absolute = {0};
+	struct said s;
+	size_t max = lim->fields < H1_FIELDS_MAX ? lim->fields : H1_FIELDS_MAX;
+
+	memset(r, 0, offsetof(struct h1_request, fields));
+	memset(&s, 0, sizeof(s));
+	*why = NULL;
+	int status = request_line_read(r, next_line(&rest), &absolute, why);
+	if (!status)
+		status = fields_read(r->fields, &r->n_fields, &s, rest, max, why);
+	if (!status)
+		status = host_read(r, &s, absolute, why);
+	if (!status)
+		status = framing_read(&s, r->minor, &r->body, &r->length, why);
+	if (!status)
+		status = expect_read(r, &s, why);
+	if (status)
+		return status;
+	*why = NULL;
+	if (r->body == H1_BODY_LENGTH && r->length == 0 && !r->safe) {
+		/* kept as a length, so that the target sees Content-Length: 0 */
+	} else if (r->body == H1_BODY_LENGTH && r->length == 0) {
+		r->body = H1_BODY_NONE;
+	}
+	r->accept = s.accept;
+	r->keep_alive = r->minor ? !s.close : s.keep_alive && !s.close;
+	r->upgrade = r->minor && r->body == H1_BODY_NONE && upgrade_ok(&s);
+	r->upgrade_to = s.upgrade;
+	return 0;
+}
+
+/* ---- responses ---- */
+
+static const char *status_line_read(struct h1_response *r, struct h1_str line)
+{
+	if (line.n < 12 || memcmp(line.p, "HTTP/1.", 7) || line.p[8] != ' ' ||
+	    (line.p[7] != '0' && line.p[7] != '1'))
+		return "malformed status line";
+	struct h1_str code = str(line.p + 9, 3);
+	struct h1_str rest = str(line.p + 12, line.n - 12);
+	if (!all_of(code, DIGIT) || code.p[0] < '1' || code.p[0] > '5')
+		return "malformed status code";
+	if (rest.n && rest.p[0] != ' ')
+		return "malformed status line";
+	if (!all_of(rest, VALUE))
+		return "control byte in the status line";
+	r->minor = (uint8_t)(line.p[7] - '0');
+	r->status = (code.p[0] - '0') * 100 + (code.p[1] - '0') * 10 + (code.p[2] - '0');
+	r->reason = rest.n ? str(rest.p + 1, rest.n - 1) : rest;
+	return NULL;
+}
+
+int h1_response_parse(struct h1_response *r, const char *p, size_t n, bool head,
+		      const struct h1_limits *lim, const char **why)
+{
+	struct h1_str rest = str(p, n);
+	struct said s;
+	size_t max = lim->fields < H1_FIELDS_MAX ? lim->fields : H1_FIELDS_MAX;
+
+	memset(r, 0, offsetof(struct h1_response, fields));
+	memset(&s, 0, sizeof(s));
+	*why = status_line_read(r, next_line(&rest));
+	if (*why || fields_read(r->fields, &r->n_fields, &s, rest, max, why) ||
+	    framing_read(&s, r->minor, &r->body, &r->length, why))
+		return -1;
+	*why = NULL;
+	r->has_length = r->body == H1_BODY_LENGTH;
+	if (r->body == H1_BODY_NONE)
+		r->body = H1_BODY_CLOSE;
+	if (head || r->status < 200 || r->status == 204 || r->status == 304)
+		r->body = H1_BODY_NONE;
+	r->upgrade = r->status == 101 && s.upgrade_named && s.upgrades == 1;
+	r->upgrade_to = s.upgrade;
+	r->keep_alive = r->body != H1_BODY_CLOSE && !s.close && (r->minor || s.keep_alive);
+	return 0;
+}

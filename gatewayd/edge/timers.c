@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+#include "gatewayd/edge/timers.h"
+#include <stddef.h>
+#include <utlist.h>
+
+void timer_stop(struct timers *ts, struct timer *t)
+{
+	if (!t->on)
+		return;
+	DL_DELETE(ts->list[t->kind], t);
+	t->on = false;
+}
+
+void timer_set(struct timers *ts, struct timer *t, enum timer_kind kind, int64_t now)
+{
+	if (t->on && t->kind == kind && t->deadline == now + ts->ms[kind])
+		return;
+	timer_stop(ts, t);
+	t->kind = (uint8_t)kind;
+	t->deadline = now + ts->ms[kind];
+	t->on = true;
+	DL_APPEND(ts->list[kind], t);
+}
+
+void timers_run(struct timers *ts, int64_t now)
+{
+	for (int k = 0; k < TIMER_KINDS; k++) {
+		struct timer *t;
+		while ((t = ts->list[k]) && t->deadline <= now) {
+			timer_stop(ts, t);
+			t->fired(t);
+		}
+	}
+}

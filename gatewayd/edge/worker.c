@@ -1,0 +1,398 @@
+/* SPDX-License-Identifier: MIT */
+#include <urcu/urcu-memb.h>
+
+#include "gatewayd/edge/conn.h"
+#include "gatewayd/edge/worker.h"
+#include "libkm/base/util.h"
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <utlist.h>
+
+#define ACCEPT_BATCH 32 /* per wakeup, so that other workers and connections have their turn */
+#define TICK_MS 100
+#define COMMANDS 64
+
+enum command_kind { COMMAND_NET, COMMAND_DRAIN, COMMAND_UNLISTEN, COMMAND_CUT, COMMAND_STOP };
+struct command {
+	enum command_kind kind;
+	struct km_privnet *net;
+};
+
+struct accepting {
+	struct worker_thread *t;
+	const struct listener *l;
+	struct event *ev;
+};
+
+struct worker_thread {
+	struct worker w;
+	pthread_t thread;
+	struct km_mailbox *box;
+	struct event *box_ev, *tick;
+	struct accepting *accepting;
+	size_t n_accepting;
+	bool paused, unlistened, drained;
+	struct worker_note note_unlistened, note_drained;
+};
+
+/* ---- accepting ---- */
+
+static void accept_pause(struct worker_thread *t)
+{
+	t->paused = true;
+	for (size_t i = 0; i < t->n_accepting; i++)
+		event_del(t->accepting[i].ev);
+}
+
+static void accept_resume(struct worker_thread *t)
+{
+	if (t->unlistened)
+		return;
+	t->paused = false;
+	for (size_t i = 0; i < t->n_accepting; i++)
+		(void)event_add(t->accepting[i].ev, NULL);
+}
+
+static bool full(const struct worker_thread *t)
+{
+	const struct edge_shared *sh = t->w.sh;
+	return atomic_load_explicit(&sh->conns, memory_order_relaxed) >=
+	       sh->settings->max_connections;
+}
+
+/* Whether accept's failure concerns one connection only (accept(2): treat them like EAGAIN, go on). */
+static bool passing(int error)
+{
+	switch (error) {
+	case EINTR:
+	case ECONNABORTED:
+	case EPROTO:
+	case ENETDOWN:
+	case ENOPROTOOPT:
+	case EHOSTDOWN:
+	case ENONET:
+	case EHOSTUNREACH:
+	case EOPNOTSUPP:
+	case ENETUNREACH:
+	case EPERM:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static void accept_failed(struct worker_thread *t, int error)
+{
+	struct edge_shared *sh = t->w.sh;
+	uint32_t held;
+	km_metric_add(sh->m_paused, 1);
+	if (km_log_allow(&sh->accept_log, t->w.now, 1, 10000, &held))
+		km_error("accepting paused", km_ks("why", strerror(error)), km_ki("held", held));
+	accept_pause(t);
+}
+
+/* Takes one connection; false: there is none for now. */
+static bool accept_one(struct worker_thread *t, const struct listener *l)
+{
+	struct sockaddr_storage ss;
+	socklen_t len = sizeof(ss);
+	int fd = accept4(l->fd, (struct sockaddr *)&ss, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	if (fd < 0) {
+		int error = errno;
+		if (passing(error))
+			return true;
+		if (error != EAGAIN && error != EWOULDBLOCK)
+			accept_failed(t, error);
+		return false;
+	}
+	atomic_fetch_add_explicit(&t->w.sh->conns, 1, memory_order_relaxed);
+	conn_new(&t->w, fd, (struct sockaddr *)&ss, l->secure);
+	return true;
+}
+
+static void on_accept(evutil_socket_t fd, short what, void *arg)
+{
+	struct accepting *a = arg;
+	struct worker_thread *t = a->t;
+	(void)fd, (void)what;
+	t->w.now = km_now_ms();
+	for (int i = 0; i < ACCEPT_BATCH; i++) {
+		if (full(t)) { /* strangers wait in the kernel's queue until one has gone */
+			km_metric_add(t->w.sh->m_paused, 1);
+			accept_pause(t);
+			return;
+		}
+		if (!accept_one(t, a->l))
+			return;
+	}
+}
+
+/* ---- the thread ---- */
+
+static void tell(struct worker_thread *t, struct worker_note *note, enum worker_event event)
+{
+	note->event = event;
+	if (km_mailbox_put(t->w.sh->to_main, note))
+		km_error("worker cannot tell the main loop");
+}
+
+static void drained_check(struct worker_thread *t)
+{
+	if (!t->unlistened || t->drained || t->w.conns)
+		return;
+	t->drained = true;
+	pool_clear(t->w.pool);
+	tell(t, &t->note_drained, WORKER_DRAINED);
+}
+
+static void on_tick(evutil_socket_t fd, short what, void *arg)
+{
+	struct worker_thread *t = arg;
+	(void)fd, (void)what;
+	t->w.now = km_now_ms();
+	timers_run(&t->w.timers, t->w.now);
+	if (t->paused && !full(t))
+		accept_resume(t);
+	drained_check(t);
+}
+
+static void on_later(evutil_socket_t fd, short what, void *arg)
+{
+	struct worker *w = arg;
+	struct conn *c, *list = w->later;
+	(void)fd, (void)what;
+	w->later = NULL;
+	LL_FOREACH2 (list, c, later_next)
+		c->later_on = false;
+	while ((c = list)) {
+		list = c->later_next;
+		conn_drive(c);
+	}
+}
+
+static void drain(struct worker_thread *t)
+{
+	struct conn *c;
+	t->w.draining = true;
+	DL_FOREACH (t->w.conns, c)
+		conn_drain(c);
+}
+
+static void unlisten(struct worker_thread *t)
+{
+	accept_pause(t);
+	for (size_t i = 0; i < t->n_accepting; i++)
+		while (accept_one(t, t->accepting[i].l))
+			;
+	t->unlistened = true;
+	tell(t, &t->note_unlistened, WORKER_UNLISTENED);
+	drained_check(t);
+}
+
+static void cut(struct worker_thread *t)
+{
+	while (t->w.conns)
+		conn_cut(t->w.conns);
+	drained_check(t);
+}
+
+static void on_command(evutil_socket_t fd, short what, void *arg)
+{
+	struct worker_thread *t = arg;
+	struct command *k;
+	(void)fd, (void)what;
+	t->w.now = km_now_ms();
+	while ((k = km_mailbox_take(t->box))) {
+		switch (k->kind) {
+		case COMMAND_NET:
+			pool_net(t->w.pool, k->net);
+			break;
+		case COMMAND_DRAIN:
+			drain(t);
+			break;
+		case COMMAND_UNLISTEN:
+			unlisten(t);
+			break;
+		case COMMAND_CUT:
+			cut(t);
+			break;
+		case COMMAND_STOP:
+			cut(t);
+			event_base_loopbreak(t->w.base);
+			break;
+		}
+		free(k);
+	}
+}
+
+static void on_up_woken(struct up *u)
+{
+	conn_drive(u->owner);
+}
+
+static void *run(void *arg)
+{
+	struct worker_thread *t = arg;
+	urcu_memb_register_thread();
+	event_base_loop(t->w.base, EVLOOP_NO_EXIT_ON_EMPTY);
+	cut(t);
+	pool_free(t->w.pool);
+	t->w.pool = NULL;
+	urcu_memb_unregister_thread();
+	return NULL;
+}
+
+/* ---- from the main loop ---- */
+
+static void command_drop(void *item)
+{
+	struct command *k = item;
+	km_privnet_close(k->net, false);
+	free(k);
+}
+
+static int command(struct worker_thread *t, enum command_kind kind, struct km_privnet *net)
+{
+	struct command *k = calloc(1, sizeof(*k));
+	if (!k)
+		return KM_ENOMEM;
+	k->kind = kind;
+	k->net = net;
+	int rc = km_mailbox_put(t->box, k);
+	if (rc)
+		free(k);
+	return rc;
+}
+
+static void must(struct worker_thread *t, enum command_kind kind)
+{
+	int rc = command(t, kind, NULL);
+	if (rc)
+		km_error("worker cannot be told", km_ki("command", kind), km_ke(rc));
+}
+
+static void thread_free(struct worker_thread *t)
+{
+	for (size_t i = 0; i < t->n_accepting; i++)
+		if (t->accepting[i].ev)
+			event_free(t->accepting[i].ev);
+	free(t->accepting);
+	if (t->box_ev)
+		event_free(t->box_ev);
+	if (t->tick)
+		event_free(t->tick);
+	if (t->w.later_ev)
+		event_free(t->w.later_ev);
+	pool_free(t->w.pool);
+	km_buf_free(&t->w.head);
+	if (t->w.base)
+		event_base_free(t->w.base);
+	km_mailbox_free(t->box, command_drop);
+	free(t);
+}
+
+static void timers_fill(struct timers *ts, const struct gw_settings *s)
+{
+	ts->ms[TIMER_HEADER] = s->header_timeout;
+	ts->ms[TIMER_IDLE] = s->idle_timeout;
+	ts->ms[TIMER_BODY] = s->body_timeout;
+	ts->ms[TIMER_CONNECT] = s->connect_timeout;
+	ts->ms[TIMER_UPSTREAM] = s->upstream_timeout;
+	ts->ms[TIMER_UPGRADE] = s->upgrade_timeout;
+	ts->ms[TIMER_LINGER] = 2000;
+	ts->ms[TIMER_POOL] = s->pool_idle_timeout;
+}
+
+static bool accepting_make(struct worker_thread *t, const struct listener *l, size_t n)
+{
+	if (!(t->accepting = calloc(n ? n : 1, sizeof(*t->accepting))))
+		return false;
+	t->n_accepting = n;
+	for (size_t i = 0; i < n; i++) {
+		struct accepting *a = &t->accepting[i];
+		a->t = t;
+		a->l = &l[i];
+		a->ev = event_new(t->w.base, l[i].fd, EV_READ | EV_PERSIST, on_accept, a);
+		if (!a->ev || event_add(a->ev, NULL))
+			return false;
+	}
+	return true;
+}
+
+static bool events_make(struct worker_thread *t)
+{
+	struct timeval tick = {0, TICK_MS * 1000};
+	struct worker *w = &t->w;
+	t->box_ev = event_new(w->base, km_mailbox_fd(t->box), EV_READ | EV_PERSIST, on_command, t);
+	t->tick = event_new(w->base, -1, EV_PERSIST, on_tick, t);
+	w->later_ev = event_new(w->base, -1, 0, on_later, w);
+	return t->box_ev && t->tick && w->later_ev && !event_add(t->box_ev, NULL) &&
+	       !event_add(t->tick, &tick);
+}
+
+int worker_start(struct worker_thread **out, struct edge_shared *sh, const struct listener *l,
+		 size_t n, struct km_privnet *net)
+{
+	struct worker_thread *t = calloc(1, sizeof(*t));
+	if (!t)
+		return KM_ENOMEM;
+	struct worker *w = &t->w;
+	w->sh = sh;
+	w->now = km_now_ms();
+	km_buf_init(&w->head, sh->buf_max);
+	timers_fill(&w->timers, sh->settings);
+	t->box = km_mailbox_new(COMMANDS);
+	w->base = event_base_new();
+	if (!t->box || !w->base || !events_make(t) || !accepting_make(t, l, n))
+		goto fail;
+	w->pool = pool_new(&(struct pool_opts){.base = w->base,
+					       .timers = &w->timers,
+					       .per_target = (size_t)sh->settings->pool_size,
+					       .buf_max = sh->buf_max,
+					       .woken = on_up_woken});
+	if (!w->pool)
+		goto fail;
+	pool_net(w->pool, net);
+	if (pthread_create(&t->thread, NULL, run, t)) {
+		pool_net_release(w->pool);
+		goto fail;
+	}
+	*out = t;
+	return 0;
+fail:
+	thread_free(t);
+	return KM_ENOMEM;
+}
+
+int worker_net(struct worker_thread *t, struct km_privnet *net)
+{
+	return command(t, COMMAND_NET, net);
+}
+
+void worker_drain(struct worker_thread *t)
+{
+	must(t, COMMAND_DRAIN);
+}
+
+void worker_unlisten(struct worker_thread *t)
+{
+	must(t, COMMAND_UNLISTEN);
+}
+
+void worker_cut(struct worker_thread *t)
+{
+	must(t, COMMAND_CUT);
+}
+
+void worker_free(struct worker_thread *t)
+{
+	if (!t)
+		return;
+	must(t, COMMAND_STOP);
+	pthread_join(t->thread, NULL);
+	thread_free(t);
+}

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: MIT */
+/* gatewayd: settings, then private network -> configuration -> edge; and back at the
+ * end. */
+#include <urcu/urcu-memb.h>
+
+#include "gatewayd/control.h"
+#include "gatewayd/edge/edge.h"
+#include "gatewayd/peers.h"
+#include "gatewayd/settings.h"
+#include "libkm/base/log.h"
+#include "libkm/base/util.h"
+#include "libkm/event/httpd.h"
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define NET_RETRY_MS 1000
+
+struct gateway {
+	struct gw_settings settings;
+	struct event_base *base;
+	struct event *sigterm, *sigint, *net_gone, *net_retry;
+	struct km_privnet *net;
+	struct route_table *routes;
+	struct peers *peers;
+	struct certs *certs;
+	struct edge *edge;
+	struct control *control;
+	struct km_httpd *metrics;
+	bool draining;
+	int status;
+};
+
+/* ---- the private network ---- */
+
+static void on_net_gone(evutil_socket_t fd, short what, void *arg);
+
+static int net_open(struct gateway *g, struct km_errtext *err)
+{
+	const struct gw_settings *s = &g->settings;
+	bool reused = false;
+	struct km_privnet_opts o = {
+	    .warden = s->warden,
+	    .runtime_dir = s->runtime_dir,
+	    .state_dir = s->state_dir,
+	    .wireguard = (enum km_wg_mode)s->wireguard,
+	    .host_network = s->network == 1,
+	    .listen_port = (uint16_t)s->wireguard_port,
+	    .linger_ms = s->warden_linger,
+	};
+	int rc = km_privnet_open(&g->net, &o, &reused, err);
+	if (rc)
+		return rc;
+	km_info("private network", km_ks("wireguard", km_privnet_backend(g->net)),
+		km_ks("why", km_privnet_backend_why(g->net)), km_ks("warden", reused ? "found" : "started"));
+	int fd = km_privnet_fd(g->net);
+	if (fd >= 0) {
+		g->net_gone = event_new(g->base, fd, EV_READ, on_net_gone, g);
+		if (!g->net_gone || event_add(g->net_gone, NULL))
+			return km_errtext_set(err, KM_ENOMEM, "no memory");
+	}
+	return 0;
+}
+
+static void net_close(struct gateway *g, bool stop)
+{
+	if (g->net_gone)
+		event_free(g->net_gone);
+	g->net_gone = NULL;
+	km_privnet_close(g->net, stop);
+	g->net = NULL;
+}
+
+static void on_net_retry(evutil_socket_t fd, short what, void *arg)
+{
+	struct gateway *g = arg;
+	struct km_errtext err = {0};
+	(void)fd, (void)what;
+	if (g->draining)
+		return;
+	if (net_open(g, &err) || edge_net(g->edge, g->net, &err)) {
+		km_error("private network cannot be opened again", km_ks("why", err.text));
+		net_close(g, false);
+		(void)event_add(g->net_retry,
+				&(struct timeval){NET_RETRY_MS / 1000, NET_RETRY_MS % 1000 * 1000});
+		return;
+	}
+	peers_net(g->peers, g->net);
+	control_replay(g->control, km_privnet_public_key(g->net));
+}
+
+static void on_net_gone(evutil_socket_t fd, short what, void *arg)
+{
+	struct gateway *g = arg;
+	(void)fd, (void)what;
+	km_error("the warden is gone, starting another");
+	peers_net(g->peers, NULL);
+	net_close(g, false);
+	(void)event_add(g->net_retry, &(struct timeval){0, 0});
+}
+
+/* ---- the end ---- */
+
+static void on_drained(void *arg)
+{
+	struct gateway *g = arg;
+	km_info("drained");
+	event_base_loopbreak(g->base);
+}
+
+static void on_signal(evutil_socket_t sig, short what, void *arg)
+{
+	struct gateway *g = arg;
+	(void)what;
+	if (g->draining) {
+		km_info("ending at once", km_ki("signal", sig));
+		event_base_loopbreak(g->base);
+		return;
+	}
+	g->draining = true;
+	km_info("draining", km_ki("signal", sig));
+	edge_drain(g->edge, on_drained, g);
+}
+
+static const char *ready(void *arg)
+{
+	struct gateway *g = arg;
+	if (g->draining)
+		return "draining";
+	if (!g->net)
+		return "no private network";
+	return control_ready(g->control);
+}
+
+/* ---- start ---- */
+
+static int folder(const char *path, struct km_errtext *err)
+{
+	if (!km_mkdirs(path, 0700))
+		return 0;
+	return km_errtext_set(err, KM_EIO, "cannot make %s: %s", path, strerror(errno));
+}
+
+static int signals_make(struct gateway *g, struct km_errtext *err)
+{
+	signal(SIGPIPE, SIG_IGN);
+	g->sigterm = evsignal_new(g->base, SIGTERM, on_signal, g);
+	g->sigint = evsignal_new(g->base, SIGINT, on_signal, g);
+	g->net_retry = event_new(g->base, -1, 0, on_net_retry, g);
+	if (!g->sigterm || !g->sigint || !g->net_retry || event_add(g->sigterm, NULL) ||
+	    event_add(g->sigint, NULL))
+		return km_errtext_set(err, KM_ENOMEM, "no memory");
+	return 0;
+}
+
+static int start(struct gateway *g, struct km_errtext *err)
+{
+	const struct gw_settings *s = &g->settings;
+	int rc;
+	*err = (struct km_errtext){"no memory"};
+	if (!(g->base = event_base_new()) || !(g->routes = route_table_new()))
+		return KM_ENOMEM;
+	if ((rc = folder(s->state_dir, err)) ||
+	    (s->wireguard != KM_WG_NONE && (rc = folder(s->runtime_dir, err))) ||
+	    (rc = signals_make(g, err)) || (rc = net_open(g, err)))
+		return rc;
+	g->peers = peers_new(s->state_dir);
+	peers_net(g->peers, g->net);
+	if (!(g->certs = certs_new(s->certificate_dir, 0)))
+		return KM_ENOMEM;
+	struct control_opts control = {.settings = s,
+				       .base = g->base,
+				       .routes = g->routes,
+				       .peers = g->peers,
+				       .certs = g->certs,
+				       .public_key = km_privnet_public_key(g->net)};
+	struct edge_opts edge = {.settings = s,
+				 .base = g->base,
+				 .routes = g->routes,
+				 .certs = g->certs,
+				 .net = g->net};
+	/* The configuration comes first, so that the first stranger finds it. */
+	if ((rc = control_start(&g->control, &control, err)) ||
+	    (rc = edge_start(&g->edge, &edge, err)))
+		return rc;
+	if (s->metrics_listen && s->metrics_listen[0])
+		rc = km_httpd_start(&g->metrics, g->base, s->metrics_listen, ready, g, err);
+	return rc;
+}
+
+static void stop(struct gateway *g)
+{
+	km_httpd_free(g->metrics);
+	edge_free(g->edge);
+	control_free(g->control);
+	peers_free(g->peers);
+	if (g->base) {
+		net_close(g, true);
+		if (g->sigterm)
+			event_free(g->sigterm);
+		if (g->sigint)
+			event_free(g->sigint);
+		if (g->net_retry)
+			event_free(g->net_retry);
+		event_base_free(g->base);
+	}
+	certs_free(g->certs);
+	route_table_free(g->routes);
+	km_conf_free(&gw_settings_spec, &g->settings);
+}
+
+int main(int argc, char **argv)
+{
+	struct gateway g = {0};
+	struct km_errtext err = {0};
+	bool verbose = false;
+	int status = km_program_start(&gw_settings_spec, argc, argv, &g.settings, &verbose);
+	if (status != KM_PROGRAM_RUN) {
+		km_conf_free(&gw_settings_spec, &g.settings);
+		return status;
+	}
+	km_log_init("gatewayd", verbose ? KM_LOG_DEBUG : (enum km_log_level)gw_log_level(&g.settings),
+		    g.settings.log_format ? KM_LOG_JSON : KM_LOG_TEXT);
+	urcu_memb_register_thread();
+	if (start(&g, &err)) {
+		km_error("cannot start", km_ks("why", err.text));
+		g.status = 1;
+	} else {
+		km_info("gateway ready", km_ks("version", KM_VERSION),
+			km_ki("tunnels", (int64_t)route_count(g.routes)));
+		event_base_dispatch(g.base);
+		km_info("stopping");
+	}
+	stop(&g);
+	urcu_memb_unregister_thread();
+	return g.status;
+}

@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: MIT */
+#include "gatewayd/peers.h"
+#include "libkm/base/log.h"
+#include "libkm/base/util.h"
+#include <errno.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <uthash.h>
+
+#define FILE_MAX (16u << 20)
+#define ROUTES_EXACT 1024     /* up to so many agents each has a route of its own */
+#define KNOCK_KEEPALIVE_S 5   /* while the gateway begins the handshake itself */
+#define KNOCK_MS 120000       /* then the agent has to come by itself */
+
+struct peer {
+	char id[KM_UUID_STRLEN];
+	struct km_wg_peer want;
+	struct km_prefix route;
+	int64_t knock_until; /* 0: not knocking */
+	struct km_wg_peer_status seen;
+	bool has_seen;
+	UT_hash_handle hh;
+};
+
+struct peers {
+	char *file;
+	json_t *endpoints; /* public key -> "address:port" */
+	bool endpoints_changed, routes_changed, sweep;
+	struct km_privnet *net;
+	struct peer *all;
+};
+
+/* ---- endpoints on disk ---- */
+
+static json_t *endpoints_read(const char *file)
+{
+	char *text = NULL;
+	size_t n = 0;
+	json_error_t why;
+	json_t *v = NULL;
+	if (!km_file_read(file, FILE_MAX, &text, &n))
+		v = json_loadb(text, n, JSON_REJECT_DUPLICATES, &why);
+	else if (errno != ENOENT)
+		km_warn("learned endpoints cannot be read", km_ks("file", file),
+			km_ks("why", strerror(errno)));
+	if (text && !json_is_object(v))
+		km_warn("learned endpoints not understood, forgotten", km_ks("file", file));
+	free(text);
+	if (json_is_object(v))
+		return v;
+	json_decref(v);
+	return json_object();
+}
+
+static void endpoints_write(struct peers *p)
+{
+	if (!p->endpoints_changed)
+		return;
+	char *text = json_dumps(p->endpoints, JSON_SORT_KEYS | JSON_INDENT(1));
+	if (!text)
+		return;
+	if (km_file_write(p->file, text, strlen(text), 0600))
+		km_warn("learned endpoints cannot be written", km_ks("file", p->file),
+			km_ks("why", strerror(errno)));
+	else
+		p->endpoints_changed = false;
+	free(text);
+}
+
+static bool endpoint_known(const struct peers *p, const uint8_t *key, struct sockaddr_storage *ss)
+{
+	char name[KM_WG_KEY_STRLEN];
+	struct km_hostport hp;
+	const char *text =
+	    json_string_value(json_object_get(p->endpoints, km_wg_key_str(key, name)));
+	if (!text || km_hostport_parse(&hp, text, NULL) || !hp.is_addr)
+		return false;
+	km_addr_to_sa(ss, &hp.addr, hp.port);
+	return true;
+}
+
+static void endpoint_note(struct peers *p, const struct km_wg_peer_status *s)
+{
+	char name[KM_WG_KEY_STRLEN], text[KM_ENDPOINT_STRLEN];
+	struct km_addr a;
+	uint16_t port;
+	if (!s->has_endpoint || !s->last_handshake_ms ||
+	    km_addr_from_sa(&a, &port, (const struct sockaddr *)&s->endpoint))
+		return;
+	km_endpoint_str(&a, port, text);
+	const char *old = json_string_value(json_object_get(p->endpoints, km_wg_key_str(s->key, name)));
+	if (old && !strcmp(old, text))
+		return;
+	if (!json_object_set_new(p->endpoints, name, json_string(text)))
+		p->endpoints_changed = true;
+}
+
+static void endpoint_forget(struct peers *p, const uint8_t *key)
+{
+	char name[KM_WG_KEY_STRLEN];
+	if (!json_object_del(p->endpoints, km_wg_key_str(key, name)))
+		p->endpoints_changed = true;
+}
+
+/* ---- life ---- */
+
+struct peers *peers_new(const char *state_dir)
+{
+	struct peers *p = km_xcalloc(1, sizeof(*p));
+	p->file = km_xasprintf("%s/endpoints.json", state_dir);
+	p->endpoints = endpoints_read(p->file);
+	return p;
+}
+
+static void peer_drop(struct peers *p, struct peer *e)
+{
+	HASH_DEL(p->all, e);
+	free(e);
+}
+
+void peers_free(struct peers *p)
+{
+	struct peer *e, *tmp;
+	if (!p)
+		return;
+	HASH_ITER (hh, p->all, e, tmp)
+		peer_drop(p, e);
+	json_decref(p->endpoints);
+	free(p->file);
+	free(p);
+}
+
+void peers_net(struct peers *p, struct km_privnet *net)
+{
+	p->net = net;
+	p->routes_changed = p->sweep = true;
+	if (net)
+		peers_look(p, km_now_ms());
+}
+
+/* ---- what control wants ---- */
+
+static int peer_read(struct peer *e, const struct km_msg_agent *is, struct km_errtext *err)
+{
+	struct km_prefix *own = &e->want.allowed[0];
+	if (km_wg_key_parse(e->want.key, is->wireguard_public_key))
+		return km_errtext_set(err, KM_EINVAL, "agent %s: malformed public key", is->name);
+	if (km_addr_parse(&own->addr, is->virtual_ip) || km_prefix_parse(&e->route, is->subnet))
+		return km_errtext_set(err, KM_EINVAL, "agent %s: malformed address", is->name);
+	own->bits = own->addr.family == AF_INET ? 32 : 128;
+	e->want.n_allowed = 1;
+	return 0;
+}
+
+/* An agent that the device has not heard of yet, but whose endpoint is known from before: the
+ * keepalive makes the device begin the handshake at once. */
+static void knock(const struct peers *p, struct peer *e)
+{
+	if (e->has_seen && e->seen.has_endpoint)
+		return;
+	if (!endpoint_known(p, e->want.key, &e->want.endpoint))
+		return;
+	e->want.has_endpoint = true;
+	e->want.keepalive_s = KNOCK_KEEPALIVE_S;
+	e->knock_until = km_now_ms() + KNOCK_MS;
+}
+
+static int peer_remove(struct peers *p, const uint8_t *key, struct km_errtext *err)
+{
+	endpoint_forget(p, key);
+	return p->net ? km_privnet_peer_remove(p->net, key, err) : 0;
+}
+
+int peers_agent(struct peers *p, const struct km_msg_agent *was, const struct km_msg_agent *is,
+		struct km_errtext *err)
+{
+	struct peer *e, fresh = {0};
+	const char *id = is ? is->id : was->id;
+	int rc = 0;
+
+	HASH_FIND_STR(p->all, id, e);
+	p->routes_changed = true;
+	if (!is || !is->wireguard_public_key) {
+		if (e) {
+			rc = peer_remove(p, e->want.key, err);
+			peer_drop(p, e);
+		}
+		return rc;
+	}
+	if ((rc = peer_read(&fresh, is, err)))
+		return rc;
+	if (e && memcmp(e->want.key, fresh.want.key, KM_WG_KEY_LEN)) {
+		rc = peer_remove(p, e->want.key, err);
+		peer_drop(p, e);
+		e = NULL;
+	}
+	if (!e) {
+		e = km_xcalloc(1, sizeof(*e));
+		snprintf(e->id, sizeof(e->id), "%s", id);
+		HASH_ADD_STR(p->all, id, e);
+	}
+	memcpy(e->want.key, fresh.want.key, sizeof(e->want.key));
+	memcpy(e->want.allowed, fresh.want.allowed, sizeof(e->want.allowed));
+	e->want.n_allowed = fresh.want.n_allowed;
+	e->route = fresh.route;
+	if (!p->net)
+		return rc;
+	knock(p, e);
+	rc = km_privnet_peer_set(p->net, &e->want, err);
+	e->want.has_endpoint = false; /* from now on the device knows better */
+	return rc;
+}
+
+int peers_self(struct peers *p, const struct km_msg_gateway_self *is, struct km_errtext *err)
+{
+	struct km_prefix own[4];
+	size_t n = 0;
+	for (size_t i = 0; is && i < is->n_virtual_ips && n < KM_ARRAY_LEN(own); i++)
+		if (km_prefix_parse(&own[n++], is->virtual_ips[i]))
+			return km_errtext_set(err, KM_EINVAL, "%s: not an address",
+					      is->virtual_ips[i]);
+	return p->net ? km_privnet_addresses(p->net, own, n, err) : 0;
+}
+
+static int prefix_order(const void *a, const void *b)
+{
+	return memcmp(a, b, sizeof(struct km_prefix));
+}
+
+static int routes_set(struct peers *p, struct km_errtext *err)
+{
+	struct peer *e, *tmp;
+	size_t n = 0, distinct = 0, count = HASH_COUNT(p->all);
+	struct km_prefix *r = km_xcalloc(count + 1, sizeof(*r));
+	HASH_ITER (hh, p->all, e, tmp) {
+		struct km_prefix *to = &r[n++];
+		memcpy(to, &e->route, sizeof(*to));
+		/* Many agents share wider routes; the device's allowed IPs still part them. */
+		if (count > ROUTES_EXACT && to->addr.family == AF_INET && to->bits > 16) {
+			to->bits = 16;
+			to->addr.ip[2] = 0;
+			to->addr.ip[3] = 0;
+		}
+	}
+	qsort(r, n, sizeof(*r), prefix_order);
+	for (size_t i = 0; i < n; i++)
+		if (!distinct || memcmp(&r[distinct - 1], &r[i], sizeof(*r)))
+			r[distinct++] = r[i];
+	int rc = km_privnet_routes(p->net, r, distinct, err);
+	free(r);
+	return rc;
+}
+
+static int sweep(struct peers *p, struct km_errtext *err)
+{
+	struct peer *e, *tmp;
+	size_t n = 0;
+	uint8_t(*keys)[KM_WG_KEY_LEN] = km_xcalloc(HASH_COUNT(p->all) + 1, sizeof(*keys));
+	HASH_ITER (hh, p->all, e, tmp)
+		memcpy(keys[n++], e->want.key, KM_WG_KEY_LEN);
+	int rc = km_privnet_peers_keep(p->net, (const uint8_t(*)[KM_WG_KEY_LEN])keys, n, err);
+	free(keys);
+	return rc;
+}
+
+int peers_settled(struct peers *p, struct km_errtext *err)
+{
+	int rc = 0, rc2 = 0;
+	if (!p->net)
+		return 0;
+	if (p->sweep && !(rc = sweep(p, err)))
+		p->sweep = false;
+	if (p->routes_changed && !(rc2 = routes_set(p, err)))
+		p->routes_changed = false;
+	return rc ? rc : rc2;
+}
+
+/* ---- what the device sees ---- */
+
+static void knock_end(struct peers *p, struct peer *e, int64_t now_ms)
+{
+	struct km_errtext err;
+	if (!e->knock_until || (!e->seen.last_handshake_ms && now_ms < e->knock_until))
+		return;
+	e->knock_until = 0;
+	e->want.keepalive_s = 0;
+	if (km_privnet_peer_set(p->net, &e->want, &err))
+		km_warn("peer cannot be set", km_ks("agent", e->id), km_ks("why", err.text));
+}
+
+static struct km_wg_peer_status *status_of(struct km_wg_peer_status *all, size_t n,
+					   const uint8_t *key)
+{
+	for (size_t i = 0; i < n; i++)
+		if (!memcmp(all[i].key, key, KM_WG_KEY_LEN))
+			return &all[i];
+	return NULL;
+}
+
+void peers_look(struct peers *p, int64_t now_ms)
+{
+	struct km_wg_peer_status *all = NULL;
+	struct km_errtext err;
+	struct peer *e, *tmp;
+	size_t n = 0, hint = 0;
+	if (!p->net)
+		return;
+	if (km_privnet_peers(p->net, &all, &n, &err)) {
+		km_warn("peers cannot be seen", km_ks("why", err.text));
+		return;
+	}
+	for (size_t i = 0; i < n; i++)
+		endpoint_note(p, &all[i]);
+	HASH_ITER (hh, p->all, e, tmp) {
+		/* The device tends to list them in the order in which they were set. */
+		struct km_wg_peer_status *s =
+		    hint < n && !memcmp(all[hint].key, e->want.key, KM_WG_KEY_LEN)
+			? &all[hint]
+			: status_of(all, n, e->want.key);
+		e->has_seen = s != NULL;
+		if (!s)
+			continue;
+		hint = (size_t)(s - all) + 1;
+		e->seen = *s;
+		knock_end(p, e, now_ms);
+	}
+	free(all);
+	endpoints_write(p);
+}
+
+void peers_each(const struct peers *p,
+		void (*each)(void *arg, const char *agent_id, const struct km_wg_peer_status *s),
+		void *arg)
+{
+	struct peer *e, *tmp;
+	HASH_ITER (hh, p->all, e, tmp)
+		if (e->has_seen)
+			each(arg, e->id, &e->seen);
+}

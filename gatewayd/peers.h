@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+/* The agents as WireGuard peers of this gateway: set, removed, routed, watched. What was learned
+ * about their endpoints is kept on disk, so that the gateway can begin the handshake itself after a
+ * restart and traffic does not wait for the agent's next packet. Main loop only. */
+#ifndef GATEWAYD_PEERS_H
+#define GATEWAYD_PEERS_H
+
+#include "libkm/msg/msg.h"
+#include "libkm/privnet/privnet.h"
+
+struct peers;
+
+/* Reads STATE_DIR/endpoints.json, if there is one. NULL: no memory. */
+struct peers *peers_new(const char *state_dir);
+void peers_free(struct peers *p);
+/* The private network to work on (borrowed; NULL: none for now). Everything must be given again. */
+void peers_net(struct peers *p, struct km_privnet *net);
+
+/* The hooks of km_replica for agents and for this gateway's own addresses. */
+int peers_agent(struct peers *p, const struct km_msg_agent *was, const struct km_msg_agent *is,
+		struct km_errtext *err);
+int peers_self(struct peers *p, const struct km_msg_gateway_self *is, struct km_errtext *err);
+/* After a round of them: removes peers that nobody wants any more and makes the routes right. */
+int peers_settled(struct peers *p, struct km_errtext *err);
+
+/* Looks at the device, notes learned endpoints, writes them when they changed; to be called every
+ * few seconds and once at the end. */
+void peers_look(struct peers *p, int64_t now_ms);
+/* What peers_look saw last, one per agent. */
+void peers_each(const struct peers *p,
+		void (*each)(void *arg, const char *agent_id, const struct km_wg_peer_status *s),
+		void *arg);
+
+#endif

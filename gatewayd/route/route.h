@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: MIT */
+/* The route table: which tunnel a host name leads to. One writer (the main loop) collects changes
+ * and publishes them together; workers read without locks (liburcu, memb flavour: a reading thread
+ * has called urcu_memb_register_thread). Entries never change once published; what a tunnel gathers
+ * while it runs is a reference-counted route_state that outlives the entries that replace each
+ * other. */
+#ifndef GATEWAYD_ROUTE_ROUTE_H
+#define GATEWAYD_ROUTE_ROUTE_H
+
+#include "libkm/base/addr.h"
+#include <stdatomic.h>
+
+#define ROUTE_DOMAIN_MAX 253
+
+/* Counters of one tunnel; relaxed atomics, added to by workers. */
+struct route_state {
+	_Atomic uint32_t refs;
+	_Atomic uint64_t requests, bytes_in, bytes_out, errors;
+};
+struct route_state *route_state_ref(struct route_state *s);
+/* Gives a reference back; the last one frees. Accepts NULL. Any thread. */
+void route_state_put(struct route_state *s);
+
+struct route_entry {
+	char domain[ROUTE_DOMAIN_MAX + 1]; /* as configured: lower case, may begin with "*." */
+	uint8_t tunnel[16], target[16];
+	struct km_addr agent; /* virtual IP */
+	bool enabled;
+	uint64_t serial; /* another one for every version of every entry */
+	struct route_state *state;
+};
+
+struct route_table;
+
+/* An empty table; NULL: no memory. */
+struct route_table *route_table_new(void);
+/* No reader may be left. Accepts NULL. */
+void route_table_free(struct route_table *t);
+
+/* Writer: the tunnel e->tunnel is now as e says (domain, target, agent, enabled are copied; serial
+ * and state are the table's). Takes effect with route_publish. KM_EINVAL: the domain is none;
+ * KM_EEXIST: another tunnel has it; KM_ENOMEM. A tunnel that fails keeps its older version. */
+int route_set(struct route_table *t, const struct route_entry *e)
+    __attribute__((warn_unused_result));
+/* Writer: the tunnel goes; an unknown one is no error. */
+void route_remove(struct route_table *t, const uint8_t tunnel[static 16]);
+/* Writer: makes all changes visible to readers at once, waits until no reader sees the older table,
+ * and frees what was replaced. KM_ENOMEM: readers go on with the older table. */
+int route_publish(struct route_table *t) __attribute__((warn_unused_result));
+
+/* Writer: every entry, in no order. */
+void route_each(const struct route_table *t, void (*each)(void *arg, const struct route_entry *e),
+		void *arg);
+size_t route_count(const struct route_table *t);
+
+/* Reader: what a request needs to know of its tunnel, copied out, with a reference to the state. */
+struct route {
+	uint8_t tunnel[16], target[16];
+	struct km_addr agent;
+	bool enabled;
+	bool wildcard; /* found by "*.parent" */
+	uint64_t serial;
+	struct route_state *state; /* give back with route_state_put */
+};
+/* The tunnel of a host name (lower case, no port): the name itself, else "*.parent" of its parent
+ * (one label, as certificates have it). False: none. out may be NULL. Any registered thread. */
+bool route_find(const struct route_table *t, const char *host, struct route *out);
+
+/* Whether s can be a tunnel's domain: lower-case labels of letters, digits, '-' and '_', at most 63
+ * bytes each, perhaps "*." before; so it is safe as a file name too. */
+bool route_domain_ok(const char *s);
+/* Whether the domain is allowed by one of the n patterns ("example.org", or "*.example.org" for
+ * every name below it and itself as a wildcard). */
+bool route_domain_allowed(const char *domain, char *const *patterns, size_t n);
+
+#endif

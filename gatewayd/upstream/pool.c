@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: MIT */
+#include "gatewayd/upstream/pool.h"
+#include "libkm/base/log.h"
+#include "libkm/base/metrics.h"
+#include "libkm/base/proxy2.h"
+#include "libkm/base/util.h"
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <uthash.h>
+#include <utlist.h>
+
+/* The unused connections of one version of one tunnel, the latest first. */
+struct pool_set {
+	uint64_t serial;
+	struct up *idle;
+	size_t n;
+	UT_hash_handle hh;
+};
+
+/* Sockets made in advance, of one address family. */
+struct spares {
+	int fds[KM_PRIVNET_SOCKETS_MAX];
+	size_t n;
+};
+
+struct pool {
+	struct pool_opts o;
+	struct km_privnet *net;
+	struct spares v4, v6;
+	struct pool_set *sets;
+	size_t n_idle;
+	struct km_metric *opened, *reused, *idle;
+	struct km_log_limit log;
+};
+
+struct pool *pool_new(const struct pool_opts *opts)
+{
+	struct pool *p = calloc(1, sizeof(*p));
+	if (!p)
+		return NULL;
+	p->o = *opts;
+	p->opened = km_metric(KM_METRIC_COUNTER, "kakuremichi_upstream_connections_total", "",
+			      "Connections opened to agents.");
+	p->reused = km_metric(KM_METRIC_COUNTER, "kakuremichi_upstream_reused_total", "",
+			      "Requests that went out on a connection that was open already.");
+	p->idle = km_metric(KM_METRIC_GAUGE, "kakuremichi_upstream_idle", "",
+			    "Open connections to agents that no request uses.");
+	return p;
+}
+
+static void spares_close(struct spares *s)
+{
+	while (s->n)
+		close(s->fds[--s->n]);
+}
+
+/* ---- ending a connection ---- */
+
+static void up_free(struct pool *p, struct up *u, bool politely)
+{
+	timer_stop(p->o.timers, &u->timer);
+	io_close(&u->io, politely);
+	km_buf_free(&u->in);
+	km_buf_free(&u->out);
+	free(u);
+}
+
+/* Takes an unused connection out of the pool. */
+static void up_unlink(struct pool *p, struct up *u)
+{
+	struct pool_set *s = u->set;
+	DL_DELETE(s->idle, u);
+	u->set = NULL;
+	p->n_idle--;
+	km_metric_add(p->idle, -1);
+	timer_stop(p->o.timers, &u->timer);
+	if (!--s->n) {
+		HASH_DEL(p->sets, s);
+		free(s);
+	}
+}
+
+void pool_drop(struct pool *p, struct up *u, bool politely)
+{
+	if (!u)
+		return;
+	if (u->set)
+		up_unlink(p, u);
+	up_free(p, u, politely);
+}
+
+void pool_clear(struct pool *p)
+{
+	struct pool_set *s, *tmp;
+	struct up *u, *u_tmp;
+	HASH_ITER (hh, p->sets, s, tmp) {
+		struct up *all = s->idle;
+		DL_FOREACH_SAFE (all, u, u_tmp)
+			pool_drop(p, u, true);
+	}
+}
+
+void pool_net(struct pool *p, struct km_privnet *net)
+{
+	pool_clear(p);
+	spares_close(&p->v4);
+	spares_close(&p->v6);
+	km_privnet_close(p->net, false);
+	p->net = net;
+}
+
+struct km_privnet *pool_net_release(struct pool *p)
+{
+	struct km_privnet *net = p->net;
+	p->net = NULL;
+	return net;
+}
+
+void pool_free(struct pool *p)
+{
+	if (!p)
+		return;
+	pool_net(p, NULL);
+	free(p);
+}
+
+/* ---- events ---- */
+
+static void on_woken(struct io *io)
+{
+	struct up *u = (struct up *)((char *)io - offsetof(struct up, io));
+	if (u->owner) {
+		u->pool->o.woken(u);
+		return;
+	}
+	/* Unused: a writable event is stale, anything else is its end or bytes nobody asked for. */
+	if (io->can_read)
+		pool_drop(u->pool, u, true);
+}
+
+static void on_idle_end(struct timer *t)
+{
+	struct up *u = (struct up *)((char *)t - offsetof(struct up, timer));
+	pool_drop(u->pool, u, true);
+}
+
+/* ---- opening ---- */
+
+static int socket_take(struct pool *p, int family, int *fd)
+{
+	struct spares *s = family == AF_INET ? &p->v4 : &p->v6;
+	struct km_errtext err;
+	uint32_t held;
+	if (!p->net)
+		return KM_ECLOSED;
+	if (!s->n) {
+		int rc = km_privnet_sockets(p->net, family, SOCK_STREAM, 0, s->fds,
+					    KM_PRIVNET_SOCKETS_MAX, &err);
+		if (rc) {
+			if (km_log_allow(&p->log, km_now_ms(), 3, 10000, &held))
+				km_error("no sockets from the private network",
+					 km_ks("why", err.text), km_ki("held", held));
+			return rc;
+		}
+		s->n = KM_PRIVNET_SOCKETS_MAX;
+	}
+	*fd = s->fds[--s->n];
+	return 0;
+}
+
+static int header_write(struct up *u, const struct route *r)
+{
+	struct km_proxy2 h = {.has_tunnel = true, .has_target = true};
+	uint8_t bytes[KM_PROXY2_WRITE_MAX];
+	memcpy(h.tunnel, r->tunnel, sizeof(h.tunnel));
+	memcpy(h.target, r->target, sizeof(h.target));
+	return km_buf_add(&u->out, bytes, km_proxy2_write(bytes, &h));
+}
+
+static int up_open(struct pool *p, const struct route *r, void *owner, struct up **out)
+{
+	struct sockaddr_storage ss;
+	socklen_t len = km_addr_to_sa(&ss, &r->agent, UP_AGENT_PORT);
+	int fd = -1, on = 1, rc;
+	struct up *u = calloc(1, sizeof(*u));
+	if (!u)
+		return KM_ENOMEM;
+	u->io.fd = -1;
+	u->pool = p;
+	u->owner = owner;
+	u->serial = r->serial;
+	u->timer.fired = on_idle_end;
+	km_buf_init(&u->in, p->o.buf_max);
+	km_buf_init(&u->out, p->o.buf_max);
+	if ((rc = header_write(u, r)) || (rc = socket_take(p, r->agent.family, &fd)))
+		goto out;
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	if (connect(fd, (struct sockaddr *)&ss, len) && errno != EINPROGRESS) {
+		rc = KM_EIO;
+		goto out;
+	}
+	if (io_open(&u->io, p->o.base, fd, NULL, on_woken)) {
+		rc = KM_ENOMEM;
+		goto out;
+	}
+	km_metric_add(p->opened, 1);
+	*out = u;
+	return 0;
+out:;
+	int e = errno;
+	if (fd >= 0)
+		close(fd);
+	up_free(p, u, true);
+	errno = e;
+	return rc;
+}
+
+static struct up *up_reuse(struct pool *p, const struct route *r, int64_t max_idle_ms, int64_t now)
+{
+	struct pool_set *s;
+	HASH_FIND(hh, p->sets, &r->serial, sizeof(r->serial), s);
+	struct up *u = s ? s->idle : NULL;
+	if (!u || now - u->idle_since > max_idle_ms)
+		return NULL;
+	up_unlink(p, u);
+	return u;
+}
+
+int pool_take(struct pool *p, const struct route *r, int64_t max_idle_ms, int64_t now, void *owner,
+	      struct up **out)
+{
+	struct up *u = max_idle_ms < 0 ? NULL : up_reuse(p, r, max_idle_ms, now);
+	if (!u)
+		return up_open(p, r, owner, out);
+	u->owner = owner;
+	u->reused = true;
+	km_metric_add(p->reused, 1);
+	*out = u;
+	return 0;
+}
+
+void pool_give(struct pool *p, struct up *u, int64_t now)
+{
+	struct pool_set *s;
+	u->owner = NULL;
+	if (u->io.eof || u->io.broken || u->io.hup || u->in.len || u->out.len || u->no_write ||
+	    p->n_idle >= POOL_IDLE_MAX || !p->o.per_target || !p->o.timers->ms[TIMER_POOL])
+		goto drop;
+	if (u->io.can_read && io_read(&u->io, &u->in, 1) != IO_WAIT)
+		goto drop; /* ended, or bytes nobody asked for; their edge will not come again */
+	HASH_FIND(hh, p->sets, &u->serial, sizeof(u->serial), s);
+	if (!s) {
+		if (!(s = calloc(1, sizeof(*s))))
+			goto drop;
+		s->serial = u->serial;
+		HASH_ADD(hh, p->sets, serial, sizeof(s->serial), s);
+	} else if (s->n >= p->o.per_target) {
+		goto drop;
+	}
+	km_buf_free(&u->in);
+	km_buf_free(&u->out);
+	DL_PREPEND(s->idle, u);
+	s->n++;
+	u->set = s;
+	u->idle_since = now;
+	p->n_idle++;
+	km_metric_add(p->idle, 1);
+	timer_set(p->o.timers, &u->timer, TIMER_POOL, now);
+	return;
+drop:
+	pool_drop(p, u, true);
+}

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: MIT */
+/* Connections to agents: opened with a PROXY v2 header that names tunnel and target, kept a short
+ * while for the next request of the same version of the same tunnel. One pool per worker. */
+#ifndef GATEWAYD_UPSTREAM_POOL_H
+#define GATEWAYD_UPSTREAM_POOL_H
+
+#include "gatewayd/edge/io.h"
+#include "gatewayd/edge/timers.h"
+#include "gatewayd/route/route.h"
+#include "libkm/privnet/privnet.h"
+
+#define POOL_IDLE_MAX 1024 /* unused connections of one worker */
+#define UP_AGENT_PORT 80
+
+struct pool;
+struct pool_set;
+
+/* One connection to an agent. */
+struct up {
+	struct io io;
+	struct km_buf in, out; /* from and to the agent */
+	void *owner;           /* the client's connection; NULL: unused, in the pool */
+	bool reused;           /* has carried a request before */
+	bool connected;
+	bool no_write;         /* the agent takes no more; it may still answer */
+	uint64_t serial;
+	int64_t idle_since;
+	struct pool *pool;
+	struct pool_set *set;
+	struct timer timer;
+	struct up *prev, *next;
+};
+
+struct pool_opts {
+	struct event_base *base;
+	struct timers *timers;
+	size_t per_target;
+	size_t buf_max;                /* bound of each buffer */
+	void (*woken)(struct up *u);   /* something may be possible on a connection in use */
+};
+
+/* net (may be NULL for the time being) becomes the pool's. NULL: no memory. */
+struct pool *pool_new(const struct pool_opts *opts);
+/* Every connection in use must have been dropped. Accepts NULL. */
+void pool_free(struct pool *p);
+/* Another private network (the pool owns the handle): unused connections and sockets of the older
+ * one go. */
+void pool_net(struct pool *p, struct km_privnet *net);
+/* Gives the handle back to the caller. */
+struct km_privnet *pool_net_release(struct pool *p);
+
+/* A connection for this route: an unused one that is not older than max_idle_ms (none when that is
+ * negative), else a new one that is being opened. Its header is already in `out`. KM_EIO: the system
+ * refused (errno); KM_ENOMEM; KM_ECLOSED: there is no private network. */
+int pool_take(struct pool *p, const struct route *r, int64_t max_idle_ms, int64_t now, void *owner,
+	      struct up **out) __attribute__((warn_unused_result));
+/* Gives back one on which a whole request and its whole answer have passed; it is kept or closed. */
+void pool_give(struct pool *p, struct up *u, int64_t now);
+/* Closes one that is in use. politely: with a FIN; else with a reset, so that the agent and the
+ * target see that something is missing. Accepts NULL. */
+void pool_drop(struct pool *p, struct up *u, bool politely);
+/* Closes every unused one. */
+void pool_clear(struct pool *p);
+
+#endif
