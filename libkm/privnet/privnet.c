@@ -103,7 +103,8 @@ static int call(struct km_privnet *p, struct call *c, struct km_errtext *err)
 	h->seq = ++p->seq;
 	rc = km_wire_send(p->fd, &c->req, km_wire_request_len(h->op), &c->list_fd,
 			  c->list_fd >= 0 ? 1 : 0, 0);
-	return rc ? transport_error(rc, err) : receive(p, c, err);
+	/* Who has gone may have left an answer that says why. */
+	return rc && rc != KM_ECLOSED ? transport_error(rc, err) : receive(p, c, err);
 }
 
 static int call_list(struct km_privnet *p, uint16_t op, const void *items, size_t n, size_t size,

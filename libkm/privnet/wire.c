@@ -257,13 +257,19 @@ int km_wire_recv(int sock, void *msg, size_t cap, size_t *len,
 			   .msg_iovlen = 1,
 			   .msg_control = control.bytes,
 			   .msg_controllen = sizeof(control.bytes)};
+	bool reset = false;
 	ssize_t n;
 	int rc = 0;
 
 	*len = *n_fds = 0;
-	do {
+	for (;;) {
 		n = recvmsg(sock, &m, flags | MSG_CMSG_CLOEXEC);
-	} while (n < 0 && errno == EINTR);
+		/* A reset is told once, before the messages that were sent ahead of it. */
+		if (n < 0 && errno == ECONNRESET && !reset)
+			reset = true;
+		else if (n >= 0 || errno != EINTR)
+			break;
+	}
 	if (n < 0)
 		return failed();
 	*n_fds = take_fds(&m, fds);
