@@ -12,7 +12,7 @@
 	"(SELECT coalesce(jsonb_agg(x.value), '[]') FROM jsonb_each(" t ".report->'" key "') x)"
 #define SQL_APPLIED(t)                                                                             \
 	"'appliedEpoch', " t ".acked_epoch, 'appliedRevision', " t ".acked_revision, "             \
-	"'applyError', " t ".ack_error, "
+	"'configError', " t ".ack_error, "
 #define SQL_TIMES(t)                                                                               \
 	"'createdAt', km_time(" t ".created_at), 'updatedAt', km_time(" t ".updated_at)"
 /* A page in the order of creation, for req_list. */

@@ -24,7 +24,7 @@ static void refuse_key(struct client *c)
 	limit_failed(c->hub->failures, peer, now);
 	count("kakuremichi_link_auth_failures_total", "Links with a key that is not known");
 	if (km_log_allow(&limit, now, 5, 10000, &held))
-		km_warn("unknown key", km_ks("type", client_kind(c)), km_ks("peer", peer),
+		km_warn("auth refused", km_ks("why", "unknown key"), km_ks("type", client_kind(c)), km_ks("peer", peer),
 			km_ki("held", held));
 	client_refuse(c, "this key is not known");
 }
@@ -78,7 +78,7 @@ static bool take_over(struct client *c, const char *id)
 	limit_failed(c->hub->takeovers, id, now);
 	count("kakuremichi_link_takeovers_total", "Links that took the place of an older one");
 	c->fight_logged = old->fight_logged;
-	km_info("link replaced", km_ks("id", id), km_ks("name", old->name),
+	km_info("newer link takes over", km_ks("id", id), km_ks("name", old->name),
 		km_ks("peer", km_addr_str(&c->peer, b)));
 	client_send_error(old, "CONFLICT", "a newer connection with this key has taken over");
 	HASH_DELETE(hh_id, c->hub->by_id, old);
