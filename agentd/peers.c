@@ -1,0 +1,577 @@
+/* SPDX-License-Identifier: MIT */
+#include "agentd/peers.h"
+#include "agentd/health/path.h"
+#include "agentd/health/pinger.h"
+#include "libkm/base/log.h"
+#include "libkm/base/metrics.h"
+#include "libkm/base/util.h"
+#include <event2/event_struct.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <uthash.h>
+
+#define HOSTS_MAX 8
+#define VIPS_MAX 4
+#define KEEPALIVE_S 25
+#define WIREGUARD_PORT 51820
+#define KICKS_PER_ADDRESS 2 /* fruitless ones, before the next address is tried */
+#define MISSES_IN_SPITE 5   /* so many, and bytes that still arrive prove nothing */
+
+struct peer;
+/* One of the gateway's public addresses or host names. */
+struct host {
+	struct peer *peer;
+	char name[254];
+	bool literal;
+	struct resolver_query *query;
+	size_t n;
+	struct km_addr addrs[RESOLVER_ADDRS_MAX];
+};
+
+struct peer {
+	struct peers *ps;
+	char id[KM_UUID_STRLEN], name[65];
+	struct km_wg_peer wg;
+	bool has_key;
+	uint16_t port;
+	size_t n_hosts, n_vips;
+	struct host hosts[HOSTS_MAX];
+	struct km_addr vips[VIPS_MAX];
+	size_t turn; /* which of its addresses is used */
+	struct path path;
+	struct event timer;
+	uint64_t rx_seen; /* at the last look */
+	struct km_metric *up, *kicks;
+	struct km_wg_peer_status told; /* what peers_status gave last */
+	UT_hash_handle hh;
+};
+
+struct peers {
+	struct event_base *base;
+	struct resolver_port *port;
+	int64_t interval_ms;
+	struct km_privnet *net;
+	struct pinger *pinger;
+	struct peer *by_id;
+};
+
+struct peers *peers_new(struct event_base *base, struct resolver_port *port,
+			int64_t probe_interval_ms)
+{
+	struct peers *ps = calloc(1, sizeof(*ps));
+
+	if (!ps)
+		return NULL;
+	ps->base = base;
+	ps->port = port;
+	ps->interval_ms = probe_interval_ms;
+	return ps;
+}
+
+/* ---- the endpoint ---- */
+
+/* Whether this host has a way to the address at all (an IPv6 address is of no use without). */
+static bool routable(const struct km_addr *a, uint16_t port)
+{
+	struct sockaddr_storage ss;
+	socklen_t len = km_addr_to_sa(&ss, a, port);
+	int fd = socket(ss.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	bool ok = fd >= 0 && connect(fd, (struct sockaddr *)&ss, len) == 0;
+
+	if (fd >= 0)
+		close(fd);
+	return ok;
+}
+
+static size_t usable(const struct peer *p, struct km_addr *out)
+{
+	size_t n = 0;
+
+	for (size_t h = 0; h < p->n_hosts; h++) {
+		for (size_t i = 0; i < p->hosts[h].n; i++) {
+			if (routable(&p->hosts[h].addrs[i], p->port))
+				out[n++] = p->hosts[h].addrs[i];
+		}
+	}
+	return n;
+}
+
+/* Takes the address whose turn it is. True when the endpoint is another than before. */
+static bool choose_endpoint(struct peer *p)
+{
+	struct km_addr addrs[HOSTS_MAX * RESOLVER_ADDRS_MAX];
+	size_t n = usable(p, addrs);
+	struct sockaddr_storage ss;
+
+	if (!n)
+		return false; /* what there was stays */
+	memset(&ss, 0, sizeof(ss));
+	km_addr_to_sa(&ss, &addrs[p->turn % n], p->port);
+	if (p->wg.has_endpoint && memcmp(&ss, &p->wg.endpoint, sizeof(ss)) == 0)
+		return false;
+	p->wg.endpoint = ss;
+	p->wg.has_endpoint = true;
+	return true;
+}
+
+static int apply(struct peer *p, struct km_errtext *err)
+{
+	if (!p->ps->net || !p->has_key)
+		return 0;
+	return km_privnet_peer_set(p->ps->net, &p->wg, err);
+}
+
+/* Asked again with every kick, so it is said now and then only. */
+static void unresolved(const struct host *h, const char *why)
+{
+	static struct km_log_limit limit;
+	uint32_t held;
+
+	if (km_log_allow(&limit, km_now_ms(), 5, 60000, &held))
+		km_warn("gateway's name not resolved", km_ks("gateway", h->peer->name),
+			km_ks("host", h->name), km_ks("error", why), km_ki("held_back", held));
+}
+
+static void on_resolved(void *arg, const struct resolver_answer *a)
+{
+	struct host *h = arg;
+	struct km_errtext err = {0};
+
+	h->query = NULL;
+	if (!a->n) {
+		unresolved(h, a->why);
+		return;
+	}
+	h->n = a->n;
+	memcpy(h->addrs, a->addrs, sizeof(h->addrs));
+	if (choose_endpoint(h->peer) && apply(h->peer, &err))
+		km_error("gateway's endpoint not applied", km_ks("gateway", h->peer->name),
+			 km_ks("error", err.text));
+}
+
+static void resolve(struct peer *p, bool fresh)
+{
+	for (size_t i = 0; i < p->n_hosts; i++) {
+		struct host *h = &p->hosts[i];
+		int rc;
+
+		if (h->literal || h->query)
+			continue;
+		h->query = resolver_ask(p->ps->port, h->name, fresh, on_resolved, h, &rc);
+		if (!h->query)
+			unresolved(h, km_strerror(rc));
+	}
+}
+
+/* ---- the path ---- */
+
+static void set_timer(struct peer *p, int64_t now)
+{
+	int64_t ms = p->path.due_ms > now ? p->path.due_ms - now : 0;
+	struct timeval tv = {ms / 1000, (ms % 1000) * 1000};
+
+	event_add(&p->timer, &tv);
+}
+
+/* Whether the device has received anything from the peer since the last look: then two lost replies
+ * are a busy line, and no reason to drop the sessions. */
+static bool still_receives(struct peer *p)
+{
+	struct km_wg_peer_status *s = NULL;
+	bool more = false;
+	size_t n = 0;
+
+	if (km_privnet_peers(p->ps->net, &s, &n, NULL) != 0)
+		return false;
+	for (size_t i = 0; i < n; i++) {
+		if (memcmp(s[i].key, p->wg.key, KM_WG_KEY_LEN) != 0)
+			continue;
+		more = s[i].rx_bytes > p->rx_seen;
+		p->rx_seen = s[i].rx_bytes;
+	}
+	free(s);
+	return more;
+}
+
+static void kick(struct peer *p)
+{
+	struct km_errtext err = {0};
+
+	if (still_receives(p) && p->path.misses < MISSES_IN_SPITE) {
+		path_spare(&p->path, km_now_ms());
+		return;
+	}
+	if (p->path.kicks % KICKS_PER_ADDRESS == 0)
+		p->turn++;
+	choose_endpoint(p);
+	resolve(p, true);
+	km_metric_add(p->kicks, 1);
+	km_debug("handshake started anew", km_ks("gateway", p->name));
+	if (km_privnet_peer_kick(p->ps->net, &p->wg, &err))
+		km_warn("handshake not started anew", km_ks("gateway", p->name),
+			km_ks("error", err.text));
+}
+
+static void ping(struct peer *p)
+{
+	for (size_t i = 0; i < p->n_vips; i++)
+		pinger_send(p->ps->pinger, &p->vips[i]);
+}
+
+static void on_due(evutil_socket_t none, short what, void *arg)
+{
+	struct peer *p = arg;
+	int64_t now = km_now_ms();
+	bool went_down;
+
+	(void)none;
+	(void)what;
+	if (!p->ps->pinger || !p->ps->net)
+		return;
+	switch (path_tick(&p->path, now, km_random_below(PATH_KICK_JITTER_MS), &went_down)) {
+	case PATH_KICK:
+		kick(p);
+		ping(p);
+		break;
+	case PATH_SEND:
+		ping(p);
+		break;
+	case PATH_NOTHING:
+		break;
+	}
+	if (went_down) {
+		km_warn("path to gateway is down", km_ks("gateway", p->name));
+		km_metric_set(p->up, 0);
+	}
+	set_timer(p, now);
+}
+
+static void came_up(struct peer *p)
+{
+	km_info("path to gateway is up", km_ks("gateway", p->name));
+	km_metric_set(p->up, 1);
+}
+
+static void on_reply(void *arg, const struct km_addr *from)
+{
+	struct peers *ps = arg;
+	int64_t now = km_now_ms();
+
+	for (struct peer *p = ps->by_id; p; p = p->hh.next) {
+		for (size_t i = 0; i < p->n_vips; i++) {
+			if (!km_addr_eq(&p->vips[i], from))
+				continue;
+			if (path_reply(&p->path, now))
+				came_up(p);
+			set_timer(p, now);
+		}
+	}
+}
+
+static void start_probe(struct peer *p)
+{
+	int64_t now = km_now_ms();
+
+	path_init(&p->path, p->ps->interval_ms, now);
+	if (p->ps->pinger && p->has_key)
+		set_timer(p, now);
+	else
+		event_del(&p->timer);
+}
+
+/* ---- the private network ---- */
+
+static void open_pinger(struct peers *ps)
+{
+	struct km_errtext err = {0};
+	int fd;
+
+	if (km_privnet_sockets(ps->net, AF_INET, SOCK_DGRAM, IPPROTO_ICMP, &fd, 1, &err) == 0)
+		ps->pinger = pinger_new(ps->base, fd, on_reply, ps);
+	if (!ps->pinger)
+		km_warn("paths to gateways are not probed", km_ks("error", err.text));
+}
+
+int peers_attach(struct peers *ps, struct km_privnet *net, bool probe, struct km_errtext *err)
+{
+	int rc = 0;
+
+	pinger_free(ps->pinger);
+	ps->pinger = NULL;
+	ps->net = net;
+	if (net && probe)
+		open_pinger(ps);
+	for (struct peer *p = ps->by_id; p && rc == 0; p = p->hh.next) {
+		rc = apply(p, err);
+		start_probe(p);
+	}
+	return rc ? rc : peers_settle(ps, err);
+}
+
+static size_t routes(const struct peers *ps, struct km_prefix *out, size_t max)
+{
+	size_t n = 0;
+
+	for (struct peer *p = ps->by_id; p; p = p->hh.next) {
+		for (size_t i = 0; i < p->n_vips && n < max; i++)
+			out[n++] = (struct km_prefix){p->vips[i],
+						      p->vips[i].family == AF_INET ? 32 : 128};
+	}
+	return n;
+}
+
+size_t peers_addrs(const struct peers *ps, struct km_addr *out, size_t max)
+{
+	size_t n = 0;
+
+	for (struct peer *p = ps->by_id; p; p = p->hh.next) {
+		for (size_t i = 0; i < p->n_vips && n < max; i++)
+			out[n++] = p->vips[i];
+	}
+	return n;
+}
+
+int peers_settle(struct peers *ps, struct km_errtext *err)
+{
+	static struct km_prefix r[PEERS_MAX * VIPS_MAX];
+	static uint8_t keys[PEERS_MAX][KM_WG_KEY_LEN];
+	size_t n = 0;
+	int rc;
+
+	if (!ps->net)
+		return 0;
+	for (struct peer *p = ps->by_id; p && n < PEERS_MAX; p = p->hh.next) {
+		if (p->has_key)
+			memcpy(keys[n++], p->wg.key, KM_WG_KEY_LEN);
+	}
+	rc = km_privnet_peers_keep(ps->net, (const uint8_t(*)[KM_WG_KEY_LEN])keys, n, err);
+	return rc ? rc : km_privnet_routes(ps->net, r, routes(ps, r, KM_ARRAY_LEN(r)), err);
+}
+
+/* ---- the configuration ---- */
+
+static void cancel_queries(struct peer *p)
+{
+	for (size_t i = 0; i < p->n_hosts; i++) {
+		resolver_cancel(p->hosts[i].query);
+		p->hosts[i].query = NULL;
+	}
+}
+
+static void peer_free(struct peer *p)
+{
+	cancel_queries(p);
+	event_del(&p->timer);
+	km_metric_set(p->up, 0);
+	HASH_DEL(p->ps->by_id, p);
+	free(p);
+}
+
+static struct peer *peer_get(struct peers *ps, const char *id)
+{
+	struct peer *p;
+	char labels[64];
+
+	HASH_FIND_STR(ps->by_id, id, p);
+	if (p || HASH_COUNT(ps->by_id) >= PEERS_MAX)
+		return p;
+	p = calloc(1, sizeof(*p));
+	if (!p)
+		return NULL;
+	p->ps = ps;
+	snprintf(p->id, sizeof(p->id), "%s", id);
+	snprintf(labels, sizeof(labels), "gateway=\"%s\"", p->id);
+	p->up = km_metric(KM_METRIC_GAUGE, "kakuremichi_agent_path_up", labels,
+			  "Whether the path to the gateway works.");
+	p->kicks = km_metric(KM_METRIC_COUNTER, "kakuremichi_agent_path_kicks_total", labels,
+			     "Handshakes that were started anew because the path was down.");
+	event_assign(&p->timer, ps->base, -1, EV_TIMEOUT, on_due, p);
+	HASH_ADD_STR(ps->by_id, id, p);
+	return p;
+}
+
+static int read_vips(struct peer *p, const struct km_msg_gateway *g, struct km_errtext *err)
+{
+	p->n_vips = 0;
+	p->wg.n_allowed = 0;
+	for (size_t i = 0; i < g->n_virtual_ips && p->n_vips < VIPS_MAX; i++) {
+		struct km_addr *a = &p->vips[p->n_vips];
+
+		if (km_addr_parse(a, g->virtual_ips[i]))
+			return km_errtext_set(err, KM_EINVAL, "gateway %s: virtual IP %s is malformed",
+					      p->name, g->virtual_ips[i]);
+		p->wg.allowed[p->wg.n_allowed++] =
+		    (struct km_prefix){*a, a->family == AF_INET ? 32 : 128};
+		p->n_vips++;
+	}
+	return 0;
+}
+
+static void read_hosts(struct peer *p, const struct km_msg_gateway *g)
+{
+	cancel_queries(p);
+	p->n_hosts = 0;
+	p->turn = 0;
+	for (size_t i = 0; i < g->n_public_ip && p->n_hosts < HOSTS_MAX; i++) {
+		struct host *h = &p->hosts[p->n_hosts++];
+
+		*h = (struct host){.peer = p};
+		snprintf(h->name, sizeof(h->name), "%s", g->public_ip[i]);
+		h->literal = km_addr_parse(&h->addrs[0], h->name) == 0;
+		h->n = h->literal ? 1 : 0;
+	}
+}
+
+/* Whether the gateway is to be reached in the same way as before. */
+static bool same_hosts(const struct peer *p, const struct km_msg_gateway *g, uint16_t port)
+{
+	if (p->port != port || p->n_hosts != g->n_public_ip)
+		return false;
+	for (size_t i = 0; i < p->n_hosts; i++) {
+		if (strcmp(p->hosts[i].name, g->public_ip[i]) != 0)
+			return false;
+	}
+	return true;
+}
+
+static int read_key(struct peer *p, const struct km_msg_gateway *g, struct km_errtext *err)
+{
+	uint8_t key[KM_WG_KEY_LEN];
+	int rc;
+
+	if (!g->wireguard_public_key) {
+		p->has_key = false;
+		return 0;
+	}
+	if (km_wg_key_parse(key, g->wireguard_public_key))
+		return km_errtext_set(err, KM_EINVAL, "gateway %s: malformed WireGuard key", p->name);
+	if (p->has_key && memcmp(key, p->wg.key, sizeof(key)) != 0 && p->ps->net) {
+		rc = km_privnet_peer_remove(p->ps->net, p->wg.key, err);
+		if (rc)
+			return rc;
+	}
+	memcpy(p->wg.key, key, sizeof(key));
+	p->has_key = true;
+	return 0;
+}
+
+int peers_set(struct peers *ps, const struct km_msg_gateway *g, struct km_errtext *err)
+{
+	uint16_t port = g->has_wireguard_port ? (uint16_t)g->wireguard_port : WIREGUARD_PORT;
+	struct peer *p = peer_get(ps, g->id);
+	bool probed;
+	int rc;
+
+	if (!p)
+		return km_errtext_set(err, KM_EFULL, "no room for gateway %s", g->name);
+	snprintf(p->name, sizeof(p->name), "%s", g->name);
+	p->wg.keepalive_s = KEEPALIVE_S;
+	probed = p->has_key && p->path.interval_ms;
+	rc = read_vips(p, g, err);
+	if (rc == 0)
+		rc = read_key(p, g, err);
+	if (rc)
+		return rc;
+	if (!same_hosts(p, g, port)) {
+		p->port = port;
+		read_hosts(p, g);
+		choose_endpoint(p);
+		resolve(p, false);
+	}
+	rc = apply(p, err);
+	if (!probed || !p->has_key)
+		start_probe(p);
+	return rc;
+}
+
+int peers_remove(struct peers *ps, const char *id, struct km_errtext *err)
+{
+	struct peer *p;
+	int rc = 0;
+
+	HASH_FIND_STR(ps->by_id, id, p);
+	if (!p)
+		return 0;
+	if (ps->net && p->has_key)
+		rc = km_privnet_peer_remove(ps->net, p->wg.key, err);
+	peer_free(p);
+	return rc;
+}
+
+void peers_free(struct peers *ps)
+{
+	struct peer *p, *tmp;
+
+	if (!ps)
+		return;
+	HASH_ITER(hh, ps->by_id, p, tmp)
+	{
+		peer_free(p);
+	}
+	pinger_free(ps->pinger);
+	free(ps);
+}
+
+/* ---- the status ---- */
+
+static struct peer *by_key(struct peers *ps, const uint8_t key[static KM_WG_KEY_LEN])
+{
+	for (struct peer *p = ps->by_id; p; p = p->hh.next) {
+		if (p->has_key && memcmp(p->wg.key, key, KM_WG_KEY_LEN) == 0)
+			return p;
+	}
+	return NULL;
+}
+
+static int64_t counter(uint64_t v)
+{
+	return v > INT64_MAX ? INT64_MAX : (int64_t)v;
+}
+
+static void tell(struct peer *p, const struct km_wg_peer_status *s, struct km_msg_peer_status *out)
+{
+	char text[KM_ISO8601_LEN];
+
+	p->told = *s;
+	out->gateway_id = km_xstrdup(p->id);
+	if (s->last_handshake_ms > 0)
+		out->last_handshake_at = km_xstrdup(km_iso8601(s->last_handshake_ms, text));
+	out->has_rx_bytes = out->has_tx_bytes = true;
+	out->rx_bytes = counter(s->rx_bytes);
+	out->tx_bytes = counter(s->tx_bytes);
+}
+
+int peers_status(struct peers *ps, bool all, struct km_msg_peer_status **out, size_t *n,
+		 struct km_errtext *err)
+{
+	struct km_wg_peer_status *s = NULL;
+	size_t got = 0;
+	int rc = ps->net ? km_privnet_peers(ps->net, &s, &got, err) : 0;
+
+	*out = NULL;
+	*n = 0;
+	if (rc || !got)
+		goto out;
+	*out = km_xcalloc(got, sizeof(**out));
+	for (size_t i = 0; i < got; i++) {
+		struct peer *p = by_key(ps, s[i].key);
+
+		if (p && (all || s[i].rx_bytes != p->told.rx_bytes ||
+			  s[i].tx_bytes != p->told.tx_bytes ||
+			  s[i].last_handshake_ms != p->told.last_handshake_ms))
+			tell(p, &s[i], &(*out)[(*n)++]);
+	}
+out:
+	free(s);
+	return rc;
+}
+
+void peers_status_free(struct km_msg_peer_status *s, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		km_msg_clear(&km_msg_desc_peer_status, &s[i]);
+	free(s);
+}
