@@ -9,6 +9,7 @@ BUILD     ?= build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))
 PREFIX    ?= /usr
 SYSCONF   ?= /etc/kakuremichi
 DESTDIR   ?=
+UNITS     ?= $(PREFIX)/lib/systemd/system
 ARGS      ?=
 WG_EMBED  ?= /usr/share/doc/wireguard-tools/examples/embeddable-wg-library
 VERSION   := 0.1.0
@@ -123,9 +124,22 @@ cppcheck:
 	  --suppressions-list=tests/lint/cppcheck.txt --include=tests/lint/models.h \
 	  --include=tests/lint/cppcheck.h -I. $(patsubst tidy/%,%,$(TIDY))
 
+# ---- install: programs, sample settings, man pages (section 5 from the programs), units ----
+install: all
+	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/lib/kakuremichi $(DESTDIR)$(SYSCONF) \
+	  $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man8 $(DESTDIR)$(UNITS)
+	install -m 755 $(DAEMONS:%=$(BUILD)/%) $(DESTDIR)$(PREFIX)/sbin
+	install -m 755 $(BUILD)/km-warden $(DESTDIR)$(PREFIX)/lib/kakuremichi
+	set -e; for d in $(DAEMONS); do \
+	  $(BUILD)/$$d --sample > $(DESTDIR)$(SYSCONF)/$${d%d}.conf.sample; \
+	  $(BUILD)/$$d --man > $(DESTDIR)$(PREFIX)/share/man/man5/$${d%d}.conf.5; done
+	install -m 644 docs/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8
+	for u in packaging/systemd/*.service; do sed 's#/usr/sbin/#$(PREFIX)/sbin/#' $$u \
+	  > $(DESTDIR)$(UNITS)/$${u##*/}; done
+
 clean:
 	rm -rf build
 .SECONDARY:
-.PHONY: all unit clean deps demo check check-unit check-e2e check-bulk lint headers tidy cppcheck \
+.PHONY: all unit clean deps demo check check-unit check-e2e check-bulk lint headers tidy cppcheck install \
         $(TIDY) $(ALONE)
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

@@ -3,7 +3,6 @@
 #include "libkm/base/conf_value.h"
 #include "libkm/base/util.h"
 #include <ctype.h>
-#include <inttypes.h>
 #include <string.h>
 
 #define MAN_DATE "November 21, 2026"
@@ -35,6 +34,7 @@ static const char *type_text(const struct km_opt *o)
 /* "number, 1 to 65535", "one of auto, kernel". */
 static void describe(const struct km_opt *o, char *out, size_t size)
 {
+	char least[KM_CONF_NUMBER_STRLEN], most[KM_CONF_NUMBER_STRLEN];
 	size_t n = (size_t)snprintf(out, size, "%s", type_text(o));
 
 	if (o->type == KM_OPT_ENUM)
@@ -42,10 +42,8 @@ static void describe(const struct km_opt *o, char *out, size_t size)
 			n += (size_t)snprintf(out + n, size - n, "%s%s", i ? ", " : " ",
 					      o->choices[i]);
 	else if (o->min || o->max)
-		snprintf(out + n, size - n, ", %" PRId64 " to %" PRId64 "%s", o->min, o->max,
-			 o->type == KM_OPT_DURATION ? " ms"
-			 : o->type == KM_OPT_SIZE   ? " bytes"
-						    : "");
+		snprintf(out + n, size - n, ", %s to %s", km_conf_number_str(o, o->min, least),
+			 km_conf_number_str(o, o->max, most));
 }
 
 /* The text as comment lines of at most COLUMNS bytes, broken at blanks. */
@@ -90,38 +88,39 @@ void km_conf_sample(const struct km_conf_spec *spec, FILE *f)
 	}
 }
 
-/* One character of text for roff. */
 static void roff_char(FILE *f, char c)
 {
 	if (c == '\\')
 		fputs("\\e", f);
-	else if (c == '-')
-		fputs("\\-", f);
 	else
 		fputc(c, f);
 }
 
-/* Text for roff: escaped, one sentence a line, no line that looks like a request. */
+/* Text for roff: escaped, one sentence a line and lines not too long, none that looks like a
+ * request. */
 static void roff_text(FILE *f, const char *s)
 {
-	bool start = true;
+	size_t column = 0;
+	bool end = false; /* of a sentence */
 
-	for (; *s; s++) {
-		if (start && (*s == ' ' || *s == '\n'))
-			continue;
-		if (start && (*s == '.' || *s == '\''))
-			fputs("\\&", f);
-		if (*s == '\\')
-			fputs("\\e", f);
-		else
-			fputc(*s, f);
-		start = *s == '\n';
-		if (strchr(".!?", *s) && s[1] == ' ' && !islower((unsigned char)s[2])) {
+	for (s += strspn(s, " \n"); *s; s += strspn(s, " \n")) {
+		size_t n = strcspn(s, " \n");
+
+		if (column && (column + 1 + n > COLUMNS || (end && !islower((unsigned char)*s)))) {
 			fputc('\n', f);
-			start = true;
+			column = 0;
 		}
+		if (column)
+			fputc(' ', f);
+		else if (*s == '.' || *s == '\'')
+			fputs("\\&", f);
+		for (size_t i = 0; i < n; i++)
+			roff_char(f, s[i]);
+		column += n + 1;
+		end = strchr(".!?", s[n - 1]);
+		s += n;
 	}
-	if (!start)
+	if (column)
 		fputc('\n', f);
 }
 
@@ -132,6 +131,8 @@ static void roff_arg(FILE *f, const char *s)
 	for (; *s; s++) {
 		if (*s == '"')
 			fputs("\\(dq", f);
+		else if (*s == '-')
+			fputs("\\-", f);
 		else
 			roff_char(f, *s);
 	}
@@ -171,15 +172,15 @@ void km_conf_man(const struct km_conf_spec *spec, FILE *f)
 	roff_text(f, spec->what);
 	km_conf_env_name(spec->n_opts ? spec->opts[0].key : "key", env, sizeof(env));
 	fprintf(f,
-		"The file has lines of the form\n.Dl key = value\n"
+		".Pp\nThe file has lines of the form\n.Dl key = value\n"
 		"Lines that begin with\n.Sq #\nor\n.Sq \\&;\n"
 		"are comments, and so is the rest of a line after a blank and\n.Sq \\&; .\n"
 		"A line has at most 199 bytes; the value of a list may go on in indented lines.\n"
-		"Durations are written like 500ms, 30s, 5m, 2h or 30d, sizes like 65536, 64K, 1M "
-		"or 2G; the words of a list are parted by blanks or commas.\n"
-		".Pp\nEvery setting can also be given by an environment variable, which has "
+		"Durations are written like 500ms, 30s, 5m, 2h or 30d, sizes like 65536, 64K,\n"
+		"1M or 2G; the words of a list are parted by blanks or commas.\n"
+		".Pp\nEvery setting can also be given by an environment variable, which has\n"
 		"precedence:\n.Ev KAKUREMICHI_\nand the key in upper case, such as\n.Ev %s .\n"
-		".Pp\nUnknown keys, keys given twice and wrong values are mistakes; all of them "
+		".Pp\nUnknown keys, keys given twice and wrong values are mistakes; all of them\n"
 		"are reported with file and line, and nothing is started.\n"
 		".Ql %s \\-t\nchecks the file only.\n",
 		env, spec->program);

@@ -25,15 +25,23 @@ struct unit {
 	int64_t factor;
 };
 
-static int with_unit(int64_t *out, const char *s, const struct unit *units, size_t n)
+/* Smallest first. */
+static const struct unit durations[] = {
+    {"ms", 1}, {"s", 1000}, {"m", 60000}, {"h", 3600000}, {"d", 86400000}, {NULL, 0},
+};
+static const struct unit sizes[] = {
+    {"", 1}, {"K", 1 << 10}, {"M", 1 << 20}, {"G", 1 << 30}, {NULL, 0},
+};
+
+static int with_unit(int64_t *out, const char *s, const struct unit *units)
 {
 	int64_t v;
 
 	if (digits(&v, &s))
 		return KM_EINVAL;
-	for (size_t i = 0; i < n; i++)
-		if (!strcmp(s, units[i].name))
-			return __builtin_mul_overflow(v, units[i].factor, out) ? KM_EINVAL : 0;
+	for (; units->name; units++)
+		if (!strcmp(s, units->name))
+			return __builtin_mul_overflow(v, units->factor, out) ? KM_EINVAL : 0;
 	if (v || *s)
 		return KM_EINVAL;
 	*out = 0; /* nothing needs no unit */
@@ -42,20 +50,26 @@ static int with_unit(int64_t *out, const char *s, const struct unit *units, size
 
 int km_duration_parse(int64_t *ms, const char *s)
 {
-	static const struct unit units[] = {
-	    {"ms", 1}, {"s", 1000}, {"m", 60000}, {"h", 3600000}, {"d", 86400000},
-	};
-
-	return with_unit(ms, s, units, KM_ARRAY_LEN(units));
+	return with_unit(ms, s, durations);
 }
 
 int km_size_parse(int64_t *bytes, const char *s)
 {
-	static const struct unit units[] = {
-	    {"", 1}, {"K", 1 << 10}, {"M", 1 << 20}, {"G", 1 << 30},
-	};
+	return with_unit(bytes, s, sizes);
+}
 
-	return with_unit(bytes, s, units, KM_ARRAY_LEN(units));
+char *km_conf_number_str(const struct km_opt *o, int64_t v, char out[static KM_CONF_NUMBER_STRLEN])
+{
+	const struct unit *u = o->type == KM_OPT_DURATION ? durations : sizes;
+
+	if (o->type == KM_OPT_INT || !v) {
+		snprintf(out, KM_CONF_NUMBER_STRLEN, "%" PRId64, v);
+		return out;
+	}
+	while (u[1].name && v % u[1].factor == 0)
+		u++;
+	snprintf(out, KM_CONF_NUMBER_STRLEN, "%" PRId64 "%s", v / u->factor, u->name);
+	return out;
 }
 
 static int int_parse(int64_t *out, const char *s)
@@ -86,7 +100,8 @@ static int bool_parse(bool *out, const char *s)
 static int set_number(const struct km_opt *o, int64_t *at, const char *text, struct km_errtext *err)
 {
 	int64_t v, min = o->min, max = o->max;
-	const char *what, *unit = "";
+	char least[KM_CONF_NUMBER_STRLEN], most[KM_CONF_NUMBER_STRLEN];
+	const char *what;
 	int e;
 
 	if (!min && !max)
@@ -94,11 +109,9 @@ static int set_number(const struct km_opt *o, int64_t *at, const char *text, str
 	if (o->type == KM_OPT_DURATION) {
 		e = km_duration_parse(&v, text);
 		what = "a duration such as 500ms, 30s, 5m, 2h or 30d";
-		unit = " ms";
 	} else if (o->type == KM_OPT_SIZE) {
 		e = km_size_parse(&v, text);
 		what = "a size such as 65536, 64K, 1M or 2G";
-		unit = " bytes";
 	} else {
 		e = int_parse(&v, text);
 		what = "a whole number";
@@ -107,8 +120,9 @@ static int set_number(const struct km_opt *o, int64_t *at, const char *text, str
 		return km_errtext_set(err, e, "%s: \"%.200s\" is not %s", o->key, text, what);
 	if (v < min || v > max)
 		return km_errtext_set(err, KM_EINVAL,
-				      "%s: %.200s is outside %" PRId64 " to %" PRId64 "%s", o->key,
-				      text, min, max, unit);
+				      "%s: %.200s is outside %s to %s", o->key, text,
+				      km_conf_number_str(o, min, least),
+				      km_conf_number_str(o, max, most));
 	*at = v;
 	return 0;
 }

@@ -15,6 +15,9 @@ int km_conf_value_append(const struct km_opt *o, void *out, const char *text,
 			 struct km_errtext *err) __attribute__((warn_unused_result));
 /* Frees and zeroes the value. */
 void km_conf_value_free(const struct km_opt *o, void *out);
+/* A bound of o (its min or max) as one would write it: "1h", "64K", "65535". */
+#define KM_CONF_NUMBER_STRLEN 24
+char *km_conf_number_str(const struct km_opt *o, int64_t v, char out[static KM_CONF_NUMBER_STRLEN]);
 /* The environment variable that overrides key, "KAKUREMICHI_KEY"; out is cut at n bytes. */
 void km_conf_env_name(const char *key, char *out, size_t n);
 

@@ -224,7 +224,7 @@ static void mistakes(void **state)
 	    {"connect_timeout = 5\n", "test.conf:1: connect_timeout: \"5\" is not a duration such "
 				      "as 500ms, 30s, 5m, 2h or 30d\n"},
 	    {"connect_timeout = 2h\n",
-	     "test.conf:1: connect_timeout: 2h is outside 100 to 60000 ms\n"},
+	     "test.conf:1: connect_timeout: 2h is outside 100ms to 1m\n"},
 	    {"size = 5T\n",
 	     "test.conf:1: size: \"5T\" is not a size such as 65536, 64K, 1M or 2G\n"},
 	    {"size = -1\n",
@@ -448,7 +448,7 @@ static void sample(void **state)
 		if (!(*in == '#' && in[1] != ' ' && (in == text || in[-1] == '\n')))
 			*out++ = *in;
 	*out = '\0';
-	assert_non_null(strstr(text, "\nconnect_timeout = 5s\n"));
+	assert_non_null(strstr(text, "\n# (duration, 100ms to 1m)\nconnect_timeout = 5s\n"));
 	assert_valid(text, &s);
 	assert_list(&s.hosts, "localhost|::1");
 	km_conf_free(&spec, &s);
