@@ -64,19 +64,24 @@ static void fail(struct embedded *e, const char *why)
 
 /* ---- what the child says ---- */
 
-/* The server's lines are "LEVEL:  text". */
+/* The server's lines are "backend type: LEVEL:  text". What a backend tells its client comes to the
+ * store too, and explains no end of the server. */
 static void take_line(struct embedded *e)
 {
+	bool fatal, client;
+
 	if (!e->line_len)
 		return;
 	e->line[e->line_len] = '\0';
 	e->line_len = 0;
-	if (strstr(e->line, "FATAL:") || strstr(e->line, "PANIC:"))
+	client = strstr(e->line, "client backend: ") != NULL && !strstr(e->line, "PANIC:");
+	fatal = strstr(e->line, "FATAL:") || strstr(e->line, "PANIC:");
+	if (fatal && !client)
 		km_warn("postgres says", km_ks("line", e->line));
 	else
 		km_debug("postgres says", km_ks("line", e->line));
 	/* A LOG line after the FATAL one ("database system is shut down") explains nothing. */
-	if (!strstr(e->line, "LOG:"))
+	if (!client && !strstr(e->line, "LOG:"))
 		snprintf(e->last, sizeof(e->last), "%.*s", (int)sizeof(e->last) - 1, e->line);
 }
 
@@ -221,7 +226,7 @@ static void start_server(struct embedded *e)
 			"-c",
 			"log_destination=stderr",
 			"-c",
-			"log_line_prefix=",
+			"log_line_prefix=%b: ",
 			/* Errors of statements go to who sent them. */
 			"-c",
 			"log_min_messages=log",
@@ -443,7 +448,8 @@ static void stop_child(struct embedded *e)
 		km_warn("the database does not end", km_ki("pid", e->pid), km_ki("signal", signals[i]));
 	}
 	child_reap(e->pidfd);
-	km_info("database server ended", km_ki("pid", e->pid));
+	km_info(e->phase == MAKING ? "making the database was broken off" : "database server ended",
+		km_ki("pid", e->pid));
 }
 
 void embedded_free(struct embedded *e)

@@ -433,7 +433,7 @@ static int open_members(struct store *s, const char *conninfo, struct km_errtext
 	    .name = "controld",
 	    .connect_timeout_ms = 5000,
 	    /* The server gives up first, so that a late statement is known to be undone. */
-	    .statement_timeout_ms = s->timeout_ms - s->timeout_ms / 10,
+	    .statement_timeout_ms = s->timeout_ms - s->timeout_ms / 5,
 	    .pipeline = true,
 	};
 	int rc;
