@@ -78,6 +78,9 @@ int km_httpd_start(struct km_httpd **out, struct event_base *base, const char *l
 	struct km_httpd *h;
 	int e;
 
+	*out = NULL;
+	if (!listen || !*listen)
+		return 0;
 	e = km_hostport_parse(&hp, listen, err);
 	if (e)
 		return e;

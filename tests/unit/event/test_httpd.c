@@ -162,6 +162,8 @@ static void bad_listen(void **state)
 	assert_int_equal(km_httpd_start(&h, b, "192.0.2.1:9101", NULL, NULL, &err), KM_EIO);
 	assert_non_null(strstr(err.text, "192.0.2.1:9101"));
 	assert_null(h);
+	assert_int_equal(km_httpd_start(&h, b, NULL, NULL, NULL, &err), 0);
+	assert_null(h);
 	km_httpd_free(NULL);
 	event_base_free(b);
 }
