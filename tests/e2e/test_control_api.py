@@ -1,0 +1,906 @@
+# SPDX-License-Identifier: MIT
+"""controld alone, on loopback: REST and the hub, with the real embedded database.
+
+    urllib, raw TLS ──HTTPS──▶ controld ──▶ its PostgreSQL
+    python3-websockets ──WSS──▶    │
+"""
+import asyncio
+import base64
+import contextlib
+import http.client
+import itertools
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import tempfile
+import time
+
+import pytest
+import websockets
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BUILD = ROOT / os.environ.get("KM_BUILD", "build")
+UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+NOBODY = "00000000-0000-4000-8000-00000000dead"
+numbers = itertools.count(1)
+
+
+def until(what, seconds=20.0):
+    """Waits for what() to be true and gives its value."""
+    end = time.monotonic() + seconds
+    while True:
+        v = what()
+        if v:
+            return v
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
+
+
+class Answer:
+    def __init__(self, r, data):
+        self.status, self.headers, self.data = r.status, r.headers, data
+
+    @property
+    def json(self):
+        return json.loads(self.data)
+
+    @property
+    def fields(self):
+        return {d["field"] for d in self.json["details"]}
+
+    def __repr__(self):
+        return f"{self.status} {self.data[:500]!r}"
+
+
+class Control:
+    def __init__(self):
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="kmapi"))
+        self.dir.chmod(0o755)
+        self.state = self.dir / "state"
+        self.rest_port, self.link_port = self.free_port(), self.free_port()
+        (self.dir / "control.conf").write_text(
+            f"state_dir = {self.state}\nrest_listen = 127.0.0.1:{self.rest_port}\n"
+            f"link_listen = 127.0.0.1:{self.link_port}\nlog_level = debug\n")
+        self.log_path = self.dir / "log"
+        self.proc = None
+
+    @staticmethod
+    def free_port():
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            return s.getsockname()[1]
+
+    def start(self):
+        mark = len(self.log())
+        with open(self.log_path, "ab") as log:
+            self.proc = subprocess.Popen([BUILD / "controld", "-c", self.dir / "control.conf"],
+                                         stdout=log, stderr=log)
+        until(lambda: "control ready" in self.log()[mark:] or self.proc.poll() is not None, 90)
+        assert self.proc.poll() is None, self.log()
+        self.token = (self.state / "admin.token").read_text().strip()
+        self.tls = ssl.create_default_context(cafile=self.state / "root.crt")
+
+    def stop(self, sig=signal.SIGTERM):
+        self.proc.send_signal(sig)
+        return self.proc.wait(60)
+
+    def log(self):
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    def connection(self):
+        return http.client.HTTPSConnection("localhost", self.rest_port, context=self.tls, timeout=20)
+
+    def request(self, method, path, body=None, token=None, headers=None, conn=None):
+        h = {"Authorization": f"Bearer {token or self.token}"}
+        if body is not None and not isinstance(body, (bytes, str)):
+            body = json.dumps(body)
+        if body is not None:
+            h["Content-Type"] = "application/json"
+        h.update(headers or {})
+        c = conn or self.connection()
+        c.request(method, path, body, {k: v for k, v in h.items() if v is not None})
+        r = c.getresponse()
+        a = Answer(r, r.read())
+        if not conn:
+            c.close()
+        return a
+
+    def ok(self, method, path, body=None, status=None):
+        a = self.request(method, path, body)
+        assert a.status == (status or {"POST": 201, "DELETE": 204}.get(method, 200)), a
+        return a.json if a.data else None
+
+    def raw(self, data):
+        with socket.create_connection(("127.0.0.1", self.rest_port), 20) as s:
+            with self.tls.wrap_socket(s, server_hostname="localhost") as t:
+                with contextlib.suppress(OSError):
+                    t.sendall(data)
+                got = b""
+                with contextlib.suppress(OSError):
+                    while piece := t.recv(65536):
+                        got += piece
+                return got
+
+    # ---- things ----
+    def agent(self, **kw):
+        return self.ok("POST", "/api/agents", {"name": f"agent-{next(numbers)}", **kw})
+
+    def gateway(self, **kw):
+        return self.ok("POST", "/api/gateways", {"name": f"gateway-{next(numbers)}", **kw})
+
+    def tunnel(self, agent, **kw):
+        return self.ok("POST", "/api/tunnels", {"domain": f"t{next(numbers)}.example.com",
+                                                "agentId": agent["id"], "target": "127.0.0.1:8080", **kw})
+
+    def connect(self, kind):
+        return websockets.connect(f"wss://localhost:{self.link_port}/ws?type={kind}", ssl=self.tls,
+                                  compression=None, ping_interval=None, close_timeout=5, max_size=None)
+
+
+def key():
+    return base64.b64encode(os.urandom(32)).decode()
+
+
+class Link:
+    """One link of an agent or a gateway, authenticated by `with`."""
+    def __init__(self, ctl, who, public_key=None, epoch="", revision=0, **auth):
+        self.ctl, self.who = ctl, who
+        self.kind = "agent" if who["apiKey"].startswith("agt_") else "gateway"
+        self.auth = {"apiKey": who["apiKey"], "version": "0", "hostname": "host", "epoch": epoch,
+                     "revision": revision, **auth}
+        if public_key:
+            self.auth["wireguardPublicKey"] = public_key
+
+    async def __aenter__(self):
+        self.ws = await self.ctl.connect(self.kind)
+        await self.send("auth", **self.auth)
+        self.first = await self.get()
+        if self.first[0] == "auth_success":
+            assert self.first[1][f"{self.kind}Id"] == self.who["id"]
+        return self
+
+    async def __aexit__(self, *_):
+        await self.ws.close()
+
+    async def send(self, type_, **data):
+        await self.ws.send(json.dumps({"type": type_, "data": data}))
+
+    async def get(self, *types, seconds=10):
+        while True:
+            m = json.loads(await asyncio.wait_for(self.ws.recv(), seconds))
+            if not types or m["type"] in types:
+                return m["type"], m["data"]
+
+    async def data(self, type_, seconds=10):
+        return (await self.get(type_, seconds=seconds))[1]
+
+    async def next_is(self, type_):
+        m = await self.get()
+        assert m[0] == type_, m
+        return m[1]
+
+    async def closed(self, seconds=10):
+        async def drain():
+            with contextlib.suppress(websockets.ConnectionClosed):
+                while True:
+                    await self.ws.recv()
+        await asyncio.wait_for(drain(), seconds)
+
+
+def run(coro, seconds=60):
+    return asyncio.run(asyncio.wait_for(coro, seconds))
+
+
+async def rest(ctl, *args):
+    return await asyncio.get_running_loop().run_in_executor(None, lambda: ctl.ok(*args))
+
+
+@pytest.fixture(scope="module")
+def ctl():
+    c = Control()
+    try:
+        c.start()
+        yield c
+        status = c.stop()
+        assert status == 0, c.log()[-8000:]
+    finally:
+        if c.proc and c.proc.poll() is None:
+            c.stop(signal.SIGKILL)
+        shutil.rmtree(c.dir, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def logs(request, ctl):
+    mark = len(ctl.log())
+    failed = request.session.testsfailed
+    yield
+    if request.session.testsfailed != failed:
+        print(ctl.log()[mark:][-8000:])
+
+
+# ---- REST: what is right ------------------------------------------------------------------------
+
+def test_agents_life(ctl):
+    a = ctl.agent()
+    assert UUID.fullmatch(a["id"]) and re.fullmatch(r"agt_[\w-]{43}", a["apiKey"])
+    assert a["virtualIp"] == a["subnet"].replace(".0/24", ".100") and a["status"] == "offline"
+    got = ctl.ok("GET", f"/api/agents/{a['id']}")
+    assert "apiKey" not in got and got["apiKeyPrefix"] == a["apiKey"][:8]
+    assert ctl.ok("PATCH", f"/api/agents/{a['id']}", {"name": "renamed"})["name"] == "renamed"
+    assert ctl.ok("PATCH", f"/api/agents/{a['id']}", {})["name"] == "renamed"
+    assert ctl.request("POST", "/api/agents", {"name": "renamed"}).status == 409
+    ctl.ok("DELETE", f"/api/agents/{a['id']}")
+    again = ctl.request("DELETE", f"/api/agents/{a['id']}")
+    assert again.status == 404 and again.json["code"] == "NOT_FOUND"
+    assert ctl.request("GET", f"/api/agents/{a['id']}").status == 404
+    assert ctl.request("PATCH", f"/api/agents/{a['id']}", {"name": "x"}).status == 404
+    b = ctl.agent()
+    assert b["virtualIp"] != a["virtualIp"], "a number was given twice"
+    ctl.ok("DELETE", f"/api/agents/{b['id']}")
+
+
+def test_gateways_life(ctl):
+    g = ctl.gateway(publicIp=["192.0.2.1", "2001:db8::1", "gw.example.com"], region="eu")
+    assert re.fullmatch(r"gtw_[\w-]{43}", g["apiKey"]) and g["region"] == "eu"
+    assert g["publicIp"] == ["192.0.2.1", "2001:db8::1", "gw.example.com"]
+    path = f"/api/gateways/{g['id']}"
+    assert ctl.ok("PATCH", path, {"publicIp": "192.0.2.9"})["publicIp"] == ["192.0.2.9"]
+    p = ctl.ok("PATCH", path, {"publicIp": None, "region": None})
+    assert p["publicIp"] == [] and p["region"] is None and p["name"] == g["name"]
+    for bad in ([1], "no spaces", ["x"] * 9, {"a": 1}, "1.2.3.4:5"):
+        a = ctl.request("PATCH", path, {"publicIp": bad})
+        assert a.status == 400 and any(f.startswith("publicIp") for f in a.fields), a
+    ctl.ok("DELETE", path)
+
+
+def test_tunnels_life(ctl):
+    a, b = ctl.agent(), ctl.agent()
+    t = ctl.ok("POST", "/api/tunnels", {"domain": "Hello.BÜCHER.Example.", "agentId": a["id"],
+                                        "target": "localhost:80", "description": "d"})
+    assert t["domain"] == "hello.xn--bcher-kva.example" and t["enabled"] is True
+    assert t["match"] == {"domain": t["domain"], "path": None, "port": None, "protocol": "http"}
+    assert t["targets"][0]["target"] == t["target"] == "localhost:80"
+    assert t["status"] == "unknown" and t["targets"][0]["id"] == t["targetId"]
+    path = f"/api/tunnels/{t['id']}"
+    p = ctl.ok("PATCH", path, {"enabled": False, "agentId": b["id"], "target": "[::1]:81"})
+    assert (p["enabled"], p["agentId"], p["target"], p["description"]) == (False, b["id"], "[::1]:81", "d")
+    again = ctl.request("POST", "/api/tunnels", {"domain": "HELLO.xn--bcher-kva.example",
+                                                 "agentId": a["id"], "target": "unix:/run/x"})
+    assert again.status == 409 and again.json["code"] == "CONFLICT" and again.fields == {"domain"}
+    busy = ctl.request("DELETE", f"/api/agents/{b['id']}")
+    assert busy.status == 409 and busy.json["code"] == "CONFLICT"
+    full = ctl.ok("POST", "/api/tunnels", {
+        "match": {"domain": "*.wild.example", "protocol": "http"},
+        "targets": [{"agentId": a["id"], "target": "unix:/run/app.sock", "weight": 1}]})
+    assert full["domain"] == "*.wild.example" and full["target"] == "unix:/run/app.sock"
+    for x in (path, f"/api/tunnels/{full['id']}", f"/api/agents/{a['id']}", f"/api/agents/{b['id']}"):
+        ctl.ok("DELETE", x)
+    assert ctl.request("DELETE", path).status == 404
+
+
+def test_tokens_and_me(ctl):
+    t = ctl.ok("POST", "/api/tokens", {"name": "ci", "expiresAt": "2099-01-01T00:00:00Z"})
+    assert re.fullmatch(r"kmt_[\w-]{43}", t["token"]) and t["prefix"] == t["token"][:8]
+    me = ctl.request("GET", "/api/auth/me", token=t["token"]).json
+    assert me["token"]["id"] == t["id"] and me["role"] == "admin" and "token" not in me["token"]
+    listed = ctl.request("GET", "/api/tokens")
+    assert t["id"] in {x["id"] for x in listed.json["items"]} and t["token"].encode() not in listed.data
+    ctl.ok("DELETE", f"/api/tokens/{t['id']}")
+    assert ctl.request("GET", "/api/auth/me", token=t["token"]).status == 401
+    assert ctl.request("DELETE", f"/api/tokens/{t['id']}").status == 404
+    past = ctl.request("POST", "/api/tokens", {"name": "x", "expiresAt": "2001-01-01T00:00:00Z"})
+    assert past.status == 400 and past.fields == {"expiresAt"}
+
+
+def test_pages(ctl):
+    made = [ctl.agent()["id"] for _ in range(5)]
+    seen, cursor, pages = [], None, 0
+    while True:
+        page = ctl.ok("GET", "/api/agents?limit=2" + (f"&cursor={cursor}" if cursor else ""))
+        assert len(page["items"]) <= 2 and page["total"] >= 5
+        seen += [x["id"] for x in page["items"]]
+        cursor, pages = page["next"], pages + 1
+        if not cursor:
+            break
+    assert pages >= 3 and len(seen) == len(set(seen)) == page["total"]
+    assert [x for x in seen if x in made] == made, "not in the order of creation"
+    for query in ("limit=0", "limit=1001", "limit=x", "cursor=nonsense", "colour=red", f"cursor=x_{NOBODY}"):
+        assert ctl.request("GET", "/api/agents?" + query).status == 400, query
+    for x in made:
+        ctl.ok("DELETE", f"/api/agents/{x}")
+
+
+def test_audit_names_who_and_what_but_no_secret(ctl):
+    a = ctl.agent()
+    ctl.ok("PATCH", f"/api/agents/{a['id']}", {"name": "audited"})
+    ctl.ok("DELETE", f"/api/agents/{a['id']}")
+    log = ctl.request("GET", "/api/audit?limit=3")
+    items = log.json["items"]
+    assert [x["action"] for x in items] == ["agent.delete", "agent.update", "agent.create"]
+    assert all(x["entityId"] == a["id"] and x["actor"] == "token " + ctl.token[:8] and
+               x["address"] == "127.0.0.1" for x in items)
+    assert items[1]["details"] == {"name": "audited"}
+    everything = ctl.request("GET", "/api/audit?limit=1000").data
+    assert a["apiKey"].encode() not in everything and ctl.token.encode() not in everything
+    assert ctl.token not in ctl.log() and a["apiKey"] not in ctl.log()
+    second = ctl.ok("GET", f"/api/audit?limit=1&cursor={ctl.ok('GET', '/api/audit?limit=1')['next']}")
+    assert second["items"][0]["action"] == "agent.update"
+
+
+def test_health_and_metrics(ctl):
+    assert ctl.request("GET", "/healthz", headers={"Authorization": None}).json == {"status": "ok"}
+    assert ctl.request("GET", "/readyz", headers={"Authorization": None}).json == {"status": "ready"}
+    assert ctl.request("GET", "/metrics", headers={"Authorization": None}).status == 401
+    a = ctl.agent()
+    m = ctl.request("GET", "/metrics")
+    assert m.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    assert f'kakuremichi_agent_online{{agent="{a["name"]}"}} 0' in m.data.decode()
+    assert 'kakuremichi_rest_requests_total{status="200"}' in m.data.decode()
+    ctl.ok("DELETE", f"/api/agents/{a['id']}")
+
+
+# ---- REST: the document is the interface --------------------------------------------------------
+
+def routes():
+    """What the source routes: {(method, path)}."""
+    text = (ROOT / "controld/api/route.c").read_text()
+    return {(m, p.replace(":id", "{id}")) for m, p in
+            re.findall(r'\{EVHTTP_REQ_(\w+), "([^"]+)", \w+,', text)}
+
+
+def test_openapi_and_routes_are_the_same(ctl):
+    doc = ctl.request("GET", "/api/openapi.json", headers={"Authorization": None}).json
+    assert doc == json.loads((ROOT / "proto/openapi.json").read_text()) and doc["openapi"].startswith("3.1")
+    named = {(m.upper(), p) for p, item in doc["paths"].items() for m in item if m != "parameters"}
+    assert named == routes()
+    for method, path in sorted(named):
+        a = ctl.request(method, path.replace("{id}", NOBODY), headers={"Authorization": None})
+        item = doc["paths"][path][method.lower()]
+        assert a.status == (200 if item.get("security") == [] else 401), (method, path, a)
+        assert str(a.status) in item["responses"]
+
+
+def test_answers_have_the_shape_of_the_document(ctl):
+    doc = json.loads((ROOT / "proto/openapi.json").read_text())["components"]["schemas"]
+    a, g = ctl.agent(), ctl.gateway()
+    t = ctl.tunnel(a)
+    for name, path in (("Agent", f"/api/agents/{a['id']}"), ("Gateway", f"/api/gateways/{g['id']}"),
+                       ("Tunnel", f"/api/tunnels/{t['id']}")):
+        assert set(ctl.ok("GET", path)) == set(doc[name]["properties"]), name
+    assert set(ctl.ok("GET", "/api/tokens")["items"][0]) == set(doc["Token"]["properties"])
+    assert set(ctl.ok("GET", "/api/audit")["items"][0]) == set(doc["AuditEntry"]["properties"])
+    for x in (f"tunnels/{t['id']}", f"agents/{a['id']}", f"gateways/{g['id']}"):
+        ctl.ok("DELETE", "/api/" + x)
+
+
+# ---- REST: what is wrong ------------------------------------------------------------------------
+
+@pytest.mark.parametrize("body,where", [
+    (b'{"name": ', "line 1, column"), (b"", "line 1"), (b'{"name":"x"}\n}', "line 2, column 1"),
+    (b"[]", "object"), (b'"x"', ""), (b'{"name":"a","name":"b"}', "duplicate"), (b'{"name":"\xff"}', "line 1"),
+    (b'{"name":"a\\u0000b"}', "line 1"), (b"[" * 5000, "line 1")])
+def test_invalid_json(ctl, body, where):
+    a = ctl.request("POST", "/api/agents", body)
+    assert a.status == 400 and a.json["code"] == "VALIDATION_ERROR" and where in a.json["error"], a
+
+
+def test_every_mistake_at_once(ctl):
+    a = ctl.request("POST", "/api/tunnels", {"domain": "x..y", "target": "nowhere", "enabled": 1,
+                                             "description": 5, "colour": "red", "path": "/a"})
+    assert a.status == 400 and a.json["code"] == "VALIDATION_ERROR"
+    assert a.fields == {"domain", "agentId", "target", "enabled", "description", "colour", "path"}
+    assert all(d["message"] for d in a.json["details"])
+
+
+@pytest.mark.parametrize("domain", ["", "com", "a..b", ".a.b", "a.b..", "-a.b", "a-.b", "a_b.c", "a b.c",
+                                    "*.com", "a.*.b", "*", "**.a.b", "a*.b.c", "1.2.3.4", "[::1]", "a" * 64 + ".b",
+                                    ".".join(["a" * 60] * 5), "xn--a.example", "a.b/c", "a.b:80", "\u2028.b"])
+def test_bad_domains(ctl, domain):
+    a = ctl.request("POST", "/api/tunnels", {"domain": domain, "agentId": NOBODY, "target": "a:1"})
+    assert a.status == 400 and a.fields == {"domain"}, a
+
+
+@pytest.mark.parametrize("target", ["", "nonsense", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:65536", ":80",
+                                    "unix:relative", "[::1]", "a b:80", "x" * 400 + ":80", "80"])
+def test_bad_targets(ctl, target):
+    a = ctl.request("POST", "/api/tunnels", {"domain": "a.b", "agentId": NOBODY, "target": target})
+    assert a.status == 400 and a.fields == {"target"}, a
+
+
+def test_unknown_agent_is_named(ctl):
+    a = ctl.request("POST", "/api/tunnels", {"domain": "a.b", "agentId": NOBODY, "target": "a:1"})
+    assert a.status == 400 and a.fields == {"agentId"}, a
+
+
+@pytest.mark.parametrize("more,field", [
+    ({"protocol": "tcp"}, "protocol"), ({"path": "/x"}, "path"), ({"port": 80}, "port"),
+    ({"targets": [{"agentId": NOBODY, "target": "a:1"}] * 2}, "targets"), ({"targets": []}, "targets"),
+    ({"match": {"domain": "x.y", "path": "/p"}}, "match.path"), ({"match": 1}, "match"),
+    ({"targets": [{"agentId": NOBODY, "target": "a:1", "weight": 5}]}, "targets[0].weight"),
+    ({"targets": [{"agentId": NOBODY, "target": "a:1", "protocol": "h2c"}]}, "targets[0].protocol")])
+def test_what_is_not_built_yet_is_refused(ctl, more, field):
+    body = {"domain": "a.b", "agentId": NOBODY, "target": "a:1", **more}
+    if "match" in more:
+        del body["domain"]
+    if "targets" in more:
+        del body["agentId"], body["target"]
+    a = ctl.request("POST", "/api/tunnels", body)
+    assert a.status == 400 and field in a.fields, a
+
+
+@pytest.mark.parametrize("method,path,status", [
+    ("GET", "/", 404), ("GET", "/api", 404), ("GET", "/api/agents/", 404), ("GET", "/api/nope", 404),
+    ("GET", "/api/agents/1", 404), ("GET", f"/api/agents/{NOBODY.upper()}", 404),
+    ("GET", f"/api/agents/{NOBODY}/x", 404), ("PUT", "/api/agents", 405), ("DELETE", "/api/agents", 405),
+    ("POST", f"/api/agents/{NOBODY}", 405), ("POST", "/healthz", 405), ("OPTIONS", "/api/tunnels", 405),
+    ("GET", f"/api/agents/{NOBODY}/approve-key", 405)])
+def test_paths_and_methods(ctl, method, path, status):
+    a = ctl.request(method, path)
+    assert a.status == status and a.json["error"], a
+    if status == 405:
+        assert method not in a.headers["Allow"].split(", ") and a.json["code"] == "METHOD_NOT_ALLOWED"
+    else:
+        assert a.json["code"] == "NOT_FOUND"
+
+
+def test_content_type_must_be_json(ctl):
+    for t in (None, "text/plain", "application/x-www-form-urlencoded", "application/jsonx"):
+        a = ctl.request("POST", "/api/agents", b'{"name":"x"}', headers={"Content-Type": t})
+        assert a.status == 400 and "Content-Type" in a.json["error"], (t, a)
+    a = ctl.request("POST", "/api/agents", b'{}', headers={"Content-Type": "Application/JSON; charset=utf-8"})
+    assert a.fields == {"name"}
+
+
+def test_body_bound(ctl):
+    big = b'{"name":"' + b"a" * (1 << 20) + b'"}'
+    a = ctl.request("POST", "/api/agents", big)
+    assert a.status == 413 and a.json["code"] == "TOO_LARGE", a
+    fits = b'{"name":"' + b"a" * ((1 << 20) - 11) + b'"}'
+    assert ctl.request("POST", "/api/agents", fits).fields == {"name"}
+    head = b"POST /api/agents HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    for data in (head + b"Content-Length: 10485760\r\n\r\n" + b"x" * (10 << 20),
+                 head + b"Transfer-Encoding: chunked\r\n\r\n" + (b"10000\r\n" + b"x" * 65536 + b"\r\n") * 160):
+        with socket.create_connection(("127.0.0.1", ctl.rest_port), 20) as s:
+            with ctl.tls.wrap_socket(s, server_hostname="localhost") as t:
+                with contextlib.suppress(OSError):
+                    t.sendall(data)
+                got = t.recv(65536)
+        assert got.startswith(b"HTTP/1.1 413 ") and b'"TOO_LARGE"' in got, got
+    assert ctl.request("GET", "/healthz").status == 200
+
+
+def test_bad_http(ctl):
+    for data, status in ((b"nonsense\r\n\r\n", 400), (b"GET /healthz HTTP/1.1\r\nX: " + b"a" * 100000 + b"\r\n\r\n", 400),
+                         (b"BREW /healthz HTTP/1.1\r\n\r\n", 501),
+                         (b"POST /api/agents HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
+                          b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400)):
+        got = ctl.raw(data)
+        assert got.startswith(b"HTTP/1.1 %d " % status), got
+    with socket.create_connection(("127.0.0.1", ctl.rest_port), 20) as s:
+        s.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")  # without TLS
+        with contextlib.suppress(OSError):
+            assert b"200" not in s.recv(100)
+    assert ctl.request("GET", "/healthz").status == 200
+
+
+def test_chunked_keep_alive_and_head(ctl):
+    c = ctl.connection()
+    body = json.dumps({"name": "chunky"}).encode()
+    c.request("POST", "/api/agents", iter([body[:3], body[3:]]),
+              {"Authorization": f"Bearer {ctl.token}", "Content-Type": "application/json"}, encode_chunked=True)
+    r = c.getresponse()
+    a = json.loads(r.read())
+    assert r.status == 201 and a["name"] == "chunky"
+    sock = c.sock
+    h = ctl.request("HEAD", f"/api/agents/{a['id']}", conn=c)
+    g = ctl.request("GET", f"/api/agents/{a['id']}", conn=c)
+    assert h.status == 200 and h.data == b"" and int(h.headers["Content-Length"]) == len(g.data)
+    assert ctl.request("DELETE", f"/api/agents/{a['id']}", conn=c).status == 204
+    assert ctl.request("GET", "/healthz", conn=c).status == 200 and c.sock is sock
+    c.close()
+
+
+def test_client_that_leaves_before_the_answer(ctl):
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", ctl.rest_port), 20) as s:
+            with ctl.tls.wrap_socket(s, server_hostname="localhost") as t:
+                t.sendall(b"GET /api/agents HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "
+                          + ctl.token.encode() + b"\r\n\r\n")
+    assert ctl.request("GET", "/api/agents").status == 200
+
+
+def test_tls_versions(ctl):
+    for version, fine in ((ssl.TLSVersion.TLSv1_2, True), (ssl.TLSVersion.TLSv1_3, True), (ssl.TLSVersion.TLSv1_1, False)):
+        tls = ssl.create_default_context(cafile=ctl.state / "root.crt")
+        tls.set_ciphers("DEFAULT:@SECLEVEL=0")
+        tls.minimum_version = tls.maximum_version = version
+        try:
+            with socket.create_connection(("127.0.0.1", ctl.rest_port), 20) as s:
+                tls.wrap_socket(s, server_hostname="localhost").close()
+            assert fine
+        except OSError:
+            assert not fine
+
+
+# ---- the hub ------------------------------------------------------------------------------------
+
+def test_configs_and_changes(ctl):
+    async def main():
+        a, b, g, h = ctl.agent(), ctl.agent(), ctl.gateway(), ctl.gateway(publicIp="192.0.2.7")
+        ka, kg = key(), key()
+        async with Link(ctl, a, ka) as la, Link(ctl, g, kg, wireguardPort=51999, publicIp=["198.51.100.1"]) as lg:
+            assert la.first[0] == lg.first[0] == "auth_success"
+            ca, cg = await la.data("config"), await lg.data("config")
+            assert ca["agent"] == {k: a[k] for k in ("id", "name", "virtualIp", "subnet")}
+            assert {x["id"] for x in ca["gateways"]} >= {g["id"], h["id"]} and ca["tunnels"] == []
+            assert cg["gateway"] == {"id": g["id"], "name": g["name"], "virtualIps": g["virtualIps"]}
+            me = [x for x in cg["agents"] if x["id"] == a["id"]][0]
+            assert me == {"id": a["id"], "name": a["name"], "virtualIp": a["virtualIp"],
+                          "subnet": a["subnet"], "wireguardPublicKey": ka}
+            assert g["id"] not in {x["id"] for x in cg["gateways"]}
+            assert [x["publicIp"] for x in cg["gateways"] if x["id"] == h["id"]] == [["192.0.2.7"]]
+            # The gateway's key came after the agent's configuration: an update for the agent.
+            u = await la.data("gateway_update")
+            assert u["gateway"]["wireguardPublicKey"] == kg and u["gateway"]["wireguardPort"] == 51999
+            assert u["gateway"]["publicIp"] == ["198.51.100.1"]
+            assert (u["epoch"], u["previous"]) == (ca["epoch"], ca["revision"])
+
+            t = await rest(ctl, "POST", "/api/tunnels", {"domain": "hub.example.com", "agentId": a["id"], "target": "[::1]:9"})
+            xa, xg = await la.next_is("tunnel_create"), await lg.next_is("tunnel_create")
+            assert xa["previous"] == u["revision"] and xg["previous"] == cg["revision"]
+            want = {"id": t["id"], "domain": "hub.example.com", "target": "[::1]:9", "targetId": t["targetId"],
+                    "enabled": True}
+            for x in (xa, xg):
+                assert want.items() <= x["tunnel"].items()
+            assert xg["tunnel"]["agentVirtualIp"] == a["virtualIp"]
+
+            # What does not concern the agent is not sent to it, and `previous` is what it was sent.
+            other = await rest(ctl, "POST", "/api/tunnels", {"domain": "other.example.com", "agentId": b["id"], "target": "a:1"})
+            assert (await lg.next_is("tunnel_create"))["tunnel"]["id"] == other["id"]
+            await rest(ctl, "PATCH", f"/api/tunnels/{t['id']}", {"description": "seen by nobody"})
+            await rest(ctl, "PATCH", f"/api/tunnels/{t['id']}", {"enabled": False})
+            ya, yg = await la.next_is("tunnel_update"), await lg.next_is("tunnel_update")
+            assert ya["tunnel"]["enabled"] is False and ya["previous"] == xa["revision"]
+            assert yg["previous"] == ya["previous"] + 1 == ya["revision"] - 1
+
+            # From one agent to the other.
+            async with Link(ctl, b, key()) as lb:
+                cb = await lb.data("config")
+                assert [x["id"] for x in cb["tunnels"]] == [other["id"]]
+                await lg.next_is("agent_update")
+                await rest(ctl, "PATCH", f"/api/tunnels/{t['id']}", {"agentId": b["id"]})
+                gone, come = await la.next_is("tunnel_delete"), await lb.next_is("tunnel_create")
+                both = await lg.next_is("tunnel_update")
+                assert gone["id"] == t["id"] == come["tunnel"]["id"] == both["tunnel"]["id"]
+                assert both["tunnel"]["agentVirtualIp"] == b["virtualIp"]
+                assert gone["previous"] == ya["revision"] and come["previous"] == cb["revision"]
+                await rest(ctl, "DELETE", f"/api/tunnels/{t['id']}")
+                assert (await lb.next_is("tunnel_delete"))["id"] == t["id"]
+                assert (await lg.next_is("tunnel_delete"))["id"] == t["id"]
+
+                # Revoked: the link ends, gateways are told.
+                await rest(ctl, "DELETE", f"/api/agents/{a['id']}")
+                assert (await la.next_is("auth_error"))["message"]
+                await la.closed()
+                assert (await lg.next_is("agent_delete"))["id"] == a["id"]
+                await rest(ctl, "DELETE", f"/api/gateways/{h['id']}")
+                assert (await lb.next_is("gateway_delete"))["id"] == h["id"]
+                assert (await lg.next_is("gateway_delete"))["id"] == h["id"]
+                await rest(ctl, "DELETE", f"/api/gateways/{g['id']}")
+                await lg.next_is("auth_error")
+                await lg.closed()
+                async with Link(ctl, a) as again:
+                    assert again.first[0] == "auth_error"
+                await rest(ctl, "DELETE", f"/api/tunnels/{other['id']}")
+                await rest(ctl, "DELETE", f"/api/agents/{b['id']}")
+    run(main())
+
+
+def test_catching_up(ctl):
+    async def main():
+        a, g = ctl.agent(), ctl.gateway()
+        k = key()
+        async with Link(ctl, g, k) as l:
+            c = await l.data("config")
+        t1 = ctl.tunnel(a)
+        ctl.ok("PATCH", f"/api/agents/{a['id']}", {"name": f"later-{a['id'][:8]}"})
+        async with Link(ctl, g, k, c["epoch"], c["revision"]) as l:
+            x = await l.next_is("tunnel_create")
+            y = await l.next_is("agent_update")
+            assert x["tunnel"]["id"] == t1["id"] and x["previous"] == c["revision"] and y["previous"] == x["revision"]
+            t2 = await rest(ctl, "POST", "/api/tunnels", {"domain": "more.example.com", "agentId": a["id"], "target": "a:1"})
+            assert (await l.next_is("tunnel_create"))["previous"] == y["revision"]
+        for epoch, revision in ((NOBODY, c["revision"]), (c["epoch"], 10**9), ("", 0), (c["epoch"], 0)):
+            async with Link(ctl, g, k, epoch, revision) as l:
+                d = await l.next_is("config")
+                assert {t1["id"], t2["id"]} <= {t["id"] for t in d["tunnels"]} and d["epoch"] == c["epoch"]
+        async with Link(ctl, g, k, d["epoch"], d["revision"]) as l:  # nothing missed: nothing sent
+            await rest(ctl, "DELETE", f"/api/tunnels/{t2['id']}")
+            assert (await l.next_is("tunnel_delete"))["previous"] == d["revision"]
+        for x in (f"tunnels/{t1['id']}", f"agents/{a['id']}", f"gateways/{g['id']}"):
+            ctl.ok("DELETE", "/api/" + x)
+    run(main())
+
+
+def test_push_is_quick(ctl):
+    """Median from POST to both pushes; the figure is printed with -s."""
+    async def main():
+        a, g = ctl.agent(), ctl.gateway()
+        took, made = [], []
+        async with Link(ctl, a) as la, Link(ctl, g) as lg:
+            await la.data("config")
+            await lg.data("config")
+            conn = ctl.connection()
+            conn.connect()
+            for i in range(20):
+                body = {"domain": f"quick{i}.example.com", "agentId": a["id"], "target": "a:1"}
+                start = time.monotonic()
+                r = await asyncio.get_running_loop().run_in_executor(
+                    None, lambda: ctl.request("POST", "/api/tunnels", body, conn=conn))
+                await la.data("tunnel_create")
+                await lg.data("tunnel_create")
+                took.append(time.monotonic() - start)
+                made.append(r.json["id"])
+            conn.close()
+        for t in made:
+            ctl.ok("DELETE", f"/api/tunnels/{t}")
+        ctl.ok("DELETE", f"/api/agents/{a['id']}")
+        ctl.ok("DELETE", f"/api/gateways/{g['id']}")
+        return sorted(took)[10]
+    median = run(main())
+    print(f"POST to both pushes: median {median * 1000:.1f} ms")
+    assert median < 0.2  # sanitizers and a busy machine included
+
+
+def test_keys(ctl):
+    async def main():
+        a, g = ctl.agent(), ctl.gateway()
+        path = f"/api/agents/{a['id']}"
+        first, second = key(), key()
+        assert ctl.request("POST", path + "/approve-key").status == 409
+        async with Link(ctl, g) as lg:
+            c = await lg.data("config")
+            assert "wireguardPublicKey" not in [x for x in c["agents"] if x["id"] == a["id"]][0]
+            async with Link(ctl, a, first):
+                assert (await lg.next_is("agent_update"))["agent"]["wireguardPublicKey"] == first
+            async with Link(ctl, a, second) as la:
+                assert la.first[0] == "auth_success"
+                assert (await la.data("error"))["code"] == "KEY_PENDING"
+                await la.data("config")
+                got = ctl.ok("GET", path)
+                assert (got["wireguardPublicKey"], got["pendingPublicKey"]) == (first, second)
+                done = await rest(ctl, "POST", path + "/approve-key", None, 200)
+                assert (done["wireguardPublicKey"], done["pendingPublicKey"]) == (second, None)
+                assert (await lg.next_is("agent_update"))["agent"]["wireguardPublicKey"] == second
+            async with Link(ctl, a, second) as la:
+                await la.next_is("config")
+            async with Link(ctl, a, first) as la:
+                assert (await la.data("error"))["code"] == "KEY_PENDING"
+            async with Link(ctl, a, second) as la:  # it thought better of it
+                await la.next_is("config")
+            assert ctl.ok("GET", path)["pendingPublicKey"] is None
+            b = await rest(ctl, "POST", "/api/agents", {"name": "same-key"})
+            async with Link(ctl, b, second) as lb:
+                assert lb.first[0] == "auth_error" and "another host" in lb.first[1]["message"]
+        actions = [x["action"] for x in ctl.ok("GET", "/api/audit?limit=10")["items"]]
+        assert "agent.approve-key" in actions and "agent.bind-key" in actions
+        for x in (f"agents/{a['id']}", f"agents/{b['id']}", f"gateways/{g['id']}"):
+            ctl.ok("DELETE", "/api/" + x)
+    run(main())
+
+
+def test_status_is_seen(ctl):
+    async def main():
+        a, g = ctl.agent(), ctl.gateway()
+        t = ctl.tunnel(a)
+        now, soon = "2026-11-21T07:02:13.123Z", "2099-01-01T00:00:00.000Z"
+        cert = (ctl.state / "root.crt").read_text()
+        agent, tunnel = f"/api/agents/{a['id']}", f"/api/tunnels/{t['id']}"
+        async with Link(ctl, a) as la, Link(ctl, g) as lg:
+            c = await la.data("config")
+            assert ctl.ok("GET", agent)["status"] == "online"
+            await la.send("config_ack", epoch=c["epoch"], revision=c["revision"], success=True)
+            await la.send("status", tunnels=[{"id": t["id"], "domain": t["domain"], "status": "unhealthy",
+                                              "error": "refused"}],
+                          peers=[{"gatewayId": g["id"], "lastHandshakeAt": now, "rxBytes": 1, "txBytes": 2}])
+            await lg.send("status", peers=[{"agentId": a["id"], "endpoint": "192.0.2.1:1", "lastHandshakeAt": now}],
+                          tunnels=[{"id": t["id"], "requests": 7, "bytesIn": 10, "bytesOut": 20, "errors": 1}],
+                          certificates=[{"domain": "bad.example.com", "status": "error", "error": "no",
+                                         "nextTryAt": soon}])
+            await lg.send("certificate_obtained", domain="good.example.com", certificate=cert, expiresAt=soon)
+            loop = asyncio.get_running_loop()
+            wait = lambda what: loop.run_in_executor(None, until, what)
+            await wait(lambda: ctl.ok("GET", agent)["appliedRevision"] == c["revision"])
+            await wait(lambda: ctl.ok("GET", tunnel)["traffic"]["requests"] == 7)
+            x = ctl.ok("GET", agent)
+            assert x["appliedEpoch"] == c["epoch"] and x["configError"] is None
+            assert x["lastHandshakeAt"] == now and x["peers"][0]["rxBytes"] == 1 and x["lastSeenAt"]
+            y = ctl.ok("GET", tunnel)
+            assert (y["status"], y["statusError"]) == ("unhealthy", "refused")
+            assert y["traffic"] == {"requests": 7, "bytesIn": 10, "bytesOut": 20, "errors": 1}
+            certs = {k["domain"]: k for k in ctl.ok("GET", "/api/certificates?limit=100")["items"]}
+            good, bad = certs["good.example.com"], certs["bad.example.com"]
+            assert good["status"] == "ready" and len(good["fingerprint"]) == 64 and good["notAfter"] and good["issuer"]
+            assert (bad["status"], bad["error"], bad["nextTryAt"]) == ("error", "no", soon)
+            page = ctl.ok("GET", "/api/certificates?limit=1")
+            assert ctl.ok("GET", f"/api/certificates?limit=1&cursor={page['next']}")["items"]
+
+            await la.send("status", tunnels=[{"id": t["id"], "status": "healthy"}])
+            await la.send("config_ack", epoch=c["epoch"], revision=c["revision"], success=False, error="tunnel x: no")
+            await wait(lambda: ctl.ok("GET", tunnel)["status"] == "healthy")
+            await wait(lambda: ctl.ok("GET", agent)["configError"] == "tunnel x: no")
+            assert ctl.ok("GET", tunnel)["statusError"] is None
+            assert f'kakuremichi_tunnel_healthy{{tunnel="{t["domain"]}"}} 1' in ctl.request("GET", "/metrics").data.decode()
+            await lg.send("certificate_obtained", domain="x.example.com", expiresAt=soon,
+                          certificate="-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n" + cert)
+            assert (await lg.data("error"))["code"] == "INVALID_MESSAGE"
+        await wait(lambda: ctl.ok("GET", agent)["status"] == "offline")
+        assert ctl.ok("GET", tunnel)["status"] == "unknown"
+        for x in (f"tunnels/{t['id']}", f"agents/{a['id']}", f"gateways/{g['id']}"):
+            ctl.ok("DELETE", "/api/" + x)
+    run(main())
+
+
+def test_messages_that_mean_nothing(ctl):
+    async def main():
+        a = ctl.agent()
+        async with Link(ctl, a) as l:
+            await l.data("config")
+            for text in ('{"type":"no_such_type","data":{}}', "{", "[]", "null", '{"type":5}', '{"data":{}}',
+                         '{"type":"config","data":{}}', '{"type":"status","data":{"tunnels":[{"id":"x"}]}}',
+                         '{"type":"config_ack","data":{"epoch":"e","revision":"one","success":true}}',
+                         '{"type":"auth","data":{"apiKey":"again"}}', '{"type":"heartbeat","data":null}'):
+                await l.ws.send(text)
+                m = await l.next_is("error")
+                assert m["code"] == "INVALID_MESSAGE" and m["message"], text
+            await l.send("heartbeat", timestamp=1, unknown="field")
+            with pytest.raises(websockets.ConnectionClosed):
+                await l.ws.send("x" * (10 << 20))
+                while True:
+                    await l.ws.recv()
+        async with Link(ctl, a) as l:
+            assert l.first[0] == "auth_success"
+        ctl.ok("DELETE", f"/api/agents/{a['id']}")
+    run(main())
+
+
+def test_before_auth(ctl):
+    async def main():
+        a, g = ctl.agent(), ctl.gateway()
+        for kind, text in (("agent", '{"type":"heartbeat","data":{"timestamp":1}}'),
+                           ("agent", '{"type":"whatever","data":{}}'), ("agent", '{"type":"auth","data":{}}'),
+                           ("gateway", json.dumps({"type": "auth", "data": {"apiKey": a["apiKey"]}})),
+                           ("gateway", json.dumps({"type": "auth", "data": {"apiKey": g["apiKey"],
+                                                                            "publicIp": ["a,b}"]}}))):
+            async with ctl.connect(kind) as ws:
+                await ws.send(text)
+                assert json.loads(await ws.recv())["type"] == "auth_error", text
+                with pytest.raises(websockets.ConnectionClosed):
+                    await ws.recv()
+        ctl.ok("DELETE", f"/api/agents/{a['id']}")
+        ctl.ok("DELETE", f"/api/gateways/{g['id']}")
+    run(main())
+
+
+def test_silence_before_auth(ctl):
+    async def main():
+        async with ctl.connect("agent") as ws:
+            start = time.monotonic()
+            with contextlib.suppress(websockets.ConnectionClosed):
+                await asyncio.wait_for(ws.recv(), 20)
+            return time.monotonic() - start
+    assert 8 < run(main()) < 14
+
+
+def test_newest_connection_wins_and_a_fight_is_throttled(ctl):
+    async def main():
+        a = ctl.agent()
+        mark = len(ctl.log())
+        async with contextlib.AsyncExitStack() as stack:
+            links = []
+            for i in range(9):
+                links.append(await stack.enter_async_context(Link(ctl, a)))
+                if links[-1].first[0] == "auth_error":
+                    break
+                if i:
+                    assert (await links[i - 1].data("error"))["code"] == "CONFLICT"
+                    await links[i - 1].closed()
+            assert 4 <= i <= 7, i
+            async with Link(ctl, a) as more:
+                assert more.first[0] == "auth_error"
+            await links[i - 1].send("nonsense")  # the last of the others goes on
+            assert (await links[i - 1].data("error"))["code"] == "INVALID_MESSAGE"
+        assert ctl.log()[mark:].count("two hosts use one key") == 1
+        assert "kakuremichi_link_conflicts_total 2" in ctl.request("GET", "/metrics").data.decode()
+        ctl.ok("DELETE", f"/api/agents/{a['id']}")
+    run(main())
+
+
+def test_too_many_messages(ctl):
+    async def main():
+        a = ctl.agent()
+        async with Link(ctl, a) as l:
+            await l.data("config")
+            with pytest.raises(websockets.ConnectionClosed):
+                for _ in range(200000):
+                    await l.ws.send('{"type":"heartbeat","data":{"timestamp":1}}')
+                while True:
+                    await l.ws.recv()
+        ctl.ok("DELETE", f"/api/agents/{a['id']}")
+    run(main(), 120)
+
+
+# ---- things that end and begin again; these come last ---------------------------------------------
+
+def test_database_restart(ctl):
+    async def main():
+        a, g = ctl.agent(), ctl.gateway()
+        async with Link(ctl, a) as la, Link(ctl, g) as lg:
+            await la.data("config")
+            await lg.data("config")
+            pid = int((ctl.state / "postgres/data/postmaster.pid").read_text().split()[0])
+            os.kill(pid, signal.SIGQUIT)  # immediate: clients are cut
+            away = None
+            end = time.monotonic() + 30
+            while time.monotonic() < end:
+                r = await asyncio.get_running_loop().run_in_executor(
+                    None, lambda: ctl.request("GET", "/api/agents"))
+                if r.status == 503:
+                    away = r
+                    assert ctl.request("GET", "/healthz").status == 200
+                elif away or time.monotonic() > end - 25:
+                    break
+            assert r.status == 200 and away, (r, away)
+            assert away.json["code"] == "UNAVAILABLE" and int(away.headers["Retry-After"]) > 0
+            t = await rest(ctl, "POST", "/api/tunnels", {"domain": "restart.example.com", "agentId": a["id"], "target": "a:1"})
+            assert (await la.data("tunnel_create"))["tunnel"]["id"] == t["id"]
+            assert (await lg.data("tunnel_create"))["tunnel"]["id"] == t["id"]
+        for x in (f"tunnels/{t['id']}", f"agents/{a['id']}", f"gateways/{g['id']}"):
+            ctl.ok("DELETE", "/api/" + x)
+    run(main())
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
+def test_control_restart(ctl, sig):
+    async def main():
+        a, g = ctl.agent(), ctl.gateway()
+        k = key()
+        async with Link(ctl, g, k) as l:
+            c = await l.data("config")
+            status = await asyncio.get_running_loop().run_in_executor(None, ctl.stop, sig)
+            assert status == (0 if sig == signal.SIGTERM else -sig), ctl.log()[-8000:]
+            await l.closed()
+        ctl.start()
+        t = ctl.tunnel(a)
+        async with Link(ctl, g, k, c["epoch"], c["revision"]) as l:
+            x = await l.next_is("tunnel_create")
+            assert x["previous"] == c["revision"] and x["epoch"] == c["epoch"] and x["tunnel"]["id"] == t["id"]
+        for x in (f"tunnels/{t['id']}", f"agents/{a['id']}", f"gateways/{g['id']}"):
+            ctl.ok("DELETE", "/api/" + x)
+    run(main(), 120)
+
+
+def test_failed_attempts_are_limited(ctl):
+    """Last: afterwards this address has to wait."""
+    wrong = "kmt_" + "A" * 43
+    answers = [ctl.request("GET", "/api/agents", token=wrong) for _ in range(15)]
+    assert answers[0].status == 401 and answers[0].headers["WWW-Authenticate"] == "Bearer"
+    assert answers[-1].status == 429 and answers[-1].json["code"] == "RATE_LIMITED"
+    assert int(answers[-1].headers["Retry-After"]) > 0
+    assert ctl.request("GET", "/healthz", headers={"Authorization": None}).status == 200
+    assert wrong not in ctl.log()
+
+    async def main():
+        for _ in range(12):
+            async with ctl.connect("agent") as ws:
+                await ws.send(json.dumps({"type": "auth", "data": {"apiKey": "agt_" + "A" * 43}}))
+                m = json.loads(await ws.recv())
+                assert m["type"] == "auth_error"
+        return m["data"]["message"]
+    assert "too many" in run(main())
