@@ -806,6 +806,7 @@ static void folder_gone(void **state)
 	plane_reopen(p);
 	assert_int_equal(km_replica_revision(p->r), 5);
 	assert_string_equal(p->tunnel[3], "h:3");
+	km_replica_free(p->r);
 	assert_int_equal(km_replica_open(&p->r, "/nonexistent", &hooks, p, &p->err), KM_EIO);
 	assert_null(p->r);
 }
