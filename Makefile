@@ -11,6 +11,7 @@ SYSCONF   ?= /etc/kakuremichi
 DESTDIR   ?=
 UNITS     ?= $(PREFIX)/lib/systemd/system
 ARGS      ?=
+FUZZ_TIME ?= 60
 WG_EMBED  ?= /usr/share/doc/wireguard-tools/examples/embeddable-wg-library
 VERSION   := 0.1.0
 
@@ -98,6 +99,18 @@ check:
 	@$(MAKE) -s check-bulk
 check-unit: unit
 	@sh tests/run-unit.sh $(UNIT)
+schemas: $(BUILD)/tests/unit/msg/test_vectors
+	$< --write
+# Each tests/fuzz/fuzz_NAME.c for FUZZ_TIME seconds; finds are kept under build. check-unit replays the corpus.
+FUZZ      := $(patsubst tests/fuzz/%.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
+fuzz:
+	@$(MAKE) -s CC=clang SAN=fuzzer-no-link,address,undefined fuzz-run
+fuzz-run: $(FUZZ)
+	$(Q)set -e; for f in $^; do mkdir -p $$f.corpus; $$f -max_total_time=$(FUZZ_TIME) -print_final_stats=1 \
+	  -artifact_prefix=$$f. $$f.corpus tests/fuzz/corpus/$${f##*/fuzz_}; done
+$(BUILD)/fuzz_%: $(OBJ)/tests/fuzz/fuzz_%.o $(BUILD)/libkm.a
+	$(call say,LD,$@)
+	$(Q)$(CC) $(KM_CFLAGS) -fsanitize=fuzzer $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 check-e2e: all
 	KM_BUILD=$(BUILD) $(E2E) --ignore tests/e2e/test_bulk.py $(ARGS) tests/e2e
 # What is judged by memory and size runs on the plain build.
@@ -141,5 +154,5 @@ clean:
 	rm -rf build
 .SECONDARY:
 .PHONY: all unit clean deps demo check check-unit check-e2e check-bulk lint headers tidy cppcheck install \
-        $(TIDY) $(ALONE)
+        schemas fuzz fuzz-run $(TIDY) $(ALONE)
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
