@@ -4,33 +4,30 @@
 #include "libkm/base/util.h"
 #include "libkm/wg/internal.h"
 #include "libkm/wg/netlink.h"
+#include "libkm/wg/process.h"
 #include "libkm/wg/uapi.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/inotify.h>
-#include <sys/pidfd.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #define CONTROL_DIR "/var/run/wireguard"
 #define START_MS 10000
 #define REPLY_MS 3000
-#define STOP_MS 1000
+#define STALE_S 60
 #define REPLY_MAX ((size_t)64 << 20)
 
 struct userspace {
 	struct km_wg_device dev;
 	struct km_wg_known *known;
-	pid_t pid;
+	struct km_wg_process process;
 	char path[64]; /* of the control socket */
 };
 
@@ -181,17 +178,21 @@ static int userspace_dump(struct km_wg_device *d, struct km_wg_peer_status **out
 	return rc;
 }
 
-static bool ended_within(int pidfd, int ms)
+/* It hears of the interface's own making only when that has been moved already, and finds no MTU.
+ */
+static bool idle_talk(const char *line)
 {
-	struct pollfd p = {.fd = pidfd, .events = POLLIN};
-	int64_t until = km_now_ms() + ms, left;
-	int rc;
+	return strstr(line, "Failed to load updated MTU of device") != NULL;
+}
 
-	do {
-		left = until - km_now_ms();
-		rc = poll(&p, 1, left > 0 ? (int)left : 0);
-	} while (rc < 0 && errno == EINTR);
-	return rc > 0;
+static bool userspace_line(struct km_wg_device *d, char line[static KM_WG_LINE_LEN])
+{
+	struct userspace *u = (struct userspace *)d;
+
+	while (km_wg_process_line(&u->process, line))
+		if (!idle_talk(line))
+			return true;
+	return false;
 }
 
 static void userspace_free(struct km_wg_device *d)
@@ -200,15 +201,7 @@ static void userspace_free(struct km_wg_device *d)
 
 	if (!u)
 		return;
-	if (u->pid > 0) {
-		kill(u->pid, SIGTERM);
-		if (u->dev.gone_fd < 0 || !ended_within(u->dev.gone_fd, STOP_MS))
-			kill(u->pid, SIGKILL);
-		while (waitpid(u->pid, NULL, 0) < 0 && errno == EINTR)
-			;
-	}
-	if (u->dev.gone_fd >= 0)
-		close(u->dev.gone_fd);
+	km_wg_process_stop(&u->process);
 	if (u->path[0])
 		unlink(u->path); /* it is there only when the program could not do it itself */
 	km_wg_known_free(u->known);
@@ -220,19 +213,9 @@ static const struct km_wg_ops userspace_ops = {
     .peer_set = userspace_peer_set,
     .peer_remove = userspace_peer_remove,
     .dump = userspace_dump,
+    .line = userspace_line,
     .free = userspace_free,
 };
-
-static const char *find_program(void)
-{
-	static const char *const places[] = {"/usr/bin/wireguard-go", "/usr/local/bin/wireguard-go",
-					     "/usr/sbin/wireguard-go"};
-
-	for (size_t i = 0; i < KM_ARRAY_LEN(places); i++)
-		if (!access(places[i], X_OK))
-			return places[i];
-	return NULL;
-}
 
 static int check_tun(struct km_errtext *err)
 {
@@ -256,6 +239,7 @@ static void remove_stale_sockets(void)
 {
 	char path[64];
 	struct dirent *e;
+	struct stat st;
 	DIR *dir = opendir(CONTROL_DIR);
 	int fd;
 
@@ -265,6 +249,8 @@ static void remove_stale_sockets(void)
 		    strcmp(e->d_name + 10, ".sock"))
 			continue;
 		snprintf(path, sizeof(path), CONTROL_DIR "/%.20s", e->d_name);
+		if (stat(path, &st) || st.st_mtime > km_wall_ms() / 1000 - STALE_S)
+			continue; /* perhaps one that is starting */
 		fd = control_connect(path);
 		if (fd >= 0)
 			close(fd);
@@ -275,55 +261,24 @@ static void remove_stale_sockets(void)
 		closedir(dir);
 }
 
-/* Only calls that are safe after fork. */
-__attribute__((noreturn)) static void become(const char *program, const char *name, pid_t parent)
+/* Reads on, so that a talkative program is never held up; the last line stays. */
+static void hear(struct userspace *u, char last[static KM_WG_LINE_LEN])
 {
-	static char log_level[] = "LOG_LEVEL=error", foreground[] = "WG_PROCESS_FOREGROUND=1";
-	char *const env[] = {log_level, foreground, NULL};
-	char *const argv[] = {(char *)"wireguard-go", (char *)"-f", (char *)name, NULL};
-	sigset_t none;
+	char line[KM_WG_LINE_LEN];
 
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	signal(SIGPIPE, SIG_DFL);
-	prctl(PR_SET_PDEATHSIG, SIGTERM);
-	if (getppid() != parent)
-		_exit(0);
-	dup2(STDERR_FILENO, STDOUT_FILENO);
-	close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
-	execve(program, argv, env);
-	_exit(127);
-}
-
-static int start(struct userspace *u, struct km_errtext *err)
-{
-	const char *program = find_program();
-	pid_t self = getpid();
-
-	if (!program)
-		return km_errtext_set(
-		    err, KM_EUNSUPPORTED,
-		    "wireguard-go is not installed: install the package wireguard-go");
-	u->pid = fork();
-	if (!u->pid)
-		become(program, u->dev.ifname, self);
-	if (u->pid > 0)
-		u->dev.gone_fd = pidfd_open(u->pid, 0);
-	if (u->pid < 0 || u->dev.gone_fd < 0)
-		return km_errtext_set(err, KM_EIO, "wireguard-go cannot be started: %s",
-				      strerror(errno));
-	return 0;
+	while (userspace_line(&u->dev, line))
+		memcpy(last, line, KM_WG_LINE_LEN);
 }
 
 /* Waits until the control socket accepts a connection, the program ends or the time is over. */
-static int wait_control(const struct userspace *u, int watch, struct km_errtext *err)
+static int wait_control(struct userspace *u, int watch, struct km_errtext *err)
 {
-	struct pollfd p[2] = {{.fd = u->dev.gone_fd, .events = POLLIN},
-			      {.fd = watch, .events = POLLIN}};
+	struct pollfd p[3] = {{.fd = u->dev.gone_fd, .events = POLLIN},
+			      {.fd = watch, .events = POLLIN},
+			      {.fd = u->dev.output_fd, .events = POLLIN}};
 	int64_t until = km_now_ms() + START_MS;
-	char events[4096];
-	bool refused = false;
-	int fd;
+	char events[4096], last[KM_WG_LINE_LEN] = "it said nothing";
+	int fd, wait;
 
 	while (km_now_ms() < until) {
 		fd = control_connect(u->path);
@@ -332,17 +287,20 @@ static int wait_control(const struct userspace *u, int watch, struct km_errtext 
 			return 0;
 		}
 		/* Between its bind and its listen there is no event: look again soon. */
-		refused = errno == ECONNREFUSED;
-		if (poll(p, 2, refused ? 2 : (int)(until - km_now_ms())) < 0 && errno != EINTR)
+		wait = errno == ECONNREFUSED ? 2 : START_MS;
+		if (poll(p, 3, wait) < 0 && errno != EINTR)
 			break;
+		hear(u, last);
 		if (p[0].revents)
-			return km_errtext_set(err, KM_EIO,
-					      "wireguard-go ended at its start; its log says why");
+			return km_errtext_set(err, KM_EIO, "wireguard-go ended at its start: %s",
+					      last);
+		if (p[2].revents & POLLHUP)
+			p[2].fd = -1;
 		if (p[1].revents && read(watch, events, sizeof(events)) < 0 && errno != EAGAIN)
 			break;
 	}
-	return km_errtext_set(err, KM_ETIMEOUT, "wireguard-go did not open %s within %d s", u->path,
-			      START_MS / 1000);
+	return km_errtext_set(err, KM_ETIMEOUT, "wireguard-go did not open %s within %d s: %s",
+			      u->path, START_MS / 1000, last);
 }
 
 static int configure(const struct userspace *u, const uint8_t *private_key, uint16_t port,
@@ -383,7 +341,8 @@ static struct userspace *userspace_new(void)
 	struct userspace *u = km_xcalloc(1, sizeof(*u));
 
 	u->dev.ops = &userspace_ops;
-	u->dev.gone_fd = -1;
+	u->dev.gone_fd = u->dev.output_fd = -1;
+	km_wg_process_init(&u->process);
 	u->known = km_wg_known_new();
 	km_wg_name_new(u->dev.ifname);
 	snprintf(u->path, sizeof(u->path), CONTROL_DIR "/%s.sock", u->dev.ifname);
@@ -408,7 +367,9 @@ int km_wg_userspace_open(struct km_wg_device **out, int netns_fd,
 				    strerror(errno));
 		goto out;
 	}
-	rc = start(u, err);
+	rc = km_wg_process_start(&u->process, u->dev.ifname, err);
+	u->dev.gone_fd = u->process.gone_fd;
+	u->dev.output_fd = u->process.output;
 	if (!rc)
 		rc = wait_control(u, watch, err);
 	if (!rc)

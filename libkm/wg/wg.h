@@ -12,6 +12,7 @@
 #define KM_WG_KEY_LEN 32
 #define KM_WG_KEY_STRLEN 45 /* base64 and NUL */
 #define KM_WG_MAX_ALLOWED 8 /* allowed IPs per peer */
+#define KM_WG_LINE_LEN 256  /* of what a device says, with NUL */
 
 enum km_wg_mode { KM_WG_AUTO, KM_WG_KERNEL, KM_WG_EMBEDDED, KM_WG_NONE };
 
@@ -42,12 +43,17 @@ struct km_wg_ops {
 	int (*peer_remove)(struct km_wg_device *d, const uint8_t key[static KM_WG_KEY_LEN]);
 	/* All peers; *out is malloc'd. */
 	int (*dump)(struct km_wg_device *d, struct km_wg_peer_status **out, size_t *n);
+	/* The next line that the device's program has said; false: none now. NULL: it never does.
+	 */
+	bool (*line)(struct km_wg_device *d, char line[static KM_WG_LINE_LEN]);
 	void (*free)(struct km_wg_device *d);
 };
 struct km_wg_device {
 	const struct km_wg_ops *ops;
 	char ifname[16];
-	int gone_fd; /* becomes readable when the device's program has ended; -1: none. Borrowed. */
+	/* Borrowed; -1: none. Readable when the device's program has ended, or has said something.
+	 */
+	int gone_fd, output_fd;
 };
 
 /* Makes a device on the host side with this key and UDP port (0: any), ready to be moved into the
