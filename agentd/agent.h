@@ -37,7 +37,7 @@ struct agent {
 	struct km_link_client *link;
 	struct event *heartbeat_timer;
 	bool authenticated, want_all;
-	bool swept; /* a tunnel has gone: its connections are to end with the batch */
+	bool tunnels_changed; /* in this batch */
 
 	/* status.c */
 	struct event *status_timer, *peers_timer;

@@ -42,7 +42,7 @@ static int remove_tunnel(struct agent *a, const struct km_msg_tunnel *was)
 		return 0; /* it never was in the table */
 	probes_remove(a->probes, id);
 	tunnel_table_remove(forward_tunnels(a->forward), id);
-	a->swept = true;
+	a->tunnels_changed = true;
 	return 0;
 }
 
@@ -63,7 +63,7 @@ static int on_tunnel(void *arg, const struct km_msg_tunnel *was, const struct km
 		return rc;
 	}
 	refused = t->refused && t->enabled;
-	a->swept |= !t->enabled;
+	a->tunnels_changed = true;
 	rc = probes_set(a->probes, t);
 	tunnel_table_set(forward_tunnels(a->forward), t);
 	if (rc)
@@ -79,9 +79,9 @@ static int on_settled(void *arg, struct km_errtext *err)
 {
 	struct agent *a = arg;
 
-	if (a->swept)
+	if (a->tunnels_changed)
 		forward_sweep(a->forward);
-	a->swept = false;
+	a->tunnels_changed = false;
 	return net_settle(a, err);
 }
 

@@ -15,7 +15,9 @@
 #define BUDGET (1 << 20)  /* bytes per direction and turn */
 #define DRAIN_IDLE_MS 500 /* so long silent after an answer: waits for the next request */
 
-enum conn_state { CONN_HEADER, CONN_DIALING, CONN_OPEN };
+#define UNKNOWN_MS 500	  /* a gateway may hear of a tunnel sooner than we do */
+
+enum conn_state { CONN_HEADER, CONN_UNKNOWN, CONN_DIALING, CONN_OPEN };
 
 struct conn {
 	struct worker *w;
@@ -24,6 +26,7 @@ struct conn {
 	bool in_again;
 	enum conn_state state;
 	struct km_addr gateway;
+	uint8_t tunnel_id[16], target_id[16]; /* as the header names them */
 	struct tunnel *tunnel;
 	struct dial *dial;
 	bool local;	   /* LOCAL: a gateway's pooled connection */
@@ -121,20 +124,10 @@ static void refuse(struct conn *c, struct km_metric *m, const char *why)
 
 static void on_dialled(void *arg, int fd, int err, const char *why);
 
-static void look_up(struct conn *c, const struct km_proxy2 *h)
+static void dial(struct conn *c)
 {
 	struct forward *f = c->w->f;
 
-	if (!h->has_tunnel || !h->has_target) {
-		refuse(c, f->refused_header, "the header names no tunnel and target");
-		return;
-	}
-	c->local = !h->proxied;
-	c->tunnel = tunnel_table_find(&f->tunnels, h->tunnel, h->target);
-	if (!c->tunnel) {
-		refuse(c, f->refused_tunnel, "unknown tunnel");
-		return;
-	}
 	if (!c->tunnel->enabled || c->tunnel->datagram) {
 		refuse(c, f->refused_tunnel,
 		       c->tunnel->enabled ? "the tunnel is for UDP" : "the tunnel is disabled");
@@ -150,6 +143,30 @@ static void look_up(struct conn *c, const struct km_proxy2 *h)
 			     c);
 	if (!c->dial)
 		conn_reset(c);
+}
+
+/* An unknown tunnel is waited for a little while: conn_sweep looks again when there are new ones. */
+static void look_up(struct conn *c)
+{
+	c->tunnel = tunnel_table_find(&c->w->f->tunnels, c->tunnel_id, c->target_id);
+	if (c->tunnel) {
+		dial(c);
+	} else if (c->state == CONN_HEADER) {
+		c->state = CONN_UNKNOWN;
+		set_timer(c, UNKNOWN_MS);
+	}
+}
+
+static void take_header(struct conn *c, const struct km_proxy2 *h)
+{
+	if (!h->has_tunnel || !h->has_target) {
+		refuse(c, c->w->f->refused_header, "the header names no tunnel and target");
+		return;
+	}
+	c->local = !h->proxied;
+	memcpy(c->tunnel_id, h->tunnel, sizeof(c->tunnel_id));
+	memcpy(c->target_id, h->target, sizeof(c->target_id));
+	look_up(c);
 }
 
 static bool ended(int fd, short what)
@@ -184,7 +201,7 @@ static void read_header(struct conn *c)
 		refuse(c, c->w->f->refused_header, "no PROXY v2 header");
 		return;
 	}
-	look_up(c, &h);
+	take_header(c, &h);
 }
 
 /* ---- the target ---- */
@@ -315,6 +332,7 @@ static void on_gateway(evutil_socket_t fd, short what, void *arg)
 	case CONN_HEADER:
 		read_header(c);
 		break;
+	case CONN_UNKNOWN:
 	case CONN_DIALING:
 		if (ended(fd, 0))
 			conn_reset(c); /* the gateway has given up */
@@ -334,6 +352,10 @@ static void on_timer(evutil_socket_t none, short what, void *arg)
 	(void)what;
 	if (c->state == CONN_HEADER) {
 		refuse(c, c->w->f->refused_header, "no header in time");
+		return;
+	}
+	if (c->state == CONN_UNKNOWN) {
+		refuse(c, c->w->f->refused_tunnel, "unknown tunnel");
 		return;
 	}
 	left = c->active_ms + c->w->f->opts.idle_timeout_ms - km_now_ms();
@@ -377,7 +399,9 @@ void conn_sweep(struct worker *w)
 
 	DL_FOREACH_SAFE(w->conns, c, tmp)
 	{
-		if (c->tunnel && !tunnel_table_serves(&w->f->tunnels, c->tunnel->id))
+		if (c->state == CONN_UNKNOWN)
+			look_up(c);
+		else if (c->tunnel && !tunnel_table_serves(&w->f->tunnels, c->tunnel->id))
 			conn_reset(c);
 	}
 }
@@ -391,7 +415,7 @@ void conn_drain(struct worker *w, int64_t now_ms)
 	{
 		bool waits = c->state == CONN_OPEN && c->local && c->answered;
 
-		if (c->state == CONN_HEADER)
+		if (c->state == CONN_HEADER || c->state == CONN_UNKNOWN)
 			conn_reset(c);
 		else if (waits && now_ms - c->active_ms >= DRAIN_IDLE_MS)
 			conn_end(c, false);

@@ -39,7 +39,8 @@ int forward_listen(struct forward *f, int fd) __attribute__((warn_unused_result)
 int forward_gateways(struct forward *f, const struct km_addr *addrs, size_t n)
     __attribute__((warn_unused_result));
 struct tunnel_table *forward_tunnels(struct forward *f);
-/* Ends the running connections of tunnels that are no longer served. */
+/* To be called after changes of the table: ends the running connections of tunnels that are no
+ * longer served, and lets those go on that came a little before their tunnel was known. */
 void forward_sweep(struct forward *f);
 /* Resets every running connection: the private network below them is gone. */
 void forward_reset(struct forward *f);

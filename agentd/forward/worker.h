@@ -73,13 +73,15 @@ void forward_seen(struct forward *f, struct tunnel *t, bool healthy, const char 
 
 /* ---- conn.c ---- */
 
-/* Takes over an accepted socket from this gateway. */
+/* Takes over an accepted socket from this gateway, and its place among max_connections. */
 void conn_new(struct worker *w, int fd, const struct km_addr *gateway);
-/* Ends a connection: by FIN where both sides are done, else by RST to both. */
+/* Ends a connection at once, by RST to both sides. */
 void conn_reset(struct conn *c);
 /* Connections that asked for another turn get it. */
 void conn_again(struct worker *w);
+/* After changes of the tunnels; see forward_sweep. */
 void conn_sweep(struct worker *w);
+/* While draining: ends what waits for the next request. */
 void conn_drain(struct worker *w, int64_t now_ms);
 
 #endif
