@@ -20,8 +20,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define RETRY_MS 1000     /* while the database is away at the start */
-#define TIDY_S 3600       /* how often old changes are deleted */
+#define RETRY_MS 1000 /* while the database is away at the start */
+#define TIDY_S 3600   /* how often old changes are deleted */
 #define KEEP_CHANGES "7 days"
 
 struct control {
@@ -133,7 +133,9 @@ static int prepare(struct control *c, struct km_errtext *err)
 	struct pki_opts pki = {.state_dir = c->settings.state_dir,
 			       .master_key_file = c->settings.master_key_file,
 			       .names = &c->settings.names};
-	PGconn *db = PQconnectdb(c->conninfo);
+	const char *keys[] = {"connect_timeout", "dbname", NULL},
+		   *values[] = {"5", c->conninfo, NULL};
+	PGconn *db = PQconnectdbParams(keys, values, 1); /* expands the address given as dbname */
 	int from = 0, to = 0, rc;
 
 	if (PQstatus(db) != CONNECTION_OK) {
@@ -292,7 +294,8 @@ static int start(struct control *c, struct km_errtext *err)
 	    evsignal_add(c->sigint, NULL) != 0)
 		return km_errtext_set(err, KM_ENOMEM, "no memory");
 	if (c->settings.metrics_listen)
-		rc = km_httpd_start(&c->metrics, c->base, c->settings.metrics_listen, ready, c, err);
+		rc =
+		    km_httpd_start(&c->metrics, c->base, c->settings.metrics_listen, ready, c, err);
 	return rc ? rc : start_database(c, err);
 }
 
@@ -331,7 +334,8 @@ int main(int argc, char **argv)
 
 	if (rc != KM_PROGRAM_RUN)
 		goto out;
-	km_log_init("controld", verbose ? KM_LOG_DEBUG : (enum km_log_level)settings_log_level(&c.settings),
+	km_log_init("controld",
+		    verbose ? KM_LOG_DEBUG : (enum km_log_level)settings_log_level(&c.settings),
 		    (enum km_log_format)c.settings.log_format);
 	signal(SIGPIPE, SIG_IGN);
 	umask(022);
