@@ -35,36 +35,74 @@ static const char *const formats[] = {"text", "json", NULL};
 
 #define AT(member) offsetof(struct settings, member)
 static const struct km_opt opts[] = {
-    {.key = "log_level", .type = KM_OPT_ENUM, .offset = AT(log_level), .def = "info", .choices = levels,
+    {.key = "log_level",
+     .type = KM_OPT_ENUM,
+     .offset = AT(log_level),
+     .def = "info",
+     .choices = levels,
      .help = "The least important lines that are written."},
-    {.key = "log_format", .type = KM_OPT_ENUM, .offset = AT(log_format), .def = "text",
-     .choices = formats, .help = "One line per event either way."},
-    {.key = "state_dir", .type = KM_OPT_PATH, .offset = AT(state_dir),
+    {.key = "log_format",
+     .type = KM_OPT_ENUM,
+     .offset = AT(log_format),
+     .def = "text",
+     .choices = formats,
+     .help = "One line per event either way."},
+    {.key = "state_dir",
+     .type = KM_OPT_PATH,
+     .offset = AT(state_dir),
      .def = "/var/lib/kakuremichi/control",
      .help = "Holds the embedded database, the master key, root.crt, root.pin and admin.token."},
-    {.key = "names", .type = KM_OPT_LIST, .offset = AT(names),
-     .help = "Host names and addresses under which daemons and operators reach this server, for its "
-	     "certificate. The host's own name and the loopback addresses are always in it."},
-    {.key = "rest_listen", .type = KM_OPT_STRING, .offset = AT(rest_listen), .def = "[::]:3000",
+    {.key = "names",
+     .type = KM_OPT_LIST,
+     .offset = AT(names),
+     .help =
+	 "Host names and addresses under which daemons and operators reach this server, for its "
+	 "certificate. The host's own name and the loopback addresses are always in it."},
+    {.key = "rest_listen",
+     .type = KM_OPT_STRING,
+     .offset = AT(rest_listen),
+     .def = "[::]:3000",
      .help = "Where the REST interface listens (HTTPS)."},
-    {.key = "link_listen", .type = KM_OPT_STRING, .offset = AT(link_listen), .def = "[::]:3001",
+    {.key = "link_listen",
+     .type = KM_OPT_STRING,
+     .offset = AT(link_listen),
+     .def = "[::]:3001",
      .help = "Where the WebSocket for agents and gateways listens (TLS)."},
-    {.key = "metrics_listen", .type = KM_OPT_STRING, .offset = AT(metrics_listen),
+    {.key = "metrics_listen",
+     .type = KM_OPT_STRING,
+     .offset = AT(metrics_listen),
      .help = "An additional plain HTTP listener for /metrics, /healthz and /readyz, for loopback."},
-    {.key = "network", .type = KM_OPT_STRING, .offset = AT(network), .def = "10.0.0.0/8",
+    {.key = "network",
+     .type = KM_OPT_STRING,
+     .offset = AT(network),
+     .def = "10.0.0.0/8",
      .check = check_network,
-     .help = "The private network, IPv4, 8 to 15 bits. Cannot be changed once there is an agent or a "
-	     "gateway."},
-    {.key = "master_key_file", .type = KM_OPT_PATH, .offset = AT(master_key_file),
-     .help = "The key that seals secrets in the database: 64 hexadecimal digits, mode 0600. Made at the "
-	     "first start; STATE/master.key when unset. All controld on one database need the same."},
-    {.key = "database", .type = KM_OPT_STRING, .offset = AT(database), .def = "embedded",
+     .help =
+	 "The private network, IPv4, 8 to 15 bits. Cannot be changed once there is an agent or a "
+	 "gateway."},
+    {.key = "master_key_file",
+     .type = KM_OPT_PATH,
+     .offset = AT(master_key_file),
+     .help =
+	 "The key that seals secrets in the database: 64 hexadecimal digits, mode 0600. Made at "
+	 "the "
+	 "first start; STATE/master.key when unset. All controld on one database need the same."},
+    {.key = "database",
+     .type = KM_OPT_STRING,
+     .offset = AT(database),
+     .def = "embedded",
      .check = check_database,
-     .help = "\"embedded\" runs a private PostgreSQL under state_dir; a postgresql:// URL uses a server "
+     .help = "\"embedded\" runs a private PostgreSQL under state_dir; a postgresql:// URL uses a "
+	     "server "
 	     "of yours."},
-    {.key = "database_user", .type = KM_OPT_STRING, .offset = AT(database_user), .def = "postgres",
+    {.key = "database_user",
+     .type = KM_OPT_STRING,
+     .offset = AT(database_user),
+     .def = "postgres",
      .help = "The user that the embedded PostgreSQL runs as when controld is root."},
-    {.key = "database_program_dir", .type = KM_OPT_PATH, .offset = AT(database_program_dir),
+    {.key = "database_program_dir",
+     .type = KM_OPT_PATH,
+     .offset = AT(database_program_dir),
      .def = "/usr/lib/postgresql/15/bin",
      .help = "The folder of initdb and postgres for the embedded database."},
 };
@@ -72,7 +110,8 @@ static const struct km_opt opts[] = {
 const struct km_conf_spec settings_spec = {
     .program = "controld",
     .file = "control.conf",
-    .what = "controld keeps the configuration of all agents, gateways and tunnels and tells it to them.",
+    .what = "controld keeps the configuration of all agents, gateways and tunnels and tells it to "
+	    "them.",
     .opts = opts,
     .n_opts = KM_ARRAY_LEN(opts),
     .size = sizeof(struct settings),

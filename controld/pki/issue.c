@@ -35,9 +35,10 @@ static bool set_serial(X509 *c)
 
 static bool set_name(X509_NAME *n, const char *cn)
 {
-	return X509_NAME_add_entry_by_txt(n, "O", MBSTRING_UTF8, (const uint8_t *)"kakuremichi", -1, -1,
-					  0) == 1 &&
-	       X509_NAME_add_entry_by_txt(n, "CN", MBSTRING_UTF8, (const uint8_t *)cn, -1, -1, 0) == 1;
+	return X509_NAME_add_entry_by_txt(n, "O", MBSTRING_UTF8, (const uint8_t *)"kakuremichi", -1,
+					  -1, 0) == 1 &&
+	       X509_NAME_add_entry_by_txt(n, "CN", MBSTRING_UTF8, (const uint8_t *)cn, -1, -1, 0) ==
+		   1;
 }
 
 static bool add_ext(X509 *c, X509 *issuer, int nid, const char *value)
@@ -62,8 +63,8 @@ static X509 *begin(EVP_PKEY *key, const char *cn, int64_t wall_s, int days)
 
 	if (c && X509_set_version(c, X509_VERSION_3) == 1 && set_serial(c) &&
 	    X509_time_adj_ex(X509_getm_notBefore(c), 0, -SKEW_S, &now) &&
-	    X509_time_adj_ex(X509_getm_notAfter(c), days, 0, &now) && X509_set_pubkey(c, key) == 1 &&
-	    set_name(X509_get_subject_name(c), cn))
+	    X509_time_adj_ex(X509_getm_notAfter(c), days, 0, &now) &&
+	    X509_set_pubkey(c, key) == 1 && set_name(X509_get_subject_name(c), cn))
 		return c;
 	X509_free(c);
 	return NULL;
@@ -76,7 +77,8 @@ X509 *issue_root(EVP_PKEY *key, int64_t wall_s)
 	if (c && X509_set_issuer_name(c, X509_get_subject_name(c)) == 1 &&
 	    add_ext(c, c, NID_basic_constraints, "critical,CA:TRUE,pathlen:0") &&
 	    add_ext(c, c, NID_key_usage, "critical,keyCertSign,cRLSign") &&
-	    add_ext(c, c, NID_subject_key_identifier, "hash") && X509_sign(c, key, EVP_sha256()) > 0)
+	    add_ext(c, c, NID_subject_key_identifier, "hash") &&
+	    X509_sign(c, key, EVP_sha256()) > 0)
 		return c;
 	X509_free(c);
 	return NULL;
@@ -106,7 +108,8 @@ static int alt_names(struct km_buf *out, const struct km_strlist *names, struct 
 
 		if (!is_addr && !host_name_ok(name))
 			return km_errtext_set(err, KM_EINVAL,
-					      "names: %s is neither a host name nor an address", name);
+					      "names: %s is neither a host name nor an address",
+					      name);
 		rc = km_buf_addf(out, "%s%s:%s", i ? "," : "", is_addr ? "IP" : "DNS", name);
 	}
 	return rc ? rc : km_buf_add(out, "", 1);
@@ -167,7 +170,8 @@ char *issue_key_pem(EVP_PKEY *key)
 {
 	BIO *b = BIO_new(BIO_s_secmem());
 
-	return bio_text(b, b ? PEM_write_bio_PKCS8PrivateKey(b, key, NULL, NULL, 0, NULL, NULL) : 0);
+	return bio_text(b,
+			b ? PEM_write_bio_PKCS8PrivateKey(b, key, NULL, NULL, 0, NULL, NULL) : 0);
 }
 
 X509 *issue_cert_parse(const char *pem)

@@ -23,9 +23,9 @@ int master_key_read(struct master_key *k, const char *path, struct km_errtext *e
 	if (rc)
 		return rc;
 	if (km_unhex(k->key, sizeof(k->key), text) && km_unb64(k->key, sizeof(k->key), text))
-		rc = km_errtext_set(err, KM_EINVAL,
-				    "%s: a master key is 32 bytes, as 64 hexadecimal digits or in base64",
-				    path);
+		rc = km_errtext_set(
+		    err, KM_EINVAL,
+		    "%s: a master key is 32 bytes, as 64 hexadecimal digits or in base64", path);
 	km_wipe(text, strlen(text));
 	free(text);
 	return rc;
@@ -48,7 +48,8 @@ int master_key_make(struct master_key *k, const char *path, struct km_errtext *e
 }
 
 /* out: nonce, n bytes, tag. */
-static bool encrypt(const struct master_key *k, const char *what, const void *p, int n, uint8_t *out)
+static bool encrypt(const struct master_key *k, const char *what, const void *p, int n,
+		    uint8_t *out)
 {
 	EVP_CIPHER_CTX *c = EVP_CIPHER_CTX_new();
 	int len;
@@ -95,7 +96,8 @@ char *master_seal(const struct master_key *k, const char *what, const void *p, s
 	return text;
 }
 
-int master_open(const struct master_key *k, const char *what, const char *sealed, uint8_t **p, size_t *n)
+int master_open(const struct master_key *k, const char *what, const char *sealed, uint8_t **p,
+		size_t *n)
 {
 	size_t total;
 	uint8_t *raw = NULL, *plain = NULL;

@@ -25,7 +25,7 @@ int master_key_make(struct master_key *k, const char *path, struct km_errtext *e
 char *master_seal(const struct master_key *k, const char *what, const void *p, size_t n);
 /* Opens it into malloc'd memory (*n bytes; wipe before free). KM_EAUTH: another key or place, or
  * changed; KM_EINVAL: not the form; KM_ENOMEM. */
-int master_open(const struct master_key *k, const char *what, const char *sealed, uint8_t **p, size_t *n)
-    __attribute__((warn_unused_result));
+int master_open(const struct master_key *k, const char *what, const char *sealed, uint8_t **p,
+		size_t *n) __attribute__((warn_unused_result));
 
 #endif

@@ -77,8 +77,8 @@ static int exec(PGconn *db, const char *sql, struct km_errtext *err)
 static int setting_get(PGconn *db, const char *key, char **out, struct km_errtext *err)
 {
 	const char *params[] = {key};
-	PGresult *r = PQexecParams(db, "SELECT value FROM settings WHERE key = $1", 1, NULL, params, NULL,
-				   NULL, 0);
+	PGresult *r = PQexecParams(db, "SELECT value FROM settings WHERE key = $1", 1, NULL, params,
+				   NULL, NULL, 0);
 	int rc = 0;
 
 	*out = NULL;
@@ -93,8 +93,8 @@ static int setting_get(PGconn *db, const char *key, char **out, struct km_errtex
 static int setting_put(PGconn *db, const char *key, const char *value, struct km_errtext *err)
 {
 	const char *params[] = {key, value};
-	PGresult *r = PQexecParams(db, "INSERT INTO settings (key, value) VALUES ($1, $2)", 2, NULL, params,
-				   NULL, NULL, 0);
+	PGresult *r = PQexecParams(db, "INSERT INTO settings (key, value) VALUES ($1, $2)", 2, NULL,
+				   params, NULL, NULL, 0);
 	int rc = PQresultStatus(r) == PGRES_COMMAND_OK ? 0 : db_failed(db, r, err);
 
 	PQclear(r);
@@ -111,9 +111,11 @@ static int open_root(struct pki *p, const struct master_key *k, const char *pem,
 
 	if (rc)
 		return rc == KM_EAUTH
-			   ? km_errtext_set(err, rc, "the master key is not the one that this database was "
+			   ? km_errtext_set(err, rc,
+					    "the master key is not the one that this database was "
 					    "sealed with")
-			   : km_errtext_set(err, rc, "control's root key in the database is damaged");
+			   : km_errtext_set(err, rc,
+					    "control's root key in the database is damaged");
 	at = der;
 	p->root = issue_cert_parse(pem);
 	p->root_key = d2i_AutoPrivateKey(NULL, &at, (long)n);
@@ -162,8 +164,11 @@ static int find_root(struct pki *p, PGconn *db, const char *key_file, struct km_
 		goto out;
 	rc = master_key_read(&k, key_file, &why);
 	if (rc == KM_ENOTFOUND && sealed)
-		rc = km_errtext_set(err, rc, "%s; the database is sealed with a master key: copy it there from "
-				    "the controld that made it, or from the backup", why.text);
+		rc = km_errtext_set(
+		    err, rc,
+		    "%s; the database is sealed with a master key: copy it there from "
+		    "the controld that made it, or from the backup",
+		    why.text);
 	else if (rc == KM_ENOTFOUND)
 		rc = master_key_make(&k, key_file, err);
 	else if (rc)
@@ -243,7 +248,8 @@ int pki_renew(struct pki *p, struct km_errtext *err)
 	int rc = KM_EIO;
 
 	if (key)
-		rc = issue_server(&cert, key, p->root, p->root_key, &p->names, km_wall_ms() / 1000, err);
+		rc = issue_server(&cert, key, p->root, p->root_key, &p->names, km_wall_ms() / 1000,
+				  err);
 	if (rc)
 		goto out;
 	pem = issue_cert_pem(cert);

@@ -13,8 +13,9 @@
 struct pki;
 
 struct pki_opts {
-	const char *state_dir;       /* root.crt and root.pin are written here */
-	const char *master_key_file; /* NULL: state_dir/master.key; made (0600) when there is no root yet */
+	const char *state_dir; /* root.crt and root.pin are written here */
+	const char *
+	    master_key_file; /* NULL: state_dir/master.key; made (0600) when there is no root yet */
 	const struct km_strlist *names; /* for the certificate; may be NULL */
 };
 

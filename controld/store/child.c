@@ -23,9 +23,9 @@ int child_user_find(struct child_user *u, const char *name, struct km_errtext *e
 		return 0;
 	pw = getpwnam(name);
 	if (!pw)
-		return km_errtext_set(err, KM_ENOTFOUND,
-				      "there is no user %s (setting database_user) to run PostgreSQL as",
-				      name);
+		return km_errtext_set(
+		    err, KM_ENOTFOUND,
+		    "there is no user %s (setting database_user) to run PostgreSQL as", name);
 	*u = (struct child_user){.change = true, .uid = pw->pw_uid, .gid = pw->pw_gid};
 	u->n_groups = KM_ARRAY_LEN(u->groups);
 	if (getgrouplist(name, pw->pw_gid, u->groups, &u->n_groups) < 0)
@@ -36,14 +36,15 @@ int child_user_find(struct child_user *u, const char *name, struct km_errtext *e
 /* Between fork and exec: only async-signal-safe calls. */
 static void become(const struct child_user *u, const struct child_opts *o, pid_t parent)
 {
-	static char *const env[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "TZ=UTC", NULL};
+	static char *const env[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "TZ=UTC",
+				    NULL};
 	sigset_t none;
 	int null;
 
 	setpgid(0, 0);
-	if (u->change && (setgroups((size_t)u->n_groups, u->groups) != 0 ||
-			  setresgid(u->gid, u->gid, u->gid) != 0 ||
-			  setresuid(u->uid, u->uid, u->uid) != 0))
+	if (u->change &&
+	    (setgroups((size_t)u->n_groups, u->groups) != 0 ||
+	     setresgid(u->gid, u->gid, u->gid) != 0 || setresuid(u->uid, u->uid, u->uid) != 0))
 		_exit(CHILD_NO_EXEC);
 	/* After the change of user, which clears it; the parent may be gone already. */
 	if (prctl(PR_SET_PDEATHSIG, o->death_signal) != 0 || getppid() != parent)

@@ -17,7 +17,8 @@
 
 #define SOCKET_NAME "/.s.PGSQL.5432"
 
-static int make_dir(const char *path, mode_t mode, const struct child_user *u, struct km_errtext *err)
+static int make_dir(const char *path, mode_t mode, const struct child_user *u,
+		    struct km_errtext *err)
 {
 	struct stat st;
 
@@ -43,9 +44,11 @@ int datadir_open(struct datadir *d, const char *state_dir, const struct child_us
 	    .run = km_xasprintf("%s/postgres/run", state_dir),
 	};
 	if (strlen(d->run) > most)
-		return km_errtext_set(err, KM_EINVAL,
-				      "state_dir is too long: %s has more than %zu bytes, and a socket must "
-				      "be in there", d->run, most);
+		return km_errtext_set(
+		    err, KM_EINVAL,
+		    "state_dir is too long: %s has more than %zu bytes, and a socket must "
+		    "be in there",
+		    d->run, most);
 	rc = make_dir(d->top, 0711, NULL, err);
 	return rc ? rc : make_dir(d->run, 0700, u, err);
 }
@@ -93,8 +96,8 @@ int datadir_make_fresh(const struct datadir *d, const struct child_user *u, stru
 	struct stat st;
 
 	if (lstat(d->data, &st) == 0 && rmdir(d->data) != 0)
-		return km_errtext_set(err, KM_EIO,
-				      "%s is not empty, but holds no database (no PG_VERSION)", d->data);
+		return km_errtext_set(
+		    err, KM_EIO, "%s is not empty, but holds no database (no PG_VERSION)", d->data);
 	if (lstat(d->fresh, &st) == 0 &&
 	    nftw(d->fresh, remove_one, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) != 0)
 		return km_errtext_set(err, KM_EIO, "removing %s: %s", d->fresh, strerror(errno));
@@ -135,20 +138,27 @@ static void log_conversion(const struct datadir *d, const char *old, int new)
 {
 	char *steps[] = {
 	    km_xasprintf("su postgres -s /bin/sh -c '/usr/lib/postgresql/%s/bin/pg_ctl -w -D %s -o "
-			 "\"-k %s -c listen_addresses=\" start'", old, d->data, d->run),
-	    km_xasprintf("/usr/lib/postgresql/%s/bin/pg_dumpall -h %s -U postgres > /root/kakuremichi.sql",
-			 old, d->run),
-	    km_xasprintf("su postgres -s /bin/sh -c '/usr/lib/postgresql/%s/bin/pg_ctl -w -D %s stop'", old,
-			 d->data),
+			 "\"-k %s -c listen_addresses=\" start'",
+			 old, d->data, d->run),
+	    km_xasprintf(
+		"/usr/lib/postgresql/%s/bin/pg_dumpall -h %s -U postgres > /root/kakuremichi.sql",
+		old, d->run),
+	    km_xasprintf(
+		"su postgres -s /bin/sh -c '/usr/lib/postgresql/%s/bin/pg_ctl -w -D %s stop'", old,
+		d->data),
 	    km_xasprintf("mv %s %s-%s", d->data, d->data, old),
 	    km_xasprintf("install -d -o postgres -m 700 %s", d->data),
-	    km_xasprintf("su postgres -s /bin/sh -c '/usr/lib/postgresql/%d/bin/initdb -D %s -U postgres "
-			 "--auth-local=trust --auth-host=reject -E UTF8 --locale=C'", new, d->data),
+	    km_xasprintf(
+		"su postgres -s /bin/sh -c '/usr/lib/postgresql/%d/bin/initdb -D %s -U postgres "
+		"--auth-local=trust --auth-host=reject -E UTF8 --locale=C'",
+		new, d->data),
 	    km_xasprintf("su postgres -s /bin/sh -c '/usr/lib/postgresql/%d/bin/pg_ctl -w -D %s -o "
-			 "\"-k %s -c listen_addresses=\" start'", new, d->data, d->run),
+			 "\"-k %s -c listen_addresses=\" start'",
+			 new, d->data, d->run),
 	    km_xasprintf("psql -h %s -U postgres -f /root/kakuremichi.sql postgres", d->run),
-	    km_xasprintf("su postgres -s /bin/sh -c '/usr/lib/postgresql/%d/bin/pg_ctl -w -D %s stop'", new,
-			 d->data),
+	    km_xasprintf(
+		"su postgres -s /bin/sh -c '/usr/lib/postgresql/%d/bin/pg_ctl -w -D %s stop'", new,
+		d->data),
 	};
 
 	for (size_t i = 0; i < KM_ARRAY_LEN(steps); i++) {
@@ -171,11 +181,12 @@ int datadir_check_version(const struct datadir *d, const struct child_user *u, c
 		rc = km_errtext_set(err, KM_EIO, "%s -V does not say its version", postgres);
 	} else if (atoi(found) != has) {
 		log_conversion(d, found, has);
-		rc = km_errtext_set(err, KM_EUNSUPPORTED,
-				    "the data in %s are of PostgreSQL %s, but %s is PostgreSQL %d: set "
-				    "database_program_dir to version %s, or dump with pg_dumpall and load into "
-				    "a new one (the commands are in the log above)",
-				    d->data, found, postgres, has, found);
+		rc = km_errtext_set(
+		    err, KM_EUNSUPPORTED,
+		    "the data in %s are of PostgreSQL %s, but %s is PostgreSQL %d: set "
+		    "database_program_dir to version %s, or dump with pg_dumpall and load into "
+		    "a new one (the commands are in the log above)",
+		    d->data, found, postgres, has, found);
 	}
 	free(found);
 	return rc;
@@ -214,14 +225,16 @@ pid_t datadir_leftover(const struct datadir *d, int *pidfd)
 	if (!found)
 		return 0;
 	if (pid > 1)
-		*pidfd = pidfd_open(pid, 0); /* first, so that the number cannot be given anew unseen */
+		*pidfd =
+		    pidfd_open(pid, 0); /* first, so that the number cannot be given anew unseen */
 	if (*pidfd >= 0 && is_our_server(d, pid))
 		return pid;
 	if (*pidfd >= 0)
 		close(*pidfd);
 	*pidfd = -1;
 	path = km_xasprintf("%s/postmaster.pid", d->data);
-	unlink(path); /* else the server would refuse to start if another process has that number now */
+	unlink(path); /* else the server would refuse to start if another process has that number
+			 now */
 	free(path);
 	return 0;
 }

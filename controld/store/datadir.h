@@ -23,8 +23,8 @@ bool datadir_made(const struct datadir *d);
 /* Removes what an interrupted attempt left and makes the empty folder d->fresh. KM_EIO. */
 int datadir_make_fresh(const struct datadir *d, const struct child_user *u, struct km_errtext *err)
     __attribute__((warn_unused_result));
-/* Compares PG_VERSION with what the program `postgres -V` says. No database: 0. KM_EUNSUPPORTED: they
- * differ; the log has the commands that convert it. KM_EIO: the program does not answer. */
+/* Compares PG_VERSION with what the program `postgres -V` says. No database: 0. KM_EUNSUPPORTED:
+ * they differ; the log has the commands that convert it. KM_EIO: the program does not answer. */
 int datadir_check_version(const struct datadir *d, const struct child_user *u, const char *postgres,
 			  struct km_errtext *err) __attribute__((warn_unused_result));
 /* The server that runs on these data, as postmaster.pid says and /proc confirms, with a pidfd that

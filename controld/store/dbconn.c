@@ -293,7 +293,7 @@ PGconn *dbconn_db(const struct dbconn *c)
 }
 
 int dbconn_new(struct dbconn **out, struct event_base *base, const struct dbconn_opts *opts,
-	     const struct dbconn_cbs *cbs, void *arg, struct km_errtext *err)
+	       const struct dbconn_cbs *cbs, void *arg, struct km_errtext *err)
 {
 	char *msg = NULL;
 	PQconninfoOption *parsed = PQconninfoParse(opts->conninfo, &msg);

@@ -30,7 +30,7 @@ struct dbconn_cbs {
 /* Begins to connect, from the loop. KM_EINVAL: conninfo is malformed; KM_ENOMEM. cbs must outlive
  * the connection. */
 int dbconn_new(struct dbconn **out, struct event_base *base, const struct dbconn_opts *opts,
-	     const struct dbconn_cbs *cbs, void *arg, struct km_errtext *err)
+	       const struct dbconn_cbs *cbs, void *arg, struct km_errtext *err)
     __attribute__((warn_unused_result));
 /* No callback follows. Accepts NULL. */
 void dbconn_free(struct dbconn *c);

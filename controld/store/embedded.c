@@ -15,9 +15,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define LOOK_MS 50          /* how often a starting server is looked at */
-#define PATIENCE_MS 10000   /* for a leftover server, per signal */
-#define STOP_MS 30000       /* for a fast shutdown of ours */
+#define LOOK_MS 50        /* how often a starting server is looked at */
+#define PATIENCE_MS 10000 /* for a leftover server, per signal */
+#define STOP_MS 30000     /* for a fast shutdown of ours */
 #define BACKOFF_FIRST_MS 200
 #define BACKOFF_MOST_MS 10000
 #define FIRST_TRIES 3 /* starts that may fail before the first success */
@@ -165,11 +165,15 @@ static bool spawn(struct embedded *e, char *const *argv)
 static const char *ending(struct embedded *e, const char *what, int status, char out[static 640])
 {
 	if (status == CHILD_NO_DIR)
-		snprintf(out, 640, "the user %s cannot enter %s: make every folder on the way passable "
-			 "(chmod o+x)", e->user_name, e->dir.run);
+		snprintf(out, 640,
+			 "the user %s cannot enter %s: make every folder on the way passable "
+			 "(chmod o+x)",
+			 e->user_name, e->dir.run);
 	else if (status == CHILD_NO_EXEC)
-		snprintf(out, 640, "%s cannot be run as %s (settings database_program_dir, "
-			 "database_user)", what, e->user_name);
+		snprintf(out, 640,
+			 "%s cannot be run as %s (settings database_program_dir, "
+			 "database_user)",
+			 what, e->user_name);
 	else
 		snprintf(out, 640, "%s ended with status %d: %s", what, status,
 			 *e->last ? e->last : "it said nothing");
@@ -181,8 +185,17 @@ static const char *ending(struct embedded *e, const char *what, int status, char
 /* In a folder of another name until it is complete: being killed in the midst leaves no half. */
 static void make_data(struct embedded *e)
 {
-	char *argv[] = {e->initdb, "-D", e->dir.fresh, "-U", "postgres", "--auth-local=trust",
-			"--auth-host=reject", "--encoding=UTF8", "--locale=C", "--data-checksums", NULL};
+	char *argv[] = {e->initdb,
+			"-D",
+			e->dir.fresh,
+			"-U",
+			"postgres",
+			"--auth-local=trust",
+			"--auth-host=reject",
+			"--encoding=UTF8",
+			"--locale=C",
+			"--data-checksums",
+			NULL};
 	struct km_errtext err;
 
 	e->phase = MAKING;
@@ -212,27 +225,12 @@ static void data_made(struct embedded *e, int status)
 static void start_server(struct embedded *e)
 {
 	char sockets[300];
-	char *argv[] = {e->postgres,
-			"-D",
-			e->dir.data,
-			"-c",
-			sockets,
-			"-c",
-			"listen_addresses=",
-			"-c",
-			"unix_socket_permissions=0700",
-			"-c",
-			"logging_collector=off",
-			"-c",
-			"log_destination=stderr",
-			"-c",
+	char *argv[] = {e->postgres, "-D", e->dir.data, "-c", sockets, "-c",
+			"listen_addresses=", "-c", "unix_socket_permissions=0700", "-c",
+			"logging_collector=off", "-c", "log_destination=stderr", "-c",
 			"log_line_prefix=%b: ",
 			/* Errors of statements go to who sent them. */
-			"-c",
-			"log_min_messages=log",
-			"-c",
-			"max_connections=50",
-			NULL};
+			"-c", "log_min_messages=log", "-c", "max_connections=50", NULL};
 
 	snprintf(sockets, sizeof(sockets), "unix_socket_directories=%s", e->dir.run);
 	e->phase = STARTING;
@@ -247,7 +245,8 @@ static void start_server(struct embedded *e)
 /* The database `kakuremichi` beside the standard ones. Blocks, for some 50 ms the first time. */
 static bool make_database(const struct embedded *e)
 {
-	char *info = km_xasprintf("host=%s user=postgres dbname=postgres connect_timeout=5", e->dir.run);
+	char *info =
+	    km_xasprintf("host=%s user=postgres dbname=postgres connect_timeout=5", e->dir.run);
 	PGconn *db = PQconnectdb(info);
 	PGresult *r = PQexec(db, "SELECT FROM pg_database WHERE datname = 'kakuremichi'");
 	bool ok = PQresultStatus(r) == PGRES_TUPLES_OK;
@@ -268,7 +267,8 @@ static bool make_database(const struct embedded *e)
 static void look_for_readiness(struct embedded *e)
 {
 	if (++e->waited % (10000 / LOOK_MS) == 0)
-		km_info("the database is still starting", km_ki("seconds", e->waited * LOOK_MS / 1000));
+		km_info("the database is still starting",
+			km_ki("seconds", e->waited * LOOK_MS / 1000));
 	if (!datadir_server_ready(&e->dir, e->pid) || !make_database(e)) {
 		arm(e, LOOK_MS);
 		return;
@@ -286,8 +286,8 @@ static void server_ended(struct embedded *e, int status)
 	char why[640];
 
 	ending(e, e->postgres, status, why);
-	if (!e->was_ready && (++e->failures >= FIRST_TRIES || status == CHILD_NO_DIR ||
-			      status == CHILD_NO_EXEC)) {
+	if (!e->was_ready &&
+	    (++e->failures >= FIRST_TRIES || status == CHILD_NO_DIR || status == CHILD_NO_EXEC)) {
 		fail(e, why);
 		return;
 	}
@@ -383,9 +383,10 @@ static int find_programs(struct embedded *e, const char *dir, struct km_errtext 
 	e->initdb = km_xasprintf("%s/initdb", dir);
 	e->postgres = km_xasprintf("%s/postgres", dir);
 	if (access(e->postgres, X_OK) != 0)
-		return km_errtext_set(err, KM_ENOTFOUND,
-				      "%s: %s; install postgresql, or set database_program_dir or database",
-				      e->postgres, strerror(errno));
+		return km_errtext_set(
+		    err, KM_ENOTFOUND,
+		    "%s: %s; install postgresql, or set database_program_dir or database",
+		    e->postgres, strerror(errno));
 	if (access(e->initdb, X_OK) != 0)
 		return km_errtext_set(err, KM_ENOTFOUND, "%s: %s", e->initdb, strerror(errno));
 	return 0;
@@ -445,7 +446,8 @@ static void stop_child(struct embedded *e)
 		pidfd_send_signal(e->pidfd, signals[i], NULL, 0);
 		if (child_ended(e->pidfd, ms[i]))
 			break;
-		km_warn("the database does not end", km_ki("pid", e->pid), km_ki("signal", signals[i]));
+		km_warn("the database does not end", km_ki("pid", e->pid),
+			km_ki("signal", signals[i]));
 	}
 	child_reap(e->pidfd);
 	km_info(e->phase == MAKING ? "making the database was broken off" : "database server ended",

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* A private PostgreSQL under the state directory: made by initdb when there is none, run as a child,
- * reached by a Unix socket only, gone when this process is gone.
+/* A private PostgreSQL under the state directory: made by initdb when there is none, run as a
+ * child, reached by a Unix socket only, gone when this process is gone.
  *
  *   STATE/postgres        root's, 0711
  *   STATE/postgres/data   the database, 0700, the user's
@@ -34,8 +34,8 @@ struct embedded_cbs {
 
 /* Checks, stops a server that a killed controld has left on the same data, and starts initdb or the
  * server. cbs must outlive it. KM_EUNSUPPORTED: the data are of another major version (the log has
- * the commands to convert them); KM_EINVAL: the path is too long for a socket; KM_ENOTFOUND: no such
- * user or program; KM_EPERM: the user cannot reach the folder; KM_EIO, KM_ENOMEM. */
+ * the commands to convert them); KM_EINVAL: the path is too long for a socket; KM_ENOTFOUND: no
+ * such user or program; KM_EPERM: the user cannot reach the folder; KM_EIO, KM_ENOMEM. */
 int embedded_start(struct embedded **out, struct event_base *base, const struct embedded_opts *opts,
 		   const struct embedded_cbs *cbs, void *arg, struct km_errtext *err)
     __attribute__((warn_unused_result));

@@ -20,7 +20,8 @@ static PGresult *query(PGconn *db, const char *sql, int n, const char *const *pa
 	if (st == PGRES_TUPLES_OK || st == PGRES_COMMAND_OK)
 		return r;
 	store_error_from(&e, r, db);
-	*rc = km_errtext_set(err, e.err == KM_ECLOSED ? KM_ECLOSED : KM_EIO, "database: %s", e.message);
+	*rc = km_errtext_set(err, e.err == KM_ECLOSED ? KM_ECLOSED : KM_EIO, "database: %s",
+			     e.message);
 	PQclear(r);
 	return NULL;
 }
@@ -41,10 +42,11 @@ int first_network(PGconn *db, const char *network, struct km_errtext *err)
 		goto out;
 	have = query(db, "SELECT value FROM settings WHERE key = 'network'", 0, NULL, &rc, err);
 	if (have)
-		rc = km_errtext_set(err, KM_EUNSUPPORTED,
-				    "network = %s: agents or gateways have addresses in %s already; set that, "
-				    "or delete them first", network,
-				    PQntuples(have) ? PQgetvalue(have, 0, 0) : "another network");
+		rc = km_errtext_set(
+		    err, KM_EUNSUPPORTED,
+		    "network = %s: agents or gateways have addresses in %s already; set that, "
+		    "or delete them first",
+		    network, PQntuples(have) ? PQgetvalue(have, 0, 0) : "another network");
 out:
 	PQclear(r);
 	PQclear(have);
@@ -77,8 +79,10 @@ static int make_token(PGconn *db, const char *path, struct km_errtext *err)
 	snprintf(prefix, sizeof(prefix), "%.8s", token);
 	rc = write_token(path, token, err);
 	if (!rc)
-		PQclear(query(db, "INSERT INTO tokens (name, hash, prefix, role)"
-			      " VALUES ('first administrator', $1, $2, 'admin')", 2, params, &rc, err));
+		PQclear(query(db,
+			      "INSERT INTO tokens (name, hash, prefix, role)"
+			      " VALUES ('first administrator', $1, $2, 'admin')",
+			      2, params, &rc, err));
 	km_wipe(secret, sizeof(secret));
 	km_wipe(token, sizeof(token));
 	return rc;

@@ -157,9 +157,9 @@ int listener_new(struct listener **out, struct event_base *base, const char *con
 {
 	static const struct dbconn_cbs cbs = {on_up, on_input, on_down};
 	struct dbconn_opts opts = {.conninfo = conninfo,
-				 .name = "controld listener",
-				 .connect_timeout_ms = timeout_ms,
-				 .statement_timeout_ms = timeout_ms};
+				   .name = "controld listener",
+				   .connect_timeout_ms = timeout_ms,
+				   .statement_timeout_ms = timeout_ms};
 	struct timeval tv = {poll_ms / 1000, poll_ms % 1000 * 1000};
 	struct listener *l = calloc(1, sizeof(*l));
 	int rc = KM_ENOMEM;

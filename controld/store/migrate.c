@@ -124,8 +124,8 @@ static int apply(PGconn *db, const struct step *s, struct km_errtext *err)
 	if (rc)
 		goto out;
 	snprintf(version, sizeof(version), "%d", s->version);
-	r = PQexecParams(db, "INSERT INTO schema_migrations (version, name) VALUES ($1, $2)", 2, NULL,
-			 params, NULL, NULL, 0);
+	r = PQexecParams(db, "INSERT INTO schema_migrations (version, name) VALUES ($1, $2)", 2,
+			 NULL, params, NULL, NULL, 0);
 	if (PQresultStatus(r) != PGRES_COMMAND_OK)
 		rc = failed(db, r, s->name, err);
 	else
@@ -165,7 +165,8 @@ int migrate_run(PGconn *db, int *from, int *to, struct km_errtext *err)
 		return km_errtext_set(err, KM_EUNSUPPORTED,
 				      "the database server is PostgreSQL %d, at least %d is needed",
 				      PQserverVersion(db) / 10000, OLDEST_SERVER / 10000);
-	rc = exec(db, "SET client_min_messages = warning; SET lock_timeout = '60s'", "setting up", err);
+	rc = exec(db, "SET client_min_messages = warning; SET lock_timeout = '60s'", "setting up",
+		  err);
 	if (!rc)
 		rc = exec(db, "SELECT pg_advisory_lock(" LOCK_KEY ")", "locking the schema", err);
 	if (rc)
@@ -175,14 +176,16 @@ int migrate_run(PGconn *db, int *from, int *to, struct km_errtext *err)
 		rc = read_version(db, &version, err);
 	now = version;
 	if (!rc && version > migrate_known())
-		rc = km_errtext_set(err, KM_EUNSUPPORTED,
-				    "the schema of the database has version %d, but this program knows "
-				    "versions up to %d: install a newer kakuremichi, or restore a backup "
-				    "of the database from before it was upgraded",
-				    version, migrate_known());
+		rc = km_errtext_set(
+		    err, KM_EUNSUPPORTED,
+		    "the schema of the database has version %d, but this program knows "
+		    "versions up to %d: install a newer kakuremichi, or restore a backup "
+		    "of the database from before it was upgraded",
+		    version, migrate_known());
 	if (!rc)
 		rc = apply_from(db, version, &now, err);
-	PQclear(PQexec(db, "SELECT pg_advisory_unlock(" LOCK_KEY ")")); /* ends with the session too */
+	PQclear(
+	    PQexec(db, "SELECT pg_advisory_unlock(" LOCK_KEY ")")); /* ends with the session too */
 	if (from)
 		*from = version;
 	if (to)

@@ -111,10 +111,10 @@ static int err_of(const char *state)
 		const char *prefix;
 		int err;
 	} table[] = {
-	    {"23505", KM_EEXIST},  {"KM404", KM_ENOTFOUND}, {"23503", KM_ENOTFOUND},
-	    {"KM507", KM_EFULL},   {"23502", KM_EINVAL},    {"23514", KM_EINVAL},
-	    {"22", KM_EINVAL},     {"57014", KM_ETIMEOUT},  {"55P03", KM_ETIMEOUT},
-	    {"57P", KM_ECLOSED},   {"08", KM_ECLOSED},
+	    {"23505", KM_EEXIST}, {"KM404", KM_ENOTFOUND}, {"23503", KM_ENOTFOUND},
+	    {"KM507", KM_EFULL},  {"23502", KM_EINVAL},    {"23514", KM_EINVAL},
+	    {"22", KM_EINVAL},    {"57014", KM_ETIMEOUT},  {"55P03", KM_ETIMEOUT},
+	    {"57P", KM_ECLOSED},  {"08", KM_ECLOSED},
 	};
 
 	for (size_t i = 0; i < KM_ARRAY_LEN(table); i++)
@@ -130,8 +130,8 @@ void store_error_from(struct store_error *e, const PGresult *r, const PGconn *db
 	const char *message = r ? PQresultErrorField(r, PG_DIAG_MESSAGE_PRIMARY) : NULL;
 
 	if (!message)
-		message = r && *PQresultErrorMessage(r) ? PQresultErrorMessage(r)
-							: PQerrorMessage(db);
+		message =
+		    r && *PQresultErrorMessage(r) ? PQresultErrorMessage(r) : PQerrorMessage(db);
 	snprintf(e->sqlstate, sizeof(e->sqlstate), "%s", state ? state : "");
 	snprintf(e->constraint, sizeof(e->constraint), "%s", constraint ? constraint : "");
 	snprintf(e->message, sizeof(e->message), "%s", message);
@@ -230,7 +230,8 @@ static void on_member_input(void *arg)
 	struct member *m = arg;
 	PGconn *db = dbconn_db(m->conn);
 	PGresult *r;
-	int ends = 0; /* NULLs in a row: one ends a statement's results, two mean nothing is there */
+	int ends =
+	    0; /* NULLs in a row: one ends a statement's results, two mean nothing is there */
 
 	while (ends < 2 && (m->req || m->cleaning) && dbconn_is_up(m->conn) && !PQisBusy(db)) {
 		if (PQstatus(db) == CONNECTION_BAD) {

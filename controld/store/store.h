@@ -17,8 +17,8 @@
 struct store;
 struct store_req;
 
-#define STORE_PARAMS 16  /* per statement */
-#define STORE_STMTS 64   /* per request */
+#define STORE_PARAMS 16 /* per statement */
+#define STORE_STMTS 64  /* per request */
 
 /* One statement with its parameters in text form ($1 is params[0]; NULL is SQL's NULL). A bytea is
  * given as "\x" and hex, an array as "{a,b}", a boolean as "true" or "false". */
@@ -32,12 +32,11 @@ struct store_stmt {
  *   err            when
  *   KM_EEXIST      a unique constraint (23505): constraint names it
  *   KM_ENOTFOUND   KM404 (km_before, km_must_find), or a foreign key (23503): constraint names it
- *   KM_EINVAL      a check, not-null or value error (class 22, 23502, 23514): constraint may name it
- *   KM_EFULL       KM507: no number or address left
- *   KM_ETIMEOUT    took longer than the bound. sqlstate "57014": rolled back; "": it may or may not
- *                  have happened
- *   KM_ECLOSED     the database went away; a request that had been sent may or may not have happened
- *   KM_EIO         any other error of the database: message says which
+ *   KM_EINVAL      a check, not-null or value error (class 22, 23502, 23514): constraint may name
+ * it KM_EFULL       KM507: no number or address left KM_ETIMEOUT    took longer than the bound.
+ * sqlstate "57014": rolled back; "": it may or may not have happened KM_ECLOSED     the database
+ * went away; a request that had been sent may or may not have happened KM_EIO         any other
+ * error of the database: message says which
  */
 struct store_error {
 	int err;
@@ -52,11 +51,11 @@ struct store_error {
 typedef void store_cb(void *arg, const struct store_error *error, PGresult *const *res, size_t n);
 
 struct store_opts {
-	const char *conninfo;  /* URL or key=value string of libpq */
-	unsigned connections;  /* in the pool; 0: 4; at most 64 */
-	size_t max_queue;      /* requests that wait for a connection; 0: 1,024 */
-	int64_t timeout_ms;    /* from store_run to the callback; 0: 5,000 */
-	int64_t poll_ms;       /* of the listening connection; 0: 5,000 */
+	const char *conninfo; /* URL or key=value string of libpq */
+	unsigned connections; /* in the pool; 0: 4; at most 64 */
+	size_t max_queue;     /* requests that wait for a connection; 0: 1,024 */
+	int64_t timeout_ms;   /* from store_run to the callback; 0: 5,000 */
+	int64_t poll_ms;      /* of the listening connection; 0: 5,000 */
 };
 
 /* Begins to connect. The schema must already be there (store/migrate.h). KM_EINVAL: conninfo is

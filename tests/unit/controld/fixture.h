@@ -89,7 +89,8 @@ static inline void fix_dir(struct fix *f)
 static inline int fix_embedded(struct fix *f, struct km_errtext *err)
 {
 	static const struct embedded_cbs cbs = {fix_on_ready, fix_on_failed};
-	struct embedded_opts o = {.state_dir = f->dir, .user = "postgres", .program_dir = FIX_PROGRAMS};
+	struct embedded_opts o = {
+	    .state_dir = f->dir, .user = "postgres", .program_dir = FIX_PROGRAMS};
 
 	return embedded_start(&f->db, f->base, &o, &cbs, f, err);
 }

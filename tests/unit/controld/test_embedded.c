@@ -146,7 +146,9 @@ static pid_t leave_a_server(const struct fix *f)
 	snprintf(line, sizeof(line),
 		 "%s%s/pg_ctl -w -s -D %s/postgres/data -l /dev/null -o \"-k %s/postgres/run -c "
 		 "listen_addresses=\" start%s",
-		 geteuid() == 0 ? "cd / && setpriv --reuid postgres --regid postgres --clear-groups " : "",
+		 geteuid() == 0
+		     ? "cd / && setpriv --reuid postgres --regid postgres --clear-groups "
+		     : "",
 		 FIX_PROGRAMS, f->dir, f->dir, "");
 	assert_int_equal(system(line), 0);
 	snprintf(path, sizeof(path), "%s/postgres/data/postmaster.pid", f->dir);
@@ -275,16 +277,11 @@ static void impassable_folder_is_named(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    T(data_survive_a_restart),
-	    T(only_its_user_gets_in),
-	    T(dying_server_is_started_again),
-	    T(killed_controld_leaves_no_server),
-	    T(leftover_server_is_stopped),
-	    T(stale_pid_file_harms_nobody),
-	    T(other_version_is_refused),
-	    T(interrupted_initdb_is_begun_anew),
-	    T(ends_in_the_midst_of_initdb),
-	    T(says_what_is_wrong),
+	    T(data_survive_a_restart),        T(only_its_user_gets_in),
+	    T(dying_server_is_started_again), T(killed_controld_leaves_no_server),
+	    T(leftover_server_is_stopped),    T(stale_pid_file_harms_nobody),
+	    T(other_version_is_refused),      T(interrupted_initdb_is_begun_anew),
+	    T(ends_in_the_midst_of_initdb),   T(says_what_is_wrong),
 	    T(impassable_folder_is_named),
 	};
 

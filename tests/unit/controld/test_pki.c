@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-#include "tests/unit/controld/fixture.h"
 #include "controld/pki/issue.h"
 #include "controld/pki/master.h"
 #include "controld/pki/pki.h"
 #include "controld/store/first.h"
+#include "tests/unit/controld/fixture.h"
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
 
@@ -34,8 +34,10 @@ static int setup(void **state)
 {
 	(void)state;
 	unlink(key_file);
-	fix_value(db, "DELETE FROM settings WHERE key LIKE 'pki%'; DELETE FROM tokens; DELETE FROM agents;"
-		      "UPDATE settings SET value = '10.0.0.0/8' WHERE key = 'network'");
+	fix_value(
+	    db,
+	    "DELETE FROM settings WHERE key LIKE 'pki%'; DELETE FROM tokens; DELETE FROM agents;"
+	    "UPDATE settings SET value = '10.0.0.0/8' WHERE key = 'network'");
 	return 0;
 }
 
@@ -114,8 +116,8 @@ static void root_is_made_once(void **state)
 	free(text);
 	assert_int_equal(stat(key_file, &st), 0);
 	assert_int_equal(st.st_mode & 0777, 0600);
-	assert_string_equal(fix_value(db, "SELECT left(value, 3) FROM settings WHERE key = 'pki_root_key'"),
-			    "v1:");
+	assert_string_equal(
+	    fix_value(db, "SELECT left(value, 3) FROM settings WHERE key = 'pki_root_key'"), "v1:");
 	pki_free(p);
 	p = open_pki();
 	assert_string_equal(pki_pin(p), pin);
@@ -286,7 +288,8 @@ static void first_token_is_made_once(void **state)
 	assert_int_equal(strlen(token), 4 + 43);
 	assert_int_equal(strncmp(token, "kmt_", 4), 0);
 	km_sha256(hash, token, strlen(token));
-	snprintf(sql, sizeof(sql), "SELECT count(*) FROM tokens WHERE hash = '\\x%s' AND prefix = '%.8s'",
+	snprintf(sql, sizeof(sql),
+		 "SELECT count(*) FROM tokens WHERE hash = '\\x%s' AND prefix = '%.8s'",
 		 km_hex(hash, 32, hex), token);
 	assert_string_equal(fix_value(db, sql), "1");
 	assert_int_equal(first_token(db, fix.dir, &err), 0);
@@ -306,8 +309,10 @@ static void network_stays_once_used(void **state)
 	(void)state;
 	assert_int_equal(first_network(db, "10.0.0.0/8", &err), 0);
 	assert_int_equal(first_network(db, "172.16.0.0/12", &err), 0);
-	fix_value(db, "INSERT INTO agents (name, api_key_hash, api_key_prefix) VALUES ('a', sha256('a'), 'a')");
-	assert_int_equal(strncmp(fix_value(db, "SELECT host(virtual_ip) FROM agents"), "172.17.", 7), 0);
+	fix_value(db, "INSERT INTO agents (name, api_key_hash, api_key_prefix) VALUES ('a', "
+		      "sha256('a'), 'a')");
+	assert_int_equal(
+	    strncmp(fix_value(db, "SELECT host(virtual_ip) FROM agents"), "172.17.", 7), 0);
 	assert_int_equal(first_network(db, "172.16.0.0/12", &err), 0);
 	assert_int_equal(first_network(db, "10.0.0.0/8", &err), KM_EUNSUPPORTED);
 	assert_non_null(strstr(err.text, "172.16.0.0/12"));

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-#include "tests/unit/controld/fixture.h"
 #include "controld/store/store.h"
+#include "tests/unit/controld/fixture.h"
 #include <signal.h>
 
 #define UUID_A "11111111-1111-4111-8111-111111111111"
@@ -82,9 +82,11 @@ static int setup(void **state)
 	(void)state;
 	if (PQstatus(db) != CONNECTION_OK)
 		PQreset(db);
-	fix_value(db, "DELETE FROM tunnels; DELETE FROM agents; DELETE FROM gateways; DELETE FROM changes;"
-		      "UPDATE revision SET value = 0;"
-		      "ALTER SEQUENCE agent_numbers RESTART");
+	fix_value(
+	    db,
+	    "DELETE FROM tunnels; DELETE FROM agents; DELETE FROM gateways; DELETE FROM changes;"
+	    "UPDATE revision SET value = 0;"
+	    "ALTER SEQUENCE agent_numbers RESTART");
 	return 0;
 }
 
@@ -107,7 +109,8 @@ static void migrations_run_once(void **state)
 	assert_int_equal(migrate_run(db, &from, &to, &err), 0);
 	assert_int_equal(from, migrate_known());
 	assert_int_equal(to, migrate_known());
-	assert_int_equal(atoi(fix_value(db, "SELECT count(*) FROM schema_migrations")), migrate_known());
+	assert_int_equal(atoi(fix_value(db, "SELECT count(*) FROM schema_migrations")),
+			 migrate_known());
 }
 
 static void newer_schema_is_refused(void **state)
@@ -131,7 +134,8 @@ static void results_come_in_order(void **state)
 	const struct store_stmt stmts[] = {
 	    {.sql = "CREATE TEMP TABLE t (a int, b text)"},
 	    {.sql = "INSERT INTO t VALUES ($1, $2), (2, 'two')", .n = 2, .params = {"1", NULL}},
-	    {.sql = "SELECT count(*) || ' ' || count(b) || ' ' || current_setting('TimeZone') FROM t"},
+	    {.sql =
+		 "SELECT count(*) || ' ' || count(b) || ' ' || current_setting('TimeZone') FROM t"},
 	};
 	struct answer a = ask(s, stmts, 3);
 
@@ -193,9 +197,12 @@ static void errors_name_their_constraint(void **state)
 	     "tunnels_domain_path_key"},
 	    {"INSERT INTO tunnels (port, protocol) VALUES (22, 'tls')", KM_EEXIST, "23505",
 	     "tunnels_port_key"},
-	    {"INSERT INTO tunnels (protocol) VALUES ('tcp')", KM_EINVAL, "23514", "tunnels_match_check"},
-	    {"INSERT INTO targets (tunnel_id, agent_id, address) SELECT id, gen_random_uuid(), 'x:1' "
-	     "FROM tunnels LIMIT 1", KM_ENOTFOUND, "23503", "targets_agent_id_fkey"},
+	    {"INSERT INTO tunnels (protocol) VALUES ('tcp')", KM_EINVAL, "23514",
+	     "tunnels_match_check"},
+	    {"INSERT INTO targets (tunnel_id, agent_id, address) SELECT id, gen_random_uuid(), "
+	     "'x:1' "
+	     "FROM tunnels LIMIT 1",
+	     KM_ENOTFOUND, "23503", "targets_agent_id_fkey"},
 	    {"DELETE FROM agents", KM_ENOTFOUND, "23503", "targets_agent_id_fkey"},
 	    {"SELECT km_before('tunnel', '" UUID_B "')", KM_ENOTFOUND, "KM404", ""},
 	    {"SELECT 'x'::uuid", KM_EINVAL, "22P02", ""},
@@ -204,12 +211,16 @@ static void errors_name_their_constraint(void **state)
 	struct store *s = open_store(NULL);
 
 	(void)state;
-	fix_value(db, NEW_AGENT(UUID_A, "one") ";"
-		  "INSERT INTO tunnels (domain) VALUES ('a.test');"
-		  "INSERT INTO tunnels (domain, path) VALUES ('a.test', '/b');"
-		  "INSERT INTO tunnels (port, protocol) VALUES (22, 'tcp'), (22, 'udp');"
-		  "INSERT INTO targets (tunnel_id, agent_id, address) SELECT id, '" UUID_A "', 'x:1' "
-		  "FROM tunnels WHERE path IS NULL AND port IS NULL");
+	fix_value(
+	    db, NEW_AGENT(
+		    UUID_A,
+		    "one") ";"
+			   "INSERT INTO tunnels (domain) VALUES ('a.test');"
+			   "INSERT INTO tunnels (domain, path) VALUES ('a.test', '/b');"
+			   "INSERT INTO tunnels (port, protocol) VALUES (22, 'tcp'), (22, 'udp');"
+			   "INSERT INTO targets (tunnel_id, agent_id, address) SELECT id, '" UUID_A
+			   "', 'x:1' "
+			   "FROM tunnels WHERE path IS NULL AND port IS NULL");
 	for (size_t i = 0; i < KM_ARRAY_LEN(cases); i++) {
 		struct answer a = ask1(s, cases[i].sql);
 
@@ -224,9 +235,10 @@ static void errors_name_their_constraint(void **state)
 static void readers_see_one_state(void **state)
 {
 	struct store *s = open_store(&(struct store_opts){.connections = 1});
-	const struct store_stmt look[] = {{.sql = "SELECT value FROM revision"},
-					  {.sql = "SELECT current_setting('transaction_isolation') || ' ' "
-						  "|| current_setting('transaction_read_only')"}};
+	const struct store_stmt look[] = {
+	    {.sql = "SELECT value FROM revision"},
+	    {.sql = "SELECT current_setting('transaction_isolation') || ' ' "
+		    "|| current_setting('transaction_read_only')"}};
 	const struct store_stmt bad = {.sql = "SELECT 1 / 0"};
 	struct answer a = {0}, b = {0};
 
@@ -284,7 +296,8 @@ static void pending_requests_end_silently_with_the_store(void **state)
 static void slow_statement_is_undone(void **state)
 {
 	struct store *s = open_store(&(struct store_opts){.timeout_ms = 2000});
-	const struct store_stmt stmts[] = {{.sql = NEW_AGENT(UUID_A, "one")}, {.sql = "SELECT pg_sleep(60)"}};
+	const struct store_stmt stmts[] = {{.sql = NEW_AGENT(UUID_A, "one")},
+					   {.sql = "SELECT pg_sleep(60)"}};
 	struct answer a = ask(s, stmts, 2);
 
 	(void)state;
@@ -320,16 +333,19 @@ static void numbers_and_addresses(void **state)
 {
 	(void)state;
 	fix_value(db, NEW_AGENT(UUID_A, "a"));
-	assert_string_equal(fix_value(db, "SELECT number || ' ' || subnet || ' ' || host(virtual_ip) FROM agents"),
-			    "256 10.1.0.0/24 10.1.0.100");
+	assert_string_equal(
+	    fix_value(db, "SELECT number || ' ' || subnet || ' ' || host(virtual_ip) FROM agents"),
+	    "256 10.1.0.0/24 10.1.0.100");
 	fix_value(db, "DELETE FROM agents; " NEW_AGENT(UUID_B, "a"));
 	/* the number of the deleted one is not given again */
 	assert_string_equal(fix_value(db, "SELECT host(virtual_ip) FROM agents"), "10.1.1.100");
-	fix_value(db, NEW_GATEWAY("g1") ";" NEW_GATEWAY("g2") ";" NEW_GATEWAY("g3") ";"
-		  "DELETE FROM gateways WHERE number = 2;" NEW_GATEWAY("g4"));
-	assert_string_equal(fix_value(db, "SELECT string_agg(name || '=' || host(virtual_ip), ' ' ORDER BY name) "
-				      "FROM gateways"),
-			    "g1=10.0.0.1 g3=10.0.0.3 g4=10.0.0.2");
+	fix_value(db, NEW_GATEWAY("g1") ";" NEW_GATEWAY("g2") ";" NEW_GATEWAY(
+			  "g3") ";"
+				"DELETE FROM gateways WHERE number = 2;" NEW_GATEWAY("g4"));
+	assert_string_equal(
+	    fix_value(db, "SELECT string_agg(name || '=' || host(virtual_ip), ' ' ORDER BY name) "
+			  "FROM gateways"),
+	    "g1=10.0.0.1 g3=10.0.0.3 g4=10.0.0.2");
 }
 
 static void full_network_says_so(void **state)
@@ -355,8 +371,8 @@ static void changes_hold_before_and_after(void **state)
 	struct store *s = open_store(NULL);
 	const struct store_stmt create[] = {
 	    {.sql = "INSERT INTO tunnels (id, domain) VALUES ('" UUID_A "', 'a.test')"},
-	    {.sql = "INSERT INTO targets (tunnel_id, agent_id, address) VALUES ('" UUID_A "', '" UUID_A
-		    "', 'x:1')"},
+	    {.sql = "INSERT INTO targets (tunnel_id, agent_id, address) VALUES ('" UUID_A
+		    "', '" UUID_A "', 'x:1')"},
 	    {.sql = "SELECT km_change('tunnel', 'create', $1)", .n = 1, .params = {UUID_A}}};
 	const struct store_stmt move[] = {
 	    {.sql = "SELECT km_before('tunnel', $1)", .n = 1, .params = {UUID_A}},
@@ -377,11 +393,12 @@ static void changes_hold_before_and_after(void **state)
 	assert_string_equal(ask(s, move, 3).value, "2");
 	assert_string_equal(ask(s, describe, 3).value, "2"); /* clients would see nothing new */
 	assert_string_equal(ask(s, drop, 3).value, "3");
-	assert_string_equal(
-	    fix_value(db, "SELECT string_agg(format('%s %s %s>%s %s', revision, verb,"
-		      " left(old->>'agentId', 1), left(payload->>'agentId', 1), cardinality(agents)), ', '"
-		      " ORDER BY revision) FROM changes"),
-	    "1 create >1 1, 2 update 1>2 2, 3 delete 2> 1");
+	assert_string_equal(fix_value(db,
+				      "SELECT string_agg(format('%s %s %s>%s %s', revision, verb,"
+				      " left(old->>'agentId', 1), left(payload->>'agentId', 1), "
+				      "cardinality(agents)), ', '"
+				      " ORDER BY revision) FROM changes"),
+			    "1 create >1 1, 2 update 1>2 2, 3 delete 2> 1");
 	store_free(s);
 }
 
@@ -400,7 +417,8 @@ static void on_wake(void *arg, const char *epoch, int64_t revision)
 	w->calls++;
 	w->revision = revision;
 	snprintf(w->epoch, sizeof(w->epoch), "%s", epoch);
-	snprintf(sql, sizeof(sql), "SELECT count(*) FROM changes WHERE revision <= %lld", (long long)revision);
+	snprintf(sql, sizeof(sql), "SELECT count(*) FROM changes WHERE revision <= %lld",
+		 (long long)revision);
 	if (atoll(fix_value(db, sql)) != revision)
 		w->gap = true;
 }
@@ -487,8 +505,8 @@ static void poll_finds_what_no_notify_told(void **state)
 
 	(void)state;
 	fix_until(fix.base, w.calls);
-	fix_value(db, "INSERT INTO changes (revision, entity, verb, id) VALUES (1, 'agent', 'create', '" UUID_A
-		      "'); UPDATE revision SET value = 1");
+	fix_value(db, "INSERT INTO changes (revision, entity, verb, id) VALUES (1, 'agent', "
+		      "'create', '" UUID_A "'); UPDATE revision SET value = 1");
 	fix_until(fix.base, w.revision == 1);
 	store_unlisten(watch);
 	store_free(s);
@@ -508,7 +526,8 @@ static void moved_database_is_another_epoch(void **state)
 	fix_until(fix.base, strcmp(w.epoch, before) != 0);
 	assert_string_equal(w.epoch, fix_value(db, "SELECT km_epoch()"));
 	snprintf(before, sizeof(before), "%s", w.epoch);
-	fix_value(db, "UPDATE epoch SET system_identifier = '1'"); /* as after a restore elsewhere */
+	fix_value(db,
+		  "UPDATE epoch SET system_identifier = '1'"); /* as after a restore elsewhere */
 	assert_string_not_equal(fix_value(db, "SELECT km_epoch()"), before);
 	store_unlisten(watch);
 	store_free(s);
@@ -539,7 +558,8 @@ static void recovers_from_the_databases_death(void **state)
 	fix_until(fix.base, store_ready(s));
 	b = ask1(s, "SELECT 1");
 	assert_string_equal(b.value, "1");
-	fix_until(fix.base, w.calls > calls); /* who listens is told, since a change may have been missed */
+	fix_until(fix.base,
+		  w.calls > calls); /* who listens is told, since a change may have been missed */
 	store_unlisten(watch);
 	store_free(s);
 }
