@@ -19,12 +19,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SEND_MAX 1024		     /* messages that wait */
-#define EVENTS_MAX 256		     /* in the mailbox */
+#define SEND_MAX 1024  /* messages that wait */
+#define EVENTS_MAX 256 /* in the mailbox */
 #define EVENT_BYTES_MAX (64u << 20)
-#define EVENTS_PER_TURN 64	     /* before the main loop does something else */
-#define TRY_SECONDS 10		     /* per address, from connect to open */
-#define CLOSE_MS 1000		     /* for the close frame to go out and be answered */
+#define EVENTS_PER_TURN 64 /* before the main loop does something else */
+#define TRY_SECONDS 10     /* per address, from connect to open */
+#define CLOSE_MS 1000      /* for the close frame to go out and be answered */
 
 enum cmd_kind { CMD_SEND, CMD_RECONNECT, CMD_SETTLED, CMD_STOP };
 struct cmd {
@@ -74,16 +74,17 @@ struct km_link_client {
 
 	/* link thread */
 	enum state state;
-	uint64_t gen;	 /* of the attempt or connection, or of the next one */
-	size_t url;	 /* index of the current URL */
+	uint64_t gen;    /* of the attempt or connection, or of the next one */
+	size_t url;      /* index of the current URL */
 	unsigned failed; /* attempts since it was settled */
 	struct km_resolve *resolve;
 	struct km_addr addrs[KM_RESOLVE_MAX];
 	size_t n_addrs, next_addr;
 	struct lws *wsi; /* of the address being tried, or the connection */
-	bool try_over;	 /* that one failed; looked at outside of libwebsockets */
+	bool try_over;   /* that one failed; looked at outside of libwebsockets */
 	bool stopping, stopped;
 	unsigned close_status; /* 0: not closing */
+	bool close_sent;       /* libwebsockets has the close frame */
 	struct km_errtext why;
 	struct km_tx tx;
 	struct km_buf rx;
@@ -136,6 +137,7 @@ static int refuse(struct km_link_client *c, unsigned status, const char *why)
 {
 	fail(c, why);
 	c->close_status = status;
+	c->close_sent = true;
 	km_lws_close_reason(c->wsi, status, why);
 	set_timer(c, CLOSE_MS);
 	return -1;
@@ -157,7 +159,8 @@ static int on_whole_text(struct km_link_client *c)
 	int r;
 
 	if (c->rx_binary)
-		return refuse(c, LWS_CLOSE_STATUS_UNACCEPTABLE_OPCODE, "control sent a binary message");
+		return refuse(c, LWS_CLOSE_STATUS_UNACCEPTABLE_OPCODE,
+			      "control sent a binary message");
 	r = km_envelope_parse(&env, km_buf_head(&c->rx), c->rx.len, &err);
 	km_buf_clear(&c->rx);
 	if (c->rx.cap > 65536)
@@ -212,8 +215,11 @@ static int on_writable(struct km_link_client *c, struct lws *wsi)
 {
 	bool failed = false;
 
+	if (c->close_sent)
+		return 0;
 	/* A close waits for the frame that is half out, but not for those behind it. */
 	if (c->close_status && !(c->tx.head && c->tx.head->sent)) {
+		c->close_sent = true;
 		km_lws_close_reason(wsi, c->close_status, c->why.text);
 		return -1;
 	}
@@ -251,7 +257,7 @@ static void attempt_over(struct km_link_client *c)
 		most = c->max_ms;
 	if (c->failed < 64)
 		c->failed++;
-	e->wait_ms = 1 + km_random_below((uint32_t)most);
+	int64_t wait_ms = e->wait_ms = 1 + km_random_below((uint32_t)most);
 	e->why = km_xstrdup(c->why.text[0] ? c->why.text : "the connection was lost");
 	e->q.bytes += sizeof(c->why);
 	km_outbox_post(&c->out, &e->q);
@@ -259,6 +265,7 @@ static void attempt_over(struct km_link_client *c)
 	c->wsi = NULL;
 	c->try_over = false;
 	c->close_status = 0;
+	c->close_sent = false;
 	c->rx_stopped = false;
 	c->why.text[0] = '\0';
 	drop_unsent(c);
@@ -272,7 +279,7 @@ static void attempt_over(struct km_link_client *c)
 	if (c->stopping)
 		c->stopped = true;
 	else
-		set_timer(c, e->wait_ms);
+		set_timer(c, wait_ms);
 }
 
 static void try_next_address(struct km_link_client *c)
@@ -288,20 +295,19 @@ static void try_next_address(struct km_link_client *c)
 		snprintf(host, sizeof(host), "%s:%u", u->hp.is_addr ? "control" : u->hp.host,
 			 u->hp.port);
 		struct lws_client_connect_info i = {
-			.context = c->ctx,
-			.address = km_addr_str(a, ip),
-			.port = u->hp.port,
-			.ssl_connection = LCCSCF_HTTP_NO_FOLLOW_REDIRECT |
-					  (u->tls ? LCCSCF_USE_SSL |
-							LCCSCF_SKIP_SERVER_CERT_HOSTNAME_CHECK
-						  : 0),
-			.path = c->path,
-			.host = host,
-			.alpn = "http/1.1",
-			.ietf_version_or_minus_one = -1,
-			.local_protocol_name = "kakuremichi",
-			.retry_and_idle_policy = &km_lws_retry,
-			.pwsi = &c->wsi,
+		    .context = c->ctx,
+		    .address = km_addr_str(a, ip),
+		    .port = u->hp.port,
+		    .ssl_connection =
+			LCCSCF_HTTP_NO_FOLLOW_REDIRECT |
+			(u->tls ? LCCSCF_USE_SSL | LCCSCF_SKIP_SERVER_CERT_HOSTNAME_CHECK : 0),
+		    .path = c->path,
+		    .host = host,
+		    .alpn = "http/1.1",
+		    .ietf_version_or_minus_one = -1,
+		    .local_protocol_name = "kakuremichi",
+		    .retry_and_idle_policy = &km_lws_retry,
+		    .pwsi = &c->wsi,
 		};
 		c->try_over = false;
 		if (!lws_client_connect_via_info(&i)) {
@@ -358,8 +364,8 @@ static void take_resolved(struct km_link_client *c)
 static int on_verify(X509_STORE_CTX *vc, void *arg)
 {
 	struct km_link_client *c = arg;
-	int r = km_pin_verify(c->pin, X509_STORE_CTX_get0_cert(vc), X509_STORE_CTX_get0_untrusted(vc),
-			      &c->why);
+	int r = km_pin_verify(c->pin, X509_STORE_CTX_get0_cert(vc),
+			      X509_STORE_CTX_get0_untrusted(vc), &c->why);
 
 	X509_STORE_CTX_set_error(vc, r == 0 ? X509_V_OK : X509_V_ERR_CERT_UNTRUSTED);
 	return r == 0;
@@ -389,8 +395,8 @@ static void on_try_failed(struct km_link_client *c, struct lws *wsi, const char 
 	if (c->why.text[0])
 		return; /* the certificate check has said it better */
 	if (http && http != 101)
-		km_errtext_set(&c->why, 0, "%s port %u answered with HTTP status %u", ip, u->hp.port,
-			       http);
+		km_errtext_set(&c->why, 0, "%s port %u answered with HTTP status %u", ip,
+			       u->hp.port, http);
 	else
 		km_errtext_set(&c->why, 0, "cannot connect to %s port %u: %.*s", ip, u->hp.port,
 			       (int)(in ? len : 0), in ? in : "");
@@ -407,14 +413,12 @@ static void close_link(struct km_link_client *c, unsigned status, const char *wh
 	set_timer(c, CLOSE_MS);
 }
 
-/* Ends what there is at once; not from within a callback of libwebsockets. */
+/* Lets go of what there is; libwebsockets ends it at its next turn. */
 static void kill_now(struct km_link_client *c)
 {
-	struct lws *wsi = c->wsi;
-
-	if (wsi)
-		lws_set_timeout(wsi, PENDING_TIMEOUT_USER_OK, LWS_TO_KILL_SYNC);
-	c->try_over = c->wsi != NULL; /* whether or not a callback came */
+	if (c->wsi)
+		lws_set_timeout(c->wsi, PENDING_TIMEOUT_USER_OK, LWS_TO_KILL_ASYNC);
+	c->try_over = true;
 }
 
 static void on_timer(lws_sorted_usec_list_t *sul)
@@ -437,7 +441,8 @@ static void on_timer(lws_sorted_usec_list_t *sul)
 	}
 }
 
-static int on_lws(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in, size_t len)
+static int on_lws(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in,
+		  size_t len)
 {
 	struct km_link_client *c = lws_context_user(lws_get_context(wsi));
 	char text[160];
@@ -471,8 +476,8 @@ static int on_lws(struct lws *wsi, enum lws_callback_reasons reason, void *user,
 }
 
 static const struct lws_protocols protocols[] = {
-	{.name = "kakuremichi", .callback = on_lws, .rx_buffer_size = 32768},
-	{0},
+    {.name = "kakuremichi", .callback = on_lws, .rx_buffer_size = 32768},
+    {0},
 };
 
 /* --- link thread: commands and the loop --- */
@@ -653,11 +658,14 @@ static int copy_urls(struct km_link_client *c, const struct km_link_client_opts 
 		tls |= c->urls[c->n_urls].tls;
 	}
 	if (tls && !o->pin)
-		return km_errtext_set(err, KM_EINVAL, "control_pin: required for wss:// (control "
+		return km_errtext_set(err, KM_EINVAL,
+				      "control_pin: required for wss:// (control "
 				      "writes it to STATE/root.pin)");
 	if (o->pin && km_pin_parse(c->pin, o->pin))
-		return km_errtext_set(err, KM_EINVAL, "control_pin '%.80s': must be sha256// and 44 "
-				      "characters of base64", o->pin);
+		return km_errtext_set(err, KM_EINVAL,
+				      "control_pin '%.80s': must be sha256// and 44 "
+				      "characters of base64",
+				      o->pin);
 	return 0;
 }
 
@@ -671,20 +679,19 @@ static int make_context(struct km_link_client *c, struct km_errtext *err)
 	SSL_CTX_set_cert_verify_callback(c->tls, on_verify, c);
 
 	struct lws_context_creation_info info = {
-		.port = CONTEXT_PORT_NO_LISTEN,
-		.protocols = protocols,
-		.options = LWS_SERVER_OPTION_DO_SSL_GLOBAL_INIT |
-			   LWS_SERVER_OPTION_DISABLE_OS_CA_CERTS,
-		.gid = (gid_t)-1,
-		.uid = (uid_t)-1,
-		.user = c,
-		.pt_serv_buf_size = 32768,
-		.fd_limit_per_thread = 8, /* else one entry per descriptor that the process may have */
-		.max_http_header_pool = 2,
-		.timeout_secs = TRY_SECONDS,
-		.connect_timeout_secs = TRY_SECONDS,
-		.provided_client_ssl_ctx = c->tls,
-		.retry_and_idle_policy = &km_lws_retry,
+	    .port = CONTEXT_PORT_NO_LISTEN,
+	    .protocols = protocols,
+	    .options = LWS_SERVER_OPTION_DO_SSL_GLOBAL_INIT | LWS_SERVER_OPTION_DISABLE_OS_CA_CERTS,
+	    .gid = (gid_t)-1,
+	    .uid = (uid_t)-1,
+	    .user = c,
+	    .pt_serv_buf_size = 32768,
+	    .fd_limit_per_thread = 8, /* else one entry per descriptor that the process may have */
+	    .max_http_header_pool = 2,
+	    .timeout_secs = TRY_SECONDS,
+	    .connect_timeout_secs = TRY_SECONDS,
+	    .provided_client_ssl_ctx = c->tls,
+	    .retry_and_idle_policy = &km_lws_retry,
 	};
 	c->ctx = km_lws_create(&info);
 	return c->ctx ? 0 : km_errtext_set(err, KM_EIO, "libwebsockets cannot start");
@@ -709,8 +716,8 @@ static void dispose(struct km_link_client *c)
 }
 
 int km_link_client_start(struct km_link_client **out, struct event_base *base,
-			 const struct km_link_client_opts *opts, const struct km_link_client_cbs *cbs,
-			 void *arg, struct km_errtext *err)
+			 const struct km_link_client_opts *opts,
+			 const struct km_link_client_cbs *cbs, void *arg, struct km_errtext *err)
 {
 	struct km_link_client *c = calloc(1, sizeof(*c));
 	int r;
@@ -737,7 +744,8 @@ int km_link_client_start(struct km_link_client **out, struct event_base *base,
 	if (!c->ev || event_add(c->ev, NULL))
 		goto out;
 	r = pthread_create(&c->thread, NULL, link_thread, c)
-		? km_errtext_set(err, KM_EIO, "cannot start the link's thread") : 0;
+		? km_errtext_set(err, KM_EIO, "cannot start the link's thread")
+		: 0;
 	if (r)
 		goto out;
 	*out = c;

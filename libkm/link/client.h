@@ -13,13 +13,15 @@
 struct km_link_client;
 
 struct km_link_client_opts {
-	const char *const *urls; /* "wss://host:3001" (plain "ws://" to loopback only), tried in turn */
+	const char *const
+	    *urls; /* "wss://host:3001" (plain "ws://" to loopback only), tried in turn */
 	size_t n_urls;
 	const char *type; /* "agent" or "gateway": goes into ?type= */
-	const char *pin;  /* "sha256//BASE64": SHA-256 of the SubjectPublicKeyInfo of control's root,
-			     which must be in the chain that the server sends and have signed it.
-			     Required for wss; NULL for ws. */
-	int64_t reconnect_min_ms, reconnect_max_ms; /* doubling, with full jitter; 0: 1 s and 10 s */
+	const char *pin; /* "sha256//BASE64": SHA-256 of the SubjectPublicKeyInfo of control's root,
+			    which must be in the chain that the server sends and have signed it.
+			    Required for wss; NULL for ws. */
+	int64_t reconnect_min_ms,
+	    reconnect_max_ms; /* doubling, with full jitter; 0: 1 s and 10 s */
 };
 struct km_link_client_cbs {
 	/* The WebSocket is up: send `auth` now. */
@@ -34,8 +36,9 @@ struct km_link_client_cbs {
 /* Starts the thread and the first attempt. Strings in opts are copied. KM_EINVAL (a malformed URL
  * or pin, or ws:// to elsewhere than loopback; err says which), KM_EIO, KM_ENOMEM. */
 int km_link_client_start(struct km_link_client **out, struct event_base *base,
-			 const struct km_link_client_opts *opts, const struct km_link_client_cbs *cbs,
-			 void *arg, struct km_errtext *err) __attribute__((warn_unused_result));
+			 const struct km_link_client_opts *opts,
+			 const struct km_link_client_cbs *cbs, void *arg, struct km_errtext *err)
+    __attribute__((warn_unused_result));
 /* Sends {"type": type, "data": data}; data's reference is always taken. KM_ECLOSED when the link is
  * down, KM_ETOOBIG over 64 KiB, KM_EFULL when 1,024 messages wait. Main loop only. */
 int km_link_client_send(struct km_link_client *c, const char *type, json_t *data);

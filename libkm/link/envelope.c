@@ -168,7 +168,8 @@ static int parse_parts(struct km_envelope *e, const json_t *root, struct km_errt
 	json_int_t k = json_integer_value(part), n = json_integer_value(parts);
 	if (!json_is_integer(part) || !json_is_integer(parts) || n < 1 || n > KM_LINK_PARTS_MAX ||
 	    k < 1 || k > n)
-		return km_errtext_set(err, KM_EPROTO, "part and parts: not 1 <= part <= parts <= %d",
+		return km_errtext_set(err, KM_EPROTO,
+				      "part and parts: not 1 <= part <= parts <= %d",
 				      KM_LINK_PARTS_MAX);
 	if (!json_is_string(json_object_get(root, "data")))
 		return km_errtext_set(err, KM_EPROTO, "data: of a part, must be a string");
@@ -226,8 +227,10 @@ static int join(struct km_joiner *j, struct km_envelope *e, struct km_errtext *e
 		km_buf_init(&j->text, KM_LINK_JOINED_MAX);
 	}
 	if (e->part != j->next || e->parts != j->parts || strcmp(e->type, j->type) != 0)
-		return km_errtext_set(err, KM_EPROTO, "%s: part %u of %u came where part %u of %u of %s "
-				      "was due", e->type, e->part, e->parts, j->next, j->parts, j->type);
+		return km_errtext_set(err, KM_EPROTO,
+				      "%s: part %u of %u came where part %u of %u of %s "
+				      "was due",
+				      e->type, e->part, e->parts, j->next, j->parts, j->type);
 	r = km_buf_add(&j->text, json_string_value(e->data), json_string_length(e->data));
 	if (r)
 		return km_errtext_set(err, r, "%s: longer than %u bytes when joined, or no memory",
@@ -254,8 +257,8 @@ int km_joiner_feed(struct km_joiner *j, struct km_envelope *e, struct km_errtext
 	if (e->part)
 		r = join(j, e, err);
 	else if (j->parts)
-		r = km_errtext_set(err, KM_EPROTO, "%s came where part %u of %u of %s was due", e->type,
-				   j->next, j->parts, j->type);
+		r = km_errtext_set(err, KM_EPROTO, "%s came where part %u of %u of %s was due",
+				   e->type, j->next, j->parts, j->type);
 	else
 		r = 1;
 	if (r != 1) {

@@ -5,13 +5,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#define FRAGMENT 65536
-
 _Static_assert(KM_FRAME_PRE >= LWS_PRE, "room for the WebSocket header");
 
 const lws_retry_bo_t km_lws_retry = {
-	.secs_since_valid_ping = 20,
-	.secs_since_valid_hangup = 50,
+    .secs_since_valid_ping = 20,
+    .secs_since_valid_hangup = 50,
 };
 
 static pthread_mutex_t lws_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -68,7 +66,7 @@ struct km_frame *km_tx_write(struct km_tx *tx, struct lws *wsi, bool *failed)
 
 	if (!f)
 		return NULL;
-	n = f->len - f->sent < FRAGMENT ? f->len - f->sent : FRAGMENT;
+	n = f->len - f->sent < KM_FRAGMENT ? f->len - f->sent : KM_FRAGMENT;
 	flags = lws_write_ws_flags(LWS_WRITE_TEXT, f->sent == 0, f->sent + n == f->len);
 	/* The header is written over the bytes before, which are room or have gone out. */
 	if (lws_write(wsi, f->buf + KM_FRAME_PRE + f->sent, n, (enum lws_write_protocol)flags) <

@@ -8,6 +8,8 @@
 #include "libkm/link/envelope.h"
 #include <libwebsockets.h>
 
+#define KM_FRAGMENT 65536 /* bytes of a message that are written at once */
+
 /* Both ends ping a silent peer after 20 s and give it up after 50. */
 extern const lws_retry_bo_t km_lws_retry;
 
@@ -21,7 +23,8 @@ struct km_tx {
 };
 void km_tx_add(struct km_tx *tx, struct km_frame *list);
 /* Writes one fragment of the first frame; asks for the next call itself. Returns the first frame
- * when it has gone out whole (the caller frees it), and sets *failed when the connection is over. */
+ * when it has gone out whole (the caller frees it), and sets *failed when the connection is over.
+ */
 struct km_frame *km_tx_write(struct km_tx *tx, struct lws *wsi, bool *failed);
 void km_tx_clear(struct km_tx *tx);
 

@@ -35,7 +35,8 @@ int km_pin_of(uint8_t pin[static KM_PIN_LEN], X509 *cert)
 	return 0;
 }
 
-static X509 *find(const uint8_t pin[static KM_PIN_LEN], STACK_OF(X509) *chain, struct km_errtext *err)
+static X509 *find(const uint8_t pin[static KM_PIN_LEN], STACK_OF(X509) * chain,
+		  struct km_errtext *err)
 {
 	uint8_t have[KM_PIN_LEN] = {0};
 	char want_s[KM_PIN_STRLEN], have_s[KM_PIN_STRLEN];
@@ -46,15 +47,16 @@ static X509 *find(const uint8_t pin[static KM_PIN_LEN], STACK_OF(X509) *chain, s
 		if (km_pin_of(have, c) == 0 && memcmp(have, pin, KM_PIN_LEN) == 0)
 			return c;
 	}
-	km_errtext_set(err, KM_EAUTH,
-		       "wrong pin: no certificate that the server sent has the pinned key %s; the last "
-		       "of its %d has %s", km_pin_str(pin, want_s), sk_X509_num(chain),
-		       km_pin_str(have, have_s));
+	km_errtext_set(
+	    err, KM_EAUTH,
+	    "wrong pin: no certificate that the server sent has the pinned key %s; the last "
+	    "of its %d has %s",
+	    km_pin_str(pin, want_s), sk_X509_num(chain), km_pin_str(have, have_s));
 	return NULL;
 }
 
 /* X509_verify_cert with nothing trusted but root. */
-static int verify(X509 *root, X509 *leaf, STACK_OF(X509) *chain, struct km_errtext *err)
+static int verify(X509 *root, X509 *leaf, STACK_OF(X509) * chain, struct km_errtext *err)
 {
 	X509_STORE *store = X509_STORE_new();
 	X509_STORE_CTX *vc = X509_STORE_CTX_new();
@@ -75,14 +77,15 @@ out:
 	return r;
 }
 
-int km_pin_verify(const uint8_t pin[static KM_PIN_LEN], X509 *leaf, STACK_OF(X509) *chain,
+int km_pin_verify(const uint8_t pin[static KM_PIN_LEN], X509 *leaf, STACK_OF(X509) * chain,
 		  struct km_errtext *err)
 {
 	X509 *root = chain && leaf ? find(pin, chain, err) : NULL;
 
 	if (!root)
-		return leaf && chain ? KM_EAUTH
-				     : km_errtext_set(err, KM_EAUTH, "the server sent no certificate");
+		return leaf && chain
+			   ? KM_EAUTH
+			   : km_errtext_set(err, KM_EAUTH, "the server sent no certificate");
 	if (X509_check_ca(root) < 1)
 		return km_errtext_set(err, KM_EAUTH, "the pinned certificate is not one of a CA");
 	return verify(root, leaf, chain, err);

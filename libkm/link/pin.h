@@ -23,7 +23,7 @@ int km_pin_of(uint8_t pin[static KM_PIN_LEN], X509 *cert) __attribute__((warn_un
  * certificate is valid now and fit for a TLS server. The name in the leaf is not looked at:
  * the pinned root signs nothing but control's own certificates, and an address by which control
  * is reached need not be known to it. KM_EAUTH with a sentence, KM_ENOMEM. */
-int km_pin_verify(const uint8_t pin[static KM_PIN_LEN], X509 *leaf, STACK_OF(X509) *chain,
+int km_pin_verify(const uint8_t pin[static KM_PIN_LEN], X509 *leaf, STACK_OF(X509) * chain,
 		  struct km_errtext *err) __attribute__((warn_unused_result));
 
 #endif

@@ -32,8 +32,8 @@ void km_cmdq_destroy(struct km_cmdq *q, void (*drop)(struct km_qitem *item));
 struct km_outbox {
 	struct km_mailbox *mail;
 	size_t max_bytes;
-	_Atomic size_t bytes;  /* in the mailbox, taken off by the reader */
-	_Atomic bool blocked;  /* the writer waits for the reader */
+	_Atomic size_t bytes;         /* in the mailbox, taken off by the reader */
+	_Atomic bool blocked;         /* the writer waits for the reader */
 	struct km_qitem *head, *tail; /* did not fit; the writer's */
 };
 /* At most cap items or max_bytes in the mailbox. KM_ENOMEM. */

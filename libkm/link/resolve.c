@@ -38,7 +38,8 @@ static bool known(const struct km_resolve *r, const struct km_addr *a)
 static void *helper(void *p)
 {
 	struct km_resolve *r = p;
-	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG}, *list = NULL;
+	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG},
+			*list = NULL;
 
 	int gai = getaddrinfo(r->host, NULL, &hints, &list);
 	pthread_mutex_lock(&r->lock);

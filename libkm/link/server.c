@@ -166,7 +166,7 @@ int km_link_server_send(struct km_link_server *s, uint64_t id, const char *type,
 		return r;
 	}
 	put(s, &(struct km_server_cmd){
-		       .q.bytes = total, .kind = SERVER_SEND, .conn = conn, .frames = frames});
+		   .q.bytes = total, .kind = SERVER_SEND, .conn = conn, .frames = frames});
 	return 0;
 }
 
@@ -270,7 +270,8 @@ static int parse_listen(struct sockaddr_storage *ss, socklen_t *len, const char 
 	snprintf(host, sizeof(host), "%.*s", (int)n, text);
 	if (!colon || !colon[1] || *end || port > 65535 || km_addr_parse(&a, n ? host : "::"))
 		return km_errtext_set(err, KM_EINVAL,
-				      "link_listen '%.80s': must be ADDRESS:PORT, as in [::]:3001", text);
+				      "link_listen '%.80s': must be ADDRESS:PORT, as in [::]:3001",
+				      text);
 	*len = km_addr_to_sa(ss, &a, (uint16_t)port);
 	return 0;
 }
@@ -315,7 +316,8 @@ static void dispose(struct km_link_server *s)
 		close(s->listen_fd);
 	km_cmdq_destroy(&s->cmds, km_server_cmd_free);
 	km_outbox_free(&s->out, km_server_event_free);
-	HASH_ITER (hh, s->by_id, conn, tmp) {
+	HASH_ITER(hh, s->by_id, conn, tmp)
+	{
 		HASH_DEL(s->by_id, conn);
 		km_conn_unref(conn);
 	}
@@ -324,8 +326,8 @@ static void dispose(struct km_link_server *s)
 }
 
 int km_link_server_start(struct km_link_server **out, struct event_base *base,
-			 const struct km_link_server_opts *opts, const struct km_link_server_cbs *cbs,
-			 void *arg, struct km_errtext *err)
+			 const struct km_link_server_opts *opts,
+			 const struct km_link_server_cbs *cbs, void *arg, struct km_errtext *err)
 {
 	struct km_link_server *s = calloc(1, sizeof(*s));
 	int r;
@@ -343,7 +345,8 @@ int km_link_server_start(struct km_link_server **out, struct event_base *base,
 	km_cmdq_init(&s->cmds);
 	r = km_outbox_init(&s->out, EVENTS_MAX, EVENT_BYTES_MAX);
 	if (r == 0 && opts->cert_pem)
-		r = km_server_tls_read(&s->first, opts->cert_pem, opts->key_pem ? opts->key_pem : "", err);
+		r = km_server_tls_read(&s->first, opts->cert_pem,
+				       opts->key_pem ? opts->key_pem : "", err);
 	if (r == 0)
 		r = listen_on(s, opts->listen, err);
 	if (r == 0)
@@ -355,7 +358,8 @@ int km_link_server_start(struct km_link_server **out, struct event_base *base,
 	if (!s->ev || event_add(s->ev, NULL))
 		goto out;
 	r = pthread_create(&s->thread, NULL, km_server_thread, s)
-		? km_errtext_set(err, KM_EIO, "cannot start the link's thread") : 0;
+		? km_errtext_set(err, KM_EIO, "cannot start the link's thread")
+		: 0;
 	if (r)
 		goto out;
 	*out = s;

@@ -12,8 +12,8 @@
 struct km_link_server;
 
 struct km_link_server_opts {
-	const char *listen;    /* "[::]:3001", "0.0.0.0:3001", "127.0.0.1:0" */
-	const char *cert_pem;  /* server certificate followed by the root; NULL: plain ws */
+	const char *listen;   /* "[::]:3001", "0.0.0.0:3001", "127.0.0.1:0" */
+	const char *cert_pem; /* server certificate followed by the root; NULL: plain ws */
 	const char *key_pem;
 	size_t max_connections;     /* 0: 10,000 */
 	size_t max_unauthenticated; /* 0: 256; more are refused */
@@ -24,8 +24,8 @@ struct km_link_server_cbs {
 	/* A WebSocket came up at /ws?type=agent|gateway. */
 	void (*open)(void *arg, uint64_t id, const char *type, const struct km_addr *peer);
 	/* One whole message. An invalid one (not JSON, no type, over 64 KiB, broken UTF-8) has been
-	 * answered by the server with `error`/INVALID_MESSAGE and does not come here; over-long ones
-	 * close the connection (status 1009). data is borrowed and may be JSON null. */
+	 * answered by the server with `error`/INVALID_MESSAGE and does not come here; over-long
+	 * ones close the connection (status 1009). data is borrowed and may be JSON null. */
 	void (*message)(void *arg, uint64_t id, const char *type, json_t *data);
 	/* The connection is gone (not called for one that km_link_server_close ended with
 	 * quiet = 1). */
@@ -34,8 +34,9 @@ struct km_link_server_cbs {
 
 /* KM_EIO (cannot listen; err says why), KM_EINVAL, KM_ENOMEM. */
 int km_link_server_start(struct km_link_server **out, struct event_base *base,
-			 const struct km_link_server_opts *opts, const struct km_link_server_cbs *cbs,
-			 void *arg, struct km_errtext *err) __attribute__((warn_unused_result));
+			 const struct km_link_server_opts *opts,
+			 const struct km_link_server_cbs *cbs, void *arg, struct km_errtext *err)
+    __attribute__((warn_unused_result));
 /* The port it listens on (for listen with port 0). */
 uint16_t km_link_server_port(const struct km_link_server *s);
 /* Takes data's reference; a message over 1 MiB goes in parts. KM_ECLOSED for an id that is gone,

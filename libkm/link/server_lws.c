@@ -51,7 +51,8 @@ static void read_again(struct km_link_server *s)
 
 	if (!s->n_rx_stopped)
 		return;
-	DL_FOREACH (s->all, conn) {
+	DL_FOREACH(s->all, conn)
+	{
 		if (!conn->rx_stopped)
 			continue;
 		conn->rx_stopped = false;
@@ -110,20 +111,46 @@ static void begin_close(struct km_conn *conn, unsigned status, const char *why)
 static int refuse(struct km_conn *conn, unsigned status, const char *why)
 {
 	begin_close(conn, status, why);
+	conn->close_sent = true;
 	km_lws_close_reason(conn->wsi, status, why);
 	return -1;
+}
+
+/* At the loop's next turn, and without regard for what waits (LWS_TO_KILL_SYNC would wait for what
+ * libwebsockets has in its own buffer). */
+static void kill_soon(struct km_conn *conn)
+{
+	if (!conn->wsi || conn->dead)
+		return;
+	lws_set_timeout(conn->wsi, PENDING_TIMEOUT_USER_OK, LWS_TO_KILL_ASYNC);
+	lws_cancel_service(conn->s->ctx);
 }
 
 /* From outside its callbacks: after what waits has gone out. */
 static void close_soon(struct km_conn *conn, unsigned status, const char *why)
 {
 	begin_close(conn, status, why);
-	if (!conn->wsi || conn->dead)
-		return;
-	if (conn->opened)
+	if (!conn->opened)
+		kill_soon(conn);
+	else if (conn->wsi && !conn->dead)
 		lws_callback_on_writable(conn->wsi);
-	else
+}
+
+/* Sends the close frame. The writable callback cannot do it by returning -1: Debian's libwebsockets
+ * is built with _DEBUG, in which it then closes twice on libuv, the second time without ado. */
+static void close_drained(struct km_link_server *s)
+{
+	struct km_conn *conn, *tmp;
+
+	DL_FOREACH_SAFE2(s->closing, conn, tmp, c_next)
+	{
+		if (!conn->drained || conn->dead)
+			continue;
+		conn->drained = false;
+		conn->close_sent = true;
+		km_lws_close_reason(conn->wsi, conn->close_status, conn->why);
 		lws_set_timeout(conn->wsi, PENDING_TIMEOUT_USER_OK, LWS_TO_KILL_SYNC);
+	}
 }
 
 /* The last that libwebsockets says of a connection. */
@@ -159,15 +186,19 @@ static int on_writable(struct km_conn *conn)
 {
 	bool failed = false;
 
+	if (conn->close_sent)
+		return 0;
 	if (conn->close_status && !conn->tx.head) {
-		km_lws_close_reason(conn->wsi, conn->close_status, conn->why);
-		return -1;
+		conn->drained = true;
+		uv_async_send(&conn->s->wake);
+		return 0;
 	}
-	struct km_frame *f = km_tx_write(&conn->tx, conn->wsi, &failed);
-	if (f) {
-		frame_out(conn, f->credit);
-		free(f);
+	/* Before the write: the answer to it may be with the main loop when it returns. */
+	if (conn->tx.head && conn->tx.head->len - conn->tx.head->sent <= KM_FRAGMENT) {
+		frame_out(conn, conn->tx.head->credit);
+		conn->tx.head->credit = 0;
 	}
+	free(km_tx_write(&conn->tx, conn->wsi, &failed));
 	if (conn->close_status)
 		lws_callback_on_writable(conn->wsi);
 	return failed ? -1 : 0;
@@ -255,7 +286,8 @@ static int on_plain_http(struct lws *wsi)
 {
 	char path[8] = "";
 
-	if (lws_hdr_copy(wsi, path, sizeof(path), WSI_TOKEN_GET_URI) > 0 && strcmp(path, "/ws") == 0)
+	if (lws_hdr_copy(wsi, path, sizeof(path), WSI_TOKEN_GET_URI) > 0 &&
+	    strcmp(path, "/ws") == 0)
 		return answer(wsi, HTTP_STATUS_BAD_REQUEST, "A WebSocket is expected here.");
 	return answer(wsi, HTTP_STATUS_NOT_FOUND, "Not Found");
 }
@@ -265,9 +297,11 @@ static int on_upgrade(struct km_conn *conn, struct lws *wsi)
 	char path[8] = "", arg[64], up[16] = "";
 	const char *type;
 
-	if (lws_hdr_copy(wsi, up, sizeof(up), WSI_TOKEN_UPGRADE) <= 0 || strcasecmp(up, "websocket"))
+	if (lws_hdr_copy(wsi, up, sizeof(up), WSI_TOKEN_UPGRADE) <= 0 ||
+	    strcasecmp(up, "websocket"))
 		return -1;
-	if (lws_hdr_copy(wsi, path, sizeof(path), WSI_TOKEN_GET_URI) <= 0 || strcmp(path, "/ws") != 0)
+	if (lws_hdr_copy(wsi, path, sizeof(path), WSI_TOKEN_GET_URI) <= 0 ||
+	    strcmp(path, "/ws") != 0)
 		return answer(wsi, HTTP_STATUS_NOT_FOUND, "Not Found");
 	type = lws_get_urlarg_by_name(wsi, "type=", arg, sizeof(arg));
 	if (!type || (strcmp(type, "agent") != 0 && strcmp(type, "gateway") != 0))
@@ -310,7 +344,8 @@ static int on_tls_context(struct km_link_server *s, SSL_CTX *ctx)
 	return install(ctx, s->first);
 }
 
-static int on_lws(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in, size_t len)
+static int on_lws(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in,
+		  size_t len)
 {
 	struct km_link_server *s = lws_context_user(lws_get_context(wsi));
 	struct km_conn *conn;
@@ -367,8 +402,8 @@ static int on_lws(struct lws *wsi, enum lws_callback_reasons reason, void *user,
 }
 
 static const struct lws_protocols protocols[] = {
-	{.name = "kakuremichi", .callback = on_lws, .rx_buffer_size = 4096},
-	{0},
+    {.name = "kakuremichi", .callback = on_lws, .rx_buffer_size = 4096},
+    {0},
 };
 
 /* --- accepting --- */
@@ -408,10 +443,10 @@ static void adopt(struct km_link_server *s, int fd, const struct sockaddr *sa)
 	start_ticking(s);
 
 	lws_adopt_desc_t info = {
-		.vh = lws_get_vhost_by_name(s->ctx, "default"),
-		.type = LWS_ADOPT_SOCKET | LWS_ADOPT_HTTP | LWS_ADOPT_ALLOW_SSL,
-		.fd.sockfd = fd,
-		.opaque = conn,
+	    .vh = lws_get_vhost_by_name(s->ctx, "default"),
+	    .type = LWS_ADOPT_SOCKET | LWS_ADOPT_HTTP | LWS_ADOPT_ALLOW_SSL,
+	    .fd.sockfd = fd,
+	    .opaque = conn,
 	};
 	s->wsi_made = false;
 	/* It closes fd itself; once there was a wsi its end is told by WSI_DESTROY. */
@@ -468,11 +503,12 @@ static void on_tick(uv_timer_t *t)
 
 	while ((conn = s->unauthenticated) && conn->deadline_ms <= now)
 		close_soon(conn, LWS_CLOSE_STATUS_POLICY_VIOLATION, "not authenticated in time");
-	DL_FOREACH_SAFE2 (s->closing, conn, tmp, c_next) {
-		if (conn->deadline_ms > now || !conn->wsi || conn->dead)
+	DL_FOREACH_SAFE2(s->closing, conn, tmp, c_next)
+	{
+		if (conn->deadline_ms > now)
 			continue;
 		conn->deadline_ms = INT64_MAX;
-		lws_set_timeout(conn->wsi, PENDING_TIMEOUT_USER_OK, LWS_TO_KILL_SYNC);
+		kill_soon(conn);
 	}
 	if (s->stopping && (!s->all || now >= s->stop_ms)) {
 		s->stopping_done = true;
@@ -500,8 +536,8 @@ static void stop(struct km_link_server *s)
 	s->stopping = true;
 	s->stop_ms = km_now_ms() + STOP_MS + TICK_MS;
 	uv_poll_stop(&s->accept);
-	DL_FOREACH_SAFE (s->all, conn, tmp)
-		close_soon(conn, LWS_CLOSE_STATUS_GOINGAWAY, "control is stopping");
+	DL_FOREACH_SAFE(s->all, conn, tmp)
+	close_soon(conn, LWS_CLOSE_STATUS_GOINGAWAY, "control is stopping");
 	s->ticking = true;
 	uv_timer_start(&s->tick, on_tick, 0, TICK_MS / 10);
 }
@@ -558,6 +594,7 @@ static void on_wake(uv_async_t *a)
 		run_command(s, (struct km_server_cmd *)q);
 		km_server_cmd_free(q);
 	}
+	close_drained(s);
 	if (km_outbox_flush(&s->out))
 		read_again(s);
 	/* Its timers are looked at after its own events only. */
@@ -580,23 +617,23 @@ static int make_context(struct km_link_server *s, struct km_errtext *err)
 	void *loops[1] = {&s->loop};
 	struct rlimit rl = {0};
 	struct lws_context_creation_info info = {
-		.port = CONTEXT_PORT_NO_LISTEN_SERVER,
-		.protocols = protocols,
-		.options = LWS_SERVER_OPTION_LIBUV | LWS_SERVER_OPTION_DISABLE_OS_CA_CERTS,
-		.gid = (gid_t)-1,
-		.uid = (uid_t)-1,
-		.user = s,
-		.alpn = "http/1.1",
-		.foreign_loops = loops,
-		.max_http_header_pool = (unsigned short)(s->max_unauthenticated < 4096
-							      ? s->max_unauthenticated + 8 : 4096),
-		.timeout_secs = (unsigned)((s->auth_timeout_ms + 999) / 1000),
-		.retry_and_idle_policy = &km_lws_retry,
+	    .port = CONTEXT_PORT_NO_LISTEN_SERVER,
+	    .protocols = protocols,
+	    .options = LWS_SERVER_OPTION_LIBUV | LWS_SERVER_OPTION_DISABLE_OS_CA_CERTS,
+	    .gid = (gid_t)-1,
+	    .uid = (uid_t)-1,
+	    .user = s,
+	    .alpn = "http/1.1",
+	    .foreign_loops = loops,
+	    .max_http_header_pool =
+		(unsigned short)(s->max_unauthenticated < 4096 ? s->max_unauthenticated + 8 : 4096),
+	    .timeout_secs = (unsigned)((s->auth_timeout_ms + 999) / 1000),
+	    .retry_and_idle_policy = &km_lws_retry,
 	};
 
 	if (s->first) {
-		info.options |= LWS_SERVER_OPTION_DO_SSL_GLOBAL_INIT |
-				LWS_SERVER_OPTION_CREATE_VHOST_SSL_CTX;
+		info.options |=
+		    LWS_SERVER_OPTION_DO_SSL_GLOBAL_INIT | LWS_SERVER_OPTION_CREATE_VHOST_SSL_CTX;
 		/* Not used; one that it makes itself is lost when there are several contexts. */
 		s->client_tls = SSL_CTX_new(TLS_client_method());
 		info.provided_client_ssl_ctx = s->client_tls;
@@ -606,8 +643,10 @@ static int make_context(struct km_link_server *s, struct km_errtext *err)
 		info.fd_limit_per_thread = (unsigned)(s->max_connections + 64);
 	/* Kept for good: libwebsockets unloads its plugin while code of it still runs. */
 	if (!dlopen(LWS_INSTALL_LIBDIR "/libwebsockets-evlib_uv.so", RTLD_NOW | RTLD_NODELETE))
-		return km_errtext_set(err, KM_EIO, "the libuv plugin of libwebsockets is missing "
-				      "(package libwebsockets-evlib-uv): %s", dlerror());
+		return km_errtext_set(err, KM_EIO,
+				      "the libuv plugin of libwebsockets is missing "
+				      "(package libwebsockets-evlib-uv): %s",
+				      dlerror());
 	s->ctx = km_lws_create(&info);
 	if (!s->ctx)
 		return km_errtext_set(err, KM_EIO, "libwebsockets cannot start");
@@ -673,9 +712,8 @@ static void tear_down(struct km_link_server *s)
 		no_more((uv_handle_t *)&s->rest);
 		no_more((uv_handle_t *)&s->accept);
 	}
-	DL_FOREACH_SAFE (s->all, conn, tmp)
-		if (conn->wsi && !conn->dead)
-			lws_set_timeout(conn->wsi, PENDING_TIMEOUT_USER_OK, LWS_TO_KILL_SYNC);
+	DL_FOREACH_SAFE(s->all, conn, tmp)
+	kill_soon(conn);
 	run_until(s, all_gone);
 	if (!s->ctx)
 		return;

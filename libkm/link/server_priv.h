@@ -13,7 +13,8 @@
 #include <uthash.h>
 #include <uv.h>
 
-#define KM_SERVER_BACKLOG_MAX (16u << 20) /* bytes of ordinary messages that wait for one client */
+#define KM_SERVER_BACKLOG_MAX (16u << 20) /* bytes of ordinary messages that wait for one client   \
+					   */
 
 struct km_conn {
 	_Atomic unsigned refs;
@@ -28,12 +29,12 @@ struct km_conn {
 	/* link thread */
 	struct km_link_server *s;
 	struct lws *wsi;
-	struct km_conn *prev, *next;	   /* all */
-	struct km_conn *u_prev, *u_next;   /* not authenticated, oldest first */
-	struct km_conn *c_prev, *c_next;   /* closing, oldest first */
-	bool unauthenticated, opened, closed_told, dead;
-	int64_t deadline_ms;		   /* to authenticate, or to be closed */
-	unsigned close_status;		   /* 0: not closing */
+	struct km_conn *prev, *next;     /* all */
+	struct km_conn *u_prev, *u_next; /* not authenticated, oldest first */
+	struct km_conn *c_prev, *c_next; /* closing, oldest first */
+	bool unauthenticated, opened, closed_told, drained, close_sent, dead;
+	int64_t deadline_ms;   /* to authenticate, or to be closed */
+	unsigned close_status; /* 0: not closing */
 	char why[192];
 	struct km_tx tx;
 	struct km_buf rx;
@@ -46,7 +47,13 @@ struct km_conn {
 };
 void km_conn_unref(struct km_conn *conn);
 
-enum km_server_cmd_kind { SERVER_SEND, SERVER_AUTHENTICATED, SERVER_CLOSE, SERVER_CERTIFICATE, SERVER_STOP };
+enum km_server_cmd_kind {
+	SERVER_SEND,
+	SERVER_AUTHENTICATED,
+	SERVER_CLOSE,
+	SERVER_CERTIFICATE,
+	SERVER_STOP
+};
 struct km_server_cmd {
 	struct km_qitem q;
 	enum km_server_cmd_kind kind;
@@ -71,7 +78,7 @@ void km_server_event_free(struct km_qitem *q);
 /* A certificate, the rest of its chain and its key, read from PEM. */
 struct km_server_tls {
 	X509 *cert;
-	STACK_OF(X509) *chain;
+	STACK_OF(X509) * chain;
 	EVP_PKEY *key;
 };
 /* KM_EINVAL with a sentence, KM_ENOMEM. */
@@ -103,7 +110,7 @@ struct km_link_server {
 	uv_async_t wake;
 
 	/* link thread */
-	SSL_CTX *tls;		     /* of the vhost */
+	SSL_CTX *tls;                /* of the vhost */
 	struct km_server_tls *first; /* for the vhost's making */
 	uv_poll_t accept;
 	uv_timer_t tick, rest;

@@ -24,12 +24,15 @@ int km_link_url_parse(struct km_link_url *u, const char *s, struct km_errtext *e
 	} else if (strncasecmp(s, "ws://", 5) == 0) {
 		p += 5;
 	} else {
-		return km_errtext_set(err, KM_EINVAL, "control '%.200s': must begin with wss://", s);
+		return km_errtext_set(err, KM_EINVAL, "control '%.200s': must begin with wss://",
+				      s);
 	}
 	end = p + strcspn(p, "/?#");
 	if (*end && strcmp(end, "/") != 0 && strcmp(end, "/ws") != 0)
-		return km_errtext_set(err, KM_EINVAL, "control '%.200s': '%.80s' after the port; "
-				      "wss://HOST:3001 is all that is needed", s, end);
+		return km_errtext_set(err, KM_EINVAL,
+				      "control '%.200s': '%.80s' after the port; "
+				      "wss://HOST:3001 is all that is needed",
+				      s, end);
 	if (strlen(s) >= sizeof(u->text) || (size_t)(end - p) >= sizeof(host) - 8 || end == p)
 		return km_errtext_set(err, KM_EINVAL, "control '%.200s': no host, or too long", s);
 	snprintf(host, sizeof(host), "%.*s", (int)(end - p), p);
@@ -42,8 +45,10 @@ int km_link_url_parse(struct km_link_url *u, const char *s, struct km_errtext *e
 		return km_errtext_set(err, KM_EINVAL, "control '%.200s': no host", s);
 	if (!u->tls && !(u->hp.is_addr ? km_addr_is_loopback(&u->hp.addr)
 				       : strcasecmp(u->hp.host, "localhost") == 0))
-		return km_errtext_set(err, KM_EINVAL, "control '%.200s': ws:// without TLS is for "
-				      "loopback only; use wss://", s);
+		return km_errtext_set(err, KM_EINVAL,
+				      "control '%.200s': ws:// without TLS is for "
+				      "loopback only; use wss://",
+				      s);
 	strcpy(u->text, s);
 	return 0;
 }

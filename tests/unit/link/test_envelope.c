@@ -53,8 +53,9 @@ static void the_limit_is_exact(void **state)
 
 static void types_are_checked(void **state)
 {
-	static const char *const bad[] = {"", "a b", "a\"", "é",
-		"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"};
+	static const char *const bad[] = {
+	    "", "a b", "a\"", "é",
+	    "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"};
 	struct km_frame *f;
 	size_t total;
 
@@ -72,8 +73,9 @@ static json_t *awkward(size_t n)
 	json_t *a = json_array();
 
 	for (size_t i = 0; i < n; i++)
-		json_array_append_new(a, json_sprintf("%zu \"quoted\\\" 隠れ道 \U0001F600 \t\x01 %*s", i,
-						      (int)(i % 5), ""));
+		json_array_append_new(a,
+				      json_sprintf("%zu \"quoted\\\" 隠れ道 \U0001F600 \t\x01 %*s",
+						   i, (int)(i % 5), ""));
 	return a;
 }
 
@@ -111,24 +113,24 @@ static void bad_envelopes_are_named(void **state)
 	static const struct {
 		const char *text, *says;
 	} bad[] = {
-		{"", "not JSON"},
-		{"{", "not JSON"},
-		{"[]", "not a JSON object"},
-		{"\"x\"", "not JSON"},
-		{"{}", "type: missing"},
-		{"{\"type\":1}", "type: missing"},
-		{"{\"type\":\"\"}", "type: not 1 to"},
-		{"{\"type\":\"a b\"}", "type: not 1 to"},
-		{"{\"type\":\"a\",\"type\":\"b\"}", "duplicate"},
-		{"{\"type\":\"a\"} x", "not JSON"},
-		{"{\"type\":\"\xff\"}", "not JSON"},
-		{"{\"type\":\"a\\u0000b\"}", "not JSON"},
-		{"{\"type\":\"a\",\"part\":1}", "part and parts"},
-		{"{\"type\":\"a\",\"part\":0,\"parts\":1,\"data\":\"\"}", "part and parts"},
-		{"{\"type\":\"a\",\"part\":3,\"parts\":2,\"data\":\"\"}", "part and parts"},
-		{"{\"type\":\"a\",\"part\":1,\"parts\":99999,\"data\":\"\"}", "part and parts"},
-		{"{\"type\":\"a\",\"part\":\"1\",\"parts\":2,\"data\":\"\"}", "part and parts"},
-		{"{\"type\":\"a\",\"part\":1,\"parts\":2,\"data\":{}}", "must be a string"},
+	    {"", "not JSON"},
+	    {"{", "not JSON"},
+	    {"[]", "not a JSON object"},
+	    {"\"x\"", "not JSON"},
+	    {"{}", "type: missing"},
+	    {"{\"type\":1}", "type: missing"},
+	    {"{\"type\":\"\"}", "type: not 1 to"},
+	    {"{\"type\":\"a b\"}", "type: not 1 to"},
+	    {"{\"type\":\"a\",\"type\":\"b\"}", "duplicate"},
+	    {"{\"type\":\"a\"} x", "not JSON"},
+	    {"{\"type\":\"\xff\"}", "not JSON"},
+	    {"{\"type\":\"a\\u0000b\"}", "not JSON"},
+	    {"{\"type\":\"a\",\"part\":1}", "part and parts"},
+	    {"{\"type\":\"a\",\"part\":0,\"parts\":1,\"data\":\"\"}", "part and parts"},
+	    {"{\"type\":\"a\",\"part\":3,\"parts\":2,\"data\":\"\"}", "part and parts"},
+	    {"{\"type\":\"a\",\"part\":1,\"parts\":99999,\"data\":\"\"}", "part and parts"},
+	    {"{\"type\":\"a\",\"part\":\"1\",\"parts\":2,\"data\":\"\"}", "part and parts"},
+	    {"{\"type\":\"a\",\"part\":1,\"parts\":2,\"data\":{}}", "must be a string"},
 	};
 	struct km_envelope e;
 	struct km_errtext err;
@@ -172,14 +174,14 @@ static int feed(struct km_joiner *j, const char *text, struct km_errtext *err)
 static void parts_out_of_order_are_refused(void **state)
 {
 	static const char *const bad[][3] = {
-		{PART("a", 2, 2, "x")},
-		{PART("a", 1, 3, "[1"), PART("a", 3, 3, "]")},
-		{PART("a", 1, 2, "[1"), PART("a", 1, 2, "[1")},
-		{PART("a", 1, 2, "[1"), PART("b", 2, 2, "]")},
-		{PART("a", 1, 2, "[1"), PART("a", 2, 3, "]")},
-		{PART("a", 1, 2, "[1"), "{\"type\":\"a\",\"data\":1}"},
-		{PART("a", 1, 2, "[1"), "{\"type\":\"b\",\"data\":1}"},
-		{PART("a", 1, 2, "[1"), PART("a", 2, 2, "}")},
+	    {PART("a", 2, 2, "x")},
+	    {PART("a", 1, 3, "[1"), PART("a", 3, 3, "]")},
+	    {PART("a", 1, 2, "[1"), PART("a", 1, 2, "[1")},
+	    {PART("a", 1, 2, "[1"), PART("b", 2, 2, "]")},
+	    {PART("a", 1, 2, "[1"), PART("a", 2, 3, "]")},
+	    {PART("a", 1, 2, "[1"), "{\"type\":\"a\",\"data\":1}"},
+	    {PART("a", 1, 2, "[1"), "{\"type\":\"b\",\"data\":1}"},
+	    {PART("a", 1, 2, "[1"), PART("a", 2, 2, "}")},
 	};
 	struct km_joiner j = {0};
 	struct km_errtext err;
@@ -199,13 +201,13 @@ static void parts_out_of_order_are_refused(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(one_frame_holds_type_and_data),
-		cmocka_unit_test(the_limit_is_exact),
-		cmocka_unit_test(types_are_checked),
-		cmocka_unit_test(parts_join_to_the_same),
-		cmocka_unit_test(bad_envelopes_are_named),
-		cmocka_unit_test(every_truncation_is_refused),
-		cmocka_unit_test(parts_out_of_order_are_refused),
+	    cmocka_unit_test(one_frame_holds_type_and_data),
+	    cmocka_unit_test(the_limit_is_exact),
+	    cmocka_unit_test(types_are_checked),
+	    cmocka_unit_test(parts_join_to_the_same),
+	    cmocka_unit_test(bad_envelopes_are_named),
+	    cmocka_unit_test(every_truncation_is_refused),
+	    cmocka_unit_test(parts_out_of_order_are_refused),
 	};
 	return cmocka_run_group_tests_name("link/envelope", tests, NULL, NULL);
 }

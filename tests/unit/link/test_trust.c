@@ -51,9 +51,9 @@ static void the_chain_must_be_valid(void **state)
 		struct pki_opts opts;
 		const char *says;
 	} bad[] = {
-		{{.leaf_expired = true}, "expired"},
-		{{.client_only = true}, "purpose"},
-		{{.root_is_no_ca = true}, "not one of a CA"},
+	    {{.leaf_expired = true}, "expired"},
+	    {{.client_only = true}, "purpose"},
+	    {{.root_is_no_ca = true}, "not one of a CA"},
 	};
 	struct km_errtext err;
 
@@ -69,12 +69,14 @@ static void the_chain_must_be_valid(void **state)
 
 static void pins_are_parsed_strictly(void **state)
 {
-	static const char *const bad[] = {"", "sha256//", "sha256//AAAA",
-		"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
-		"sha1//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
-		"sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
-		"sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= ",
-		"sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAB="};
+	static const char *const bad[] = {"",
+					  "sha256//",
+					  "sha256//AAAA",
+					  "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+					  "sha1//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+					  "sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+					  "sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= ",
+					  "sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAB="};
 	uint8_t pin[KM_PIN_LEN];
 	char text[KM_PIN_STRLEN];
 
@@ -93,27 +95,27 @@ static void urls(void **state)
 		const char *text, *host;
 		int port; /* 0: refused */
 	} table[] = {
-		{"wss://control.example.org:3001", "control.example.org", 3001},
-		{"wss://control.example.org", "control.example.org", 3001},
-		{"WSS://192.0.2.1:443/ws", "192.0.2.1", 443},
-		{"wss://[2001:db8::1]:3001/", "2001:db8::1", 3001},
-		{"wss://[2001:db8::1]", "2001:db8::1", 3001},
-		{"ws://127.0.0.1:3001", "127.0.0.1", 3001},
-		{"ws://localhost:3001", "localhost", 3001},
-		{"ws://[::1]:3001", "::1", 3001},
-		{"ws://192.0.2.1:3001", NULL, 0},
-		{"ws://control:3001", NULL, 0},
-		{"https://control:3001", NULL, 0},
-		{"control:3001", NULL, 0},
-		{"wss://", NULL, 0},
-		{"wss://:3001", NULL, 0},
-		{"wss://control:0", NULL, 0},
-		{"wss://control:65536", NULL, 0},
-		{"wss://control:3001/other", NULL, 0},
-		{"wss://control:3001/ws?type=agent", NULL, 0},
-		{"wss://user@control:3001", NULL, 0},
-		{"wss://con trol:3001", NULL, 0},
-		{"", NULL, 0},
+	    {"wss://control.example.org:3001", "control.example.org", 3001},
+	    {"wss://control.example.org", "control.example.org", 3001},
+	    {"WSS://192.0.2.1:443/ws", "192.0.2.1", 443},
+	    {"wss://[2001:db8::1]:3001/", "2001:db8::1", 3001},
+	    {"wss://[2001:db8::1]", "2001:db8::1", 3001},
+	    {"ws://127.0.0.1:3001", "127.0.0.1", 3001},
+	    {"ws://localhost:3001", "localhost", 3001},
+	    {"ws://[::1]:3001", "::1", 3001},
+	    {"ws://192.0.2.1:3001", NULL, 0},
+	    {"ws://control:3001", NULL, 0},
+	    {"https://control:3001", NULL, 0},
+	    {"control:3001", NULL, 0},
+	    {"wss://", NULL, 0},
+	    {"wss://:3001", NULL, 0},
+	    {"wss://control:0", NULL, 0},
+	    {"wss://control:65536", NULL, 0},
+	    {"wss://control:3001/other", NULL, 0},
+	    {"wss://control:3001/ws?type=agent", NULL, 0},
+	    {"wss://user@control:3001", NULL, 0},
+	    {"wss://con trol:3001", NULL, 0},
+	    {"", NULL, 0},
 	};
 	struct km_link_url u;
 	struct km_errtext err;
@@ -135,10 +137,10 @@ static void a_client_says_what_is_wrong_with_its_settings(void **state)
 	static const struct {
 		const char *url, *pin, *says;
 	} bad[] = {
-		{"wss://control:3001", NULL, "control_pin: required"},
-		{"wss://control:3001", "sha256//x", "control_pin 'sha256//x'"},
-		{"ws://control:3001", NULL, "loopback"},
-		{"http://control:3001", NULL, "wss://"},
+	    {"wss://control:3001", NULL, "control_pin: required"},
+	    {"wss://control:3001", "sha256//x", "control_pin 'sha256//x'"},
+	    {"ws://control:3001", NULL, "loopback"},
+	    {"http://control:3001", NULL, "wss://"},
 	};
 	struct event_base *base = event_base_new();
 	struct km_errtext err;
@@ -147,8 +149,9 @@ static void a_client_says_what_is_wrong_with_its_settings(void **state)
 	for (size_t i = 0; i < KM_ARRAY_LEN(bad); i++) {
 		struct km_link_client_opts o = {&bad[i].url, 1, "agent", bad[i].pin, 0, 0};
 		struct km_link_client *c;
-		assert_int_equal(km_link_client_start(&c, base, &o, &(struct km_link_client_cbs){0},
-						      NULL, &err), KM_EINVAL);
+		assert_int_equal(
+		    km_link_client_start(&c, base, &o, &(struct km_link_client_cbs){0}, NULL, &err),
+		    KM_EINVAL);
 		assert_null(c);
 		if (!strstr(err.text, bad[i].says))
 			fail_msg("'%s' does not say '%s'", err.text, bad[i].says);
@@ -159,11 +162,11 @@ static void a_client_says_what_is_wrong_with_its_settings(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(the_pinned_root_must_have_signed),
-		cmocka_unit_test(the_chain_must_be_valid),
-		cmocka_unit_test(pins_are_parsed_strictly),
-		cmocka_unit_test(urls),
-		cmocka_unit_test(a_client_says_what_is_wrong_with_its_settings),
+	    cmocka_unit_test(the_pinned_root_must_have_signed),
+	    cmocka_unit_test(the_chain_must_be_valid),
+	    cmocka_unit_test(pins_are_parsed_strictly),
+	    cmocka_unit_test(urls),
+	    cmocka_unit_test(a_client_says_what_is_wrong_with_its_settings),
 	};
 	return cmocka_run_group_tests_name("link/trust", tests, NULL, NULL);
 }
