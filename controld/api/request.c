@@ -68,9 +68,10 @@ static bool read_body(struct req *rq)
 		return false;
 	}
 	rq->body = input_parse(n ? (char *)evbuffer_pullup(in, -1) : "", n, &err);
-	if (!rq->body)
-		req_error(rq, 400, "VALIDATION_ERROR", NULL, "%s", err.text);
-	return rq->body != NULL;
+	if (rq->body)
+		return true;
+	req_error(rq, 400, "VALIDATION_ERROR", NULL, "%s", err.text);
+	return false;
 }
 
 static void read_peer(struct req *rq)
