@@ -141,6 +141,7 @@ cppcheck:
 install: all
 	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/lib/kakuremichi $(DESTDIR)$(SYSCONF) \
 	  $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man8 $(DESTDIR)$(UNITS)
+	install -d -m 700 $(DESTDIR)$(SYSCONF)/certificates
 	install -m 755 $(DAEMONS:%=$(BUILD)/%) $(DESTDIR)$(PREFIX)/sbin
 	install -m 755 $(BUILD)/km-warden $(DESTDIR)$(PREFIX)/lib/kakuremichi
 	set -e; for d in $(DAEMONS); do \

@@ -234,7 +234,7 @@ void resolver_port_free(struct resolver_port *p)
 	if (!p)
 		return;
 	while (p->all)
-		resolver_cancel(p->all);
+		resolver_cancel(p->all); /* NOLINT(clang-analyzer-unix.Malloc): it takes it off the list */
 	if (p->event)
 		event_free(p->event);
 	if (p->fd >= 0)

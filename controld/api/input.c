@@ -337,9 +337,9 @@ int input_tunnel(struct tunnel_input *out, const json_t *body, bool create, stru
 	not_built(json_object_get(body, "port"), "port", d);
 	tunnel_strings(out, &f, create, d);
 	v = json_object_get(body, "enabled");
-	if (v && !json_is_boolean(v))
+	if (v && !json_is_true(v) && !json_is_false(v)) {
 		details_add(d, "enabled", "must be true or false");
-	if (v && json_is_boolean(v)) {
+	} else if (v) {
 		out->has_enabled = true;
 		out->enabled = json_is_true(v);
 	}

@@ -329,8 +329,8 @@ static bool copy_stmts(struct store_req *q, const struct store_stmt *in)
 		for (int k = 0; k < in[i].n; k++)
 			len += in[i].params[k] ? strlen(in[i].params[k]) + 1 : 0;
 	}
-	q->text = p = malloc(len);
-	q->stmts = calloc(q->n, sizeof(*q->stmts));
+	q->text = p = malloc(len + 1);
+	q->stmts = calloc(q->n + 1, sizeof(*q->stmts));
 	q->res = calloc(q->n + 2, sizeof(PGresult *));
 	if (!q->text || !q->stmts || !q->res)
 		return false;

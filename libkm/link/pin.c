@@ -18,6 +18,7 @@ int km_pin_parse(uint8_t pin[static KM_PIN_LEN], const char *s)
 
 char *km_pin_str(const uint8_t pin[static KM_PIN_LEN], char out[static KM_PIN_STRLEN])
 {
+	/* km_b64 ends the text. NOLINTNEXTLINE(bugprone-not-null-terminated-result) */
 	memcpy(out, PREFIX, strlen(PREFIX));
 	km_b64(pin, KM_PIN_LEN, out + strlen(PREFIX));
 	return out;

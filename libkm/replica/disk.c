@@ -164,6 +164,7 @@ static int read_journal(struct disk *d, disk_change_cb *change, void *arg, struc
 	if (r) {
 		set_aside(d->journal, why.text);
 		d->bad = true;
+		/* NOLINTNEXTLINE(clang-analyzer-core.NonNullParamChecker): it was opened */
 	} else if (d->size < n && truncate(d->journal, (off_t)d->size)) {
 		d->bad = true;
 	}

@@ -157,6 +157,7 @@ size_t km_item_merge(enum kind kind, struct item **to, struct item **from)
 static int adopt(enum kind kind, struct item **map, void *p, struct km_errtext *err)
 {
 	const struct kind_info *info = &km_item_kinds[kind];
+	/* p is never NULL here. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
 	const char *id = info->n_in_config ? *(char **)p : SELF;
 	void *own;
 

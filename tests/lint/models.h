@@ -12,7 +12,7 @@
 #define UTLIST_H
 
 typedef struct {
-	void *next;
+	void *next, *tbl;
 } UT_hash_handle;
 
 #define HASH_FIND(hh, head, key, len, out)                                                         \
@@ -26,6 +26,7 @@ typedef struct {
 #define HASH_FIND_PTR(head, key, out) HASH_FIND(hh, head, key, 0, out)
 #define HASH_ADD(hh, head, field, len, add)                                                        \
 	do {                                                                                       \
+		(add)->hh.tbl = (add);                                                             \
 		(add)->hh.next = (head);                                                           \
 		(head) = (add);                                                                    \
 	} while (0)
@@ -64,6 +65,8 @@ typedef struct {
 		(head) = (add);                                                                    \
 	} while (0)
 #define LL_PREPEND(head, add) LL_APPEND(head, add)
+#define LL_PREPEND2(head, add, next) DL_APPEND2(head, add, next, next)
+#define LL_DELETE2(head, del, next) DL_DELETE2(head, del, next, next)
 #define LL_DELETE(head, del) DL_DELETE2(head, del, prev, next)
 #define DL_FOREACH2(head, el, next) LL_FOREACH2(head, el, next)
 #define DL_FOREACH_SAFE2(head, el, tmp, next) LL_FOREACH_SAFE2(head, el, tmp, next)
