@@ -250,6 +250,7 @@ static void a_huge_message_is_one_at_a_time(void **state)
 {
 	struct server s = {.authenticate = true};
 	struct client c = {0};
+	struct raw r;
 
 	(void)state;
 	serve_with(&s, (struct km_link_server_opts){0});
@@ -259,12 +260,15 @@ static void a_huge_message_is_one_at_a_time(void **state)
 	assert_int_equal(km_link_server_send(s.s, s.last_id, "config", json_incref(huge)), 0);
 	wait_for(c.messages, 1);
 	assert_int_equal(json_string_length(c.data), 20u << 20);
-	int r = km_link_server_send(s.s, s.last_id, "config", json_incref(huge));
-	assert_int_equal(r, 0);
-	r = km_link_server_send(s.s, s.last_id, "config", huge);
-	assert_int_equal(r, KM_EFULL);
+	/* one who does not read */
+	assert_true(raw_open(&r, km_link_server_port(s.s)));
+	wait_for(s.opened, 2);
+	assert_int_equal(km_link_server_send(s.s, s.last_id, "config", json_incref(huge)), 0);
+	assert_int_equal(km_link_server_send(s.s, s.last_id, "tunnel_create", json_null()), 0);
+	assert_int_equal(km_link_server_send(s.s, s.last_id, "config", huge), KM_EFULL);
 	wait_for(s.closed, 1);
 	assert_non_null(strstr(s.why, "too slow"));
+	raw_close(&r);
 	client_end(&c);
 	server_end(&s);
 }
