@@ -310,9 +310,12 @@ static void try_next_address(struct km_link_client *c)
 		    .pwsi = &c->wsi,
 		};
 		c->try_over = false;
+		c->why.text[0] = '\0'; /* the last address tells why */
 		if (!lws_client_connect_via_info(&i)) {
 			c->wsi = NULL;
-			km_errtext_set(&c->why, 0, "cannot connect to %s port %u", ip, u->hp.port);
+			if (!c->why.text[0])
+				km_errtext_set(&c->why, 0, "cannot connect to %s port %u", ip,
+					       u->hp.port);
 		}
 	}
 	if (c->wsi)
