@@ -38,7 +38,9 @@ int km_privnet_attach(struct km_privnet **out, const struct km_privnet *of, stru
  * linger_ms after its last handle is gone. Accepts NULL. */
 void km_privnet_close(struct km_privnet *p, bool stop);
 
-/* Becomes readable when the warden is gone (-1 with KM_WG_NONE): close the handle, open anew. */
+/* Becomes readable when the warden is gone (-1 with KM_WG_NONE): close the handle and every socket
+ * that was made inside, open anew. Such sockets lead nowhere any more, and as long as one is open,
+ * a kernel device of a killed warden stays and keeps its UDP port. */
 int km_privnet_fd(const struct km_privnet *p);
 /* The device's public key; all zero with KM_WG_NONE. */
 const uint8_t *km_privnet_public_key(const struct km_privnet *p);
