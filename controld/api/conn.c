@@ -16,10 +16,11 @@
 #define LINGER_BYTES (64 * 1024 * 1024)
 
 struct conn {
-	struct api *api; /* NULL: gone */
+	struct api *api; /* NULL: gone; else it stands in its list, longest without a request first */
 	struct bufferevent *bev;
 	size_t bytes; /* of the request being read */
-	bool refused, draining;
+	bool refused, draining, answering, evicted;
+	bool known; /* it has shown a token */
 	struct conn *prev, *next;
 };
 
@@ -79,41 +80,82 @@ static void conn_input(struct evbuffer *in, const struct evbuffer_cb_info *info,
 	}
 }
 
+static struct conn *idlest(struct api *api, bool known)
+{
+	struct conn *c;
+	DL_FOREACH(api->conns, c) {
+		if (!c->answering && !c->evicted && c->known == known)
+			return c;
+	}
+	return NULL;
+}
+
+/* Too many connections: the one that has been idle longest makes room (it ends when the loop sees its
+ * end of file), those without a token first, so that whoever only holds connections cannot shut
+ * others out. */
+static void make_room(struct api *api)
+{
+	struct conn *c = idlest(api, false);
+	if (!c)
+		c = idlest(api, true);
+	if (!c)
+		return;
+	c->evicted = true;
+	shutdown(bufferevent_getfd(c->bev), SHUT_RDWR);
+}
+
 struct bufferevent *conn_new(struct event_base *base, void *arg)
 {
 	struct api *api = arg;
-	struct conn *c = calloc(1, sizeof(*c));
+	if (api->n_conns >= API_MAX_CONNECTIONS)
+		make_room(api);
+	struct conn *c = km_xcalloc(1, sizeof(*c));
 	SSL *ssl = SSL_new(api->tls);
-	if (!c || !ssl || SSL_set_ex_data(ssl, ex_index(), c) != 1) {
-		SSL_free(ssl);
-		free(c);
-		return NULL;
-	}
+	if (!ssl || SSL_set_ex_data(ssl, ex_index(), c) != 1)
+		abort(); /* no memory; without a bufferevent evhttp would serve plain HTTP */
 	c->api = api;
 	DL_APPEND(api->conns, c);
-	if (++api->n_conns >= API_MAX_CONNECTIONS && !api->paused) {
-		api->paused = true;
+	if (++api->n_conns >= 2 * API_MAX_CONNECTIONS && !api->paused) {
+		api->paused = true; /* until the evicted ones are gone */
 		evconnlistener_disable(api->listener);
 	}
 	c->bev = bufferevent_openssl_socket_new(base, -1, ssl, BUFFEREVENT_SSL_ACCEPTING,
 						BEV_OPT_CLOSE_ON_FREE);
-	if (!c->bev) {
-		SSL_free(ssl); /* frees c */
-		return NULL;
-	}
+	if (!c->bev)
+		abort();
 	bufferevent_openssl_set_allow_dirty_shutdown(c->bev, 1);
 	evbuffer_add_cb(bufferevent_get_input(c->bev), conn_input, c);
 	return c->bev;
 }
 
-void conn_request_read(struct evhttp_request *ev)
+static struct conn *conn_of(struct evhttp_request *ev)
 {
 	struct evhttp_connection *evcon = evhttp_request_get_connection(ev);
 	struct bufferevent *bev = evcon ? evhttp_connection_get_bufferevent(evcon) : NULL;
 	SSL *ssl = bev ? bufferevent_openssl_get_ssl(bev) : NULL;
-	struct conn *c = ssl ? SSL_get_ex_data(ssl, ex_index()) : NULL;
-	if (c)
-		c->bytes = evbuffer_get_length(bufferevent_get_input(bev));
+	return ssl ? SSL_get_ex_data(ssl, ex_index()) : NULL;
+}
+
+void conn_request_read(struct evhttp_request *ev)
+{
+	struct conn *c = conn_of(ev);
+	if (!c)
+		return;
+	c->bytes = evbuffer_get_length(bufferevent_get_input(c->bev));
+	c->answering = true;
+}
+
+void conn_request_answered(struct evhttp_request *ev, bool known)
+{
+	struct conn *c = conn_of(ev);
+	if (!c)
+		return;
+	c->answering = false;
+	if (known) {
+		c->known = true;
+		DL_DELETE(c->api->conns, c);
+		DL_APPEND(c->api->conns, c);
+	}
 }
 
 void conn_forget_all(struct api *api)

@@ -290,6 +290,7 @@ static void send_out(struct req *rq, int status, struct evbuffer *body)
 		req_header(rq, "Content-Length", n);
 		evbuffer_drain(body, evbuffer_get_length(body));
 	}
+	conn_request_answered(rq->ev, rq->token_id[0] != '\0');
 	evhttp_send_reply(rq->ev, status, reason(status), body); /* also when the client is gone */
 	req_free(rq);
 }

@@ -10,7 +10,7 @@
 #include <openssl/ssl.h>
 #include <stdbool.h>
 
-#define API_MAX_CONNECTIONS 256
+#define API_MAX_CONNECTIONS 256 /* then the idlest is closed for a new one */
 #define API_MAX_BODY (1024 * 1024)
 #define API_MAX_HEADERS (64 * 1024)
 #define API_TIMEOUT_S 30
@@ -26,7 +26,7 @@ struct api {
 	struct limit *failures;
 	struct conn *conns;
 	size_t n_conns;
-	bool paused; /* the listener: too many connections */
+	bool paused; /* the listener */
 	struct req *reqs;
 	uint16_t port;
 };
@@ -38,6 +38,8 @@ SSL_CTX *conn_tls(const char *cert_pem, const char *key_pem, struct km_errtext *
 struct bufferevent *conn_new(struct event_base *base, void *arg);
 /* A request of this connection is complete: the bound on its bytes begins anew. */
 void conn_request_read(struct evhttp_request *ev);
+/* It is answered; known: for somebody with a token, whose connection is kept before others'. */
+void conn_request_answered(struct evhttp_request *ev, bool known);
 /* The api goes away before its connections do. */
 void conn_forget_all(struct api *api);
 

@@ -515,6 +515,21 @@ def test_client_that_leaves_before_the_answer(ctl):
     assert ctl.request("GET", "/api/agents").status == 200
 
 
+def test_idle_connections_shut_nobody_out(ctl):
+    with contextlib.ExitStack() as stack:
+        mine = ctl.connection()
+        assert ctl.request("GET", "/api/agents", conn=mine).status == 200
+        sock = mine.sock
+        for _ in range(300):
+            stack.enter_context(socket.create_connection(("127.0.0.1", ctl.rest_port), 20))
+        start = time.monotonic()
+        assert ctl.request("GET", "/api/agents").status == 200
+        assert time.monotonic() - start < 5
+        # Who has shown a token is not the first to go.
+        assert ctl.request("GET", "/api/agents", conn=mine).status == 200 and mine.sock is sock
+        mine.close()
+
+
 def test_tls_versions(ctl):
     for version, fine in ((ssl.TLSVersion.TLSv1_2, True), (ssl.TLSVersion.TLSv1_3, True), (ssl.TLSVersion.TLSv1_1, False)):
         tls = ssl.create_default_context(cafile=ctl.state / "root.crt")
