@@ -352,7 +352,14 @@ void req_error(struct req *rq, int status, const char *code, struct details *det
 	json_t *list = details && details->list ? details->list : json_array();
 	if (details)
 		details->list = NULL;
-	json_t *o = json_pack("{s:s, s:s, s:o}", "error", message, "code", code, "details", list);
+	json_t *o = json_pack("{s:s, s:s, s:O}", "error", message, "code", code, "details", list);
+	if (!o) { /* cut within a character */
+		for (char *p = message; *p; p++)
+			if ((unsigned char)*p >= 0x80)
+				*p = '?';
+		o = json_pack("{s:s, s:s, s:O}", "error", message, "code", code, "details", list);
+	}
+	json_decref(list);
 	char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
 	json_decref(o);
 	const char *out = text ? text : "{\"error\":\"no memory\",\"code\":\"INTERNAL_ERROR\",\"details\":[]}";

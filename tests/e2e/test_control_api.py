@@ -384,7 +384,8 @@ def test_answers_have_the_shape_of_the_document(ctl):
 @pytest.mark.parametrize("body,where", [
     (b'{"name": ', "line 1, column"), (b"", "line 1"), (b'{"name":"x"}\n}', "line 2, column 1"),
     (b"[]", "object"), (b'"x"', ""), (b'{"name":"a","name":"b"}', "duplicate"), (b'{"name":"\xff"}', "line 1"),
-    (b'{"name":"a\\u0000b"}', "line 1"), (b"[" * 5000, "line 1")])
+    (b'{"name":"a\\u0000b"}', "line 1"), (b"[" * 5000, "line 1"),
+    (b'{"name":' + "\u00fc".encode() * 500, "line 1"), (b'{"name":"a"} ' + "\u4f8b".encode() * 500, "line 1")])
 def test_invalid_json(ctl, body, where):
     a = ctl.request("POST", "/api/agents", body)
     assert a.status == 400 and a.json["code"] == "VALIDATION_ERROR" and where in a.json["error"], a
