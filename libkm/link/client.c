@@ -690,7 +690,7 @@ static int make_context(struct km_link_client *c, struct km_errtext *err)
 	    .user = c,
 	    .pt_serv_buf_size = 32768,
 	    .fd_limit_per_thread = 8, /* else one entry per descriptor that the process may have */
-	    .max_http_header_pool = 2,
+	    .max_http_header_pool = 4,
 	    .timeout_secs = TRY_SECONDS,
 	    .connect_timeout_secs = TRY_SECONDS,
 	    .provided_client_ssl_ctx = c->tls,

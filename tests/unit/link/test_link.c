@@ -828,7 +828,7 @@ static void who_does_not_authenticate_is_shown_out(void **state)
 
 	(void)state;
 	serve_with(&s,
-		   (struct km_link_server_opts){.auth_timeout_ms = 300, .max_unauthenticated = 3});
+		   (struct km_link_server_opts){.auth_timeout_ms = 1200, .max_unauthenticated = 3});
 	assert_true(raw_open(&r, km_link_server_port(s.s)));
 	assert_true(raw_connect(&silent, km_link_server_port(s.s), 0));
 	assert_true(raw_connect(&half, km_link_server_port(s.s), 0));
