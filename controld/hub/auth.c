@@ -170,6 +170,8 @@ static void bound(void *arg, const struct store_error *error, PGresult *const *r
 	c->sent = c->looked = c->auth.revision;
 	c->whole = c->auth.revision == 0 || !c->auth.epoch ||
 		   strcmp(c->auth.epoch, c->hub->epoch) != 0;
+	if (!c->whole)
+		report_applied(c);
 	client_go(c, STEP_SYNC);
 }
 

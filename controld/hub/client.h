@@ -45,6 +45,7 @@ struct client {
 	bool seen_dirty, report_dirty, ack_dirty;
 	json_t *report; /* {"tunnels": {id: …}, "peers": {id: …}}; NULL: nothing reported yet */
 	char acked_epoch[HUB_EPOCH_LEN + 1];
+	bool ack_by_auth; /* named in auth, which says nothing of items that could not be applied */
 	int64_t acked_revision;
 	char *ack_error;
 
@@ -112,6 +113,8 @@ void feed_wake(void *arg, const char *epoch, int64_t revision);
 /* Messages of a live client. */
 void report_heartbeat(struct client *c);
 void report_ack(struct client *c, const struct km_msg_config_ack *m);
+/* What a client names in auth is applied and on its disk, though its ack may have been lost. */
+void report_applied(struct client *c);
 void report_status(struct client *c, const struct km_msg_status *m);
 void report_certificate(struct client *c, const struct km_msg_certificate_obtained *m);
 /* Forgets what was reported on a tunnel or a peer that is no more. */

@@ -19,12 +19,21 @@ void report_ack(struct client *c, const struct km_msg_config_ack *m)
 	strncpy(c->acked_epoch, m->epoch, HUB_EPOCH_LEN);
 	c->acked_revision = m->revision;
 	free(c->ack_error);
+	c->ack_by_auth = false;
 	c->ack_error = m->success ? NULL : km_xstrdup(m->error ? m->error : "failed");
 	c->ack_dirty = true;
 	if (!m->success)
 		km_warn("configuration not wholly applied", km_ks("type", client_kind(c)),
 			km_ks("id", c->id), km_ks("name", c->name), km_ki("revision", m->revision),
 			km_ks("what", c->ack_error));
+}
+
+void report_applied(struct client *c)
+{
+	memset(c->acked_epoch, 0, sizeof(c->acked_epoch));
+	strncpy(c->acked_epoch, c->auth.epoch, HUB_EPOCH_LEN);
+	c->acked_revision = c->auth.revision;
+	c->ack_dirty = c->ack_by_auth = true;
 }
 
 /* ---- status ---- */
@@ -140,6 +149,7 @@ static json_t *client_row(struct client *c)
 		set_text(row, "epoch", c->acked_epoch);
 		json_object_set_new(row, "revision", json_integer(c->acked_revision));
 		set_text(row, "ack_error", c->ack_error);
+		json_object_set_new(row, "by_auth", json_boolean(c->ack_by_auth));
 	}
 	c->seen_dirty = c->report_dirty = c->ack_dirty = false;
 	return row;
@@ -202,9 +212,11 @@ static void flushed(void *arg, const struct store_error *error, PGresult *const 
 	"report = coalesce(x.report, t.report), "                                                  \
 	"acked_epoch = CASE WHEN x.acked THEN x.epoch ELSE t.acked_epoch END, "                    \
 	"acked_revision = CASE WHEN x.acked THEN x.revision ELSE t.acked_revision END, "           \
-	"ack_error = CASE WHEN x.acked THEN x.ack_error ELSE t.ack_error END "                     \
+	"ack_error = CASE WHEN x.acked AND NOT (x.by_auth AND t.acked_epoch = x.epoch "            \
+	"AND t.acked_revision = x.revision) THEN x.ack_error ELSE t.ack_error END "                \
 	"FROM jsonb_to_recordset($1::jsonb) AS x(id uuid, status text, seen timestamptz, "         \
-	"report jsonb, acked boolean, epoch text, revision bigint, ack_error text) "               \
+	"report jsonb, acked boolean, epoch text, revision bigint, ack_error text, "                 \
+	"by_auth boolean) "                                                                        \
 	"WHERE t.id = x.id AND (x.status = 'online' OR t.last_seen_at <= x.seen)"
 #define FLUSH_CERTIFICATES                                                                         \
 	"INSERT INTO certificates AS c (gateway_id, domain, status, issuer, not_after, fingerprint, " \

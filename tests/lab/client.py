@@ -7,6 +7,7 @@ import ssl
 
 class NsConnection(http.client.HTTPConnection):
     def __init__(self, ns, addr, port, name, context=None, timeout=30, rcvbuf=None):
+        self.default_port = port
         super().__init__(name, port, timeout=timeout)
         self._ns, self._addr, self._context, self._rcvbuf = ns, addr, context, rcvbuf
 

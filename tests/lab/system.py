@@ -84,7 +84,7 @@ class System:
 
     def start(self, name, ns, *argv, die_with_parent=True):
         p = Proc(name, ns.argv(*map(str, argv)), self.logs / f"{name}.log",
-                 env={**SANITIZER_ENV, "KM_LAB": f"{self.prefix}/{name}"},
+                 env={**SANITIZER_ENV, "PATH": f"{os.environ['PATH']}:{self._mark(name)}"},
                  die_with_parent=die_with_parent)
         self.procs[name] = p
         return p
@@ -166,22 +166,31 @@ class System:
         self.start_agent(ag["apiKey"], **(agent or {}))
         return self
 
+    def _mark(self, name):
+        """A folder (it does not exist) in the search path of a daemon: a warden gets that variable
+        from it, and so is found whatever namespace it has entered."""
+        return f"{self.dir}/is/{name}"
+
     def family(self, name, comm=None):
-        """The living processes of one daemon, whatever namespace they are in: itself, its warden and
-        what that started; only those called comm, if given."""
-        want = f"KM_LAB={self.prefix}/{name}".encode()
-        found = []
-        for pid in filter(str.isdigit, os.listdir("/proc")):
+        """The living processes of one daemon: itself, its warden and what that has started; only those
+        called comm, if given."""
+        mark = self._mark(name).encode()
+        parents, found = {}, set()
+        for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
             try:
+                with open(f"/proc/{pid}/stat") as f:
+                    parents[pid] = int(f.read().rsplit(")", 1)[1].split()[1])
                 with open(f"/proc/{pid}/environ", "rb") as f:
-                    mine = want in f.read().split(b"\0")
-                with open(f"/proc/{pid}/comm") as f:
-                    mine = mine and (comm is None or f.read().strip() == comm[:15])
+                    if mark in f.read():
+                        found.add(pid)
             except OSError:
                 continue
-            if mine:
-                found.append(int(pid))
-        return found
+        grown = True
+        while grown:
+            more = {p for p, parent in parents.items() if parent in found} - found
+            found |= more
+            grown = bool(more)
+        return sorted(p for p in found if comm is None or _comm(p) == comm[:15])
 
     def inside(self, name, *argv):
         """Runs a program in the private network of gatewayd or agentd; its standard output."""
@@ -303,6 +312,9 @@ class System:
         complaints += self.leftovers()
         return complaints
 
+    def _in_namespaces(self):
+        return {p for ns in (self.net.ns.values() if self.net else ()) for p in ns.pids()}
+
     def _is_ours(self, pid):
         try:
             with open(f"/proc/{pid}/environ", "rb") as f:
@@ -310,8 +322,8 @@ class System:
             cwd = os.readlink(f"/proc/{pid}/cwd")
         except OSError:
             return False
-        return (f"KM_LAB={self.prefix}/".encode() in environ or self.prefix in cwd
-                or str(self.dir) in _cmdline(pid))
+        return (str(self.dir).encode() in environ or str(self.dir) in cwd
+                or str(self.dir) in _cmdline(pid) or pid in self._in_namespaces())
 
     def _end_strays(self, complaints):
         """Whatever still lives is a defect (but for the warden of a daemon that a test has killed);
@@ -347,6 +359,14 @@ def _cmdline(pid):
             return f.read().replace(b"\0", b" ").decode("utf-8", "replace").strip()
     except OSError:
         return ""
+
+
+def _comm(pid):
+    try:
+        with open(f"/proc/{pid}/comm") as f:
+            return f.read().strip()
+    except OSError:
+        return None
 
 
 def _netns():

@@ -24,6 +24,7 @@ def pattern_sha256(n):
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     text = "hello"
 
     def log_message(self, *args):
