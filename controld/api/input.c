@@ -344,7 +344,7 @@ int input_tunnel(struct tunnel_input *out, const json_t *body, bool create, stru
 		out->enabled = json_is_true(v);
 	}
 	v = json_object_get(body, "description");
-	if (v && json_is_null(v)) {
+	if (json_is_null(v)) {
 		out->has_description = true;
 	} else if (v) {
 		const char *s = text_of(v, "description", false, d);
