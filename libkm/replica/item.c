@@ -60,6 +60,9 @@ bool km_item_want(enum kind kind, struct item *item, void *now)
 		return false;
 	}
 	item->now = now;
+	/* A hook that refused it may still have noted it, so it hears of the end of it. */
+	if (!now && !item->applied)
+		item->applied = old;
 	if (old != item->applied)
 		struct_free(kind, old);
 	return true;

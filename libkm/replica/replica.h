@@ -11,7 +11,8 @@ struct km_replica;
 
 /* was NULL: it is new; is NULL: it goes. Each returns 0, or an error with a sentence: the item then
  * counts as not applied (named in config_ack) but stays in the configuration; `was` stays what the
- * hook took last, and the next `config` or change of the item asks again. Things go in the order
+ * hook took last, and the next `config` or change of the item asks again. When an item goes that no
+ * hook ever took, `was` is what was refused: hooks remove what they may not know. Things go in the order
  * tunnels, agents, gateways; they come and change in the order self, gateways, agents, tunnels. No
  * hook may call km_replica_take or km_replica_replay. */
 struct km_replica_hooks {

@@ -225,7 +225,9 @@ static int setup(void **state)
 	struct plane *p = calloc(1, sizeof *p);
 
 	*state = p;
-	strcpy(p->dir, "/tmp/km-replica-XXXXXX");
+	/* In memory where there is such a file system: each change is synced. */
+	strcpy(p->dir,
+	       access("/dev/shm", W_OK) ? "/tmp/km-replica-XXXXXX" : "/dev/shm/km-replica-XXXXXX");
 	if (!mkdtemp(p->dir))
 		return -1;
 	plane_open(p);
@@ -577,6 +579,25 @@ static void refusing_hooks(void **state)
 	assert_string_equal(p->tunnel[2], "");
 	p->refuse_settled = true;
 	refused(p, "tunnel_create", tunnel_change(6, 7, 3, "h:1"), "cannot publish");
+}
+
+static void what_was_refused_goes_too(void **state)
+{
+	struct plane *p = *state;
+
+	take_ok(p, "config", config(E1, 1, "me", NULL, NULL, NULL));
+	p->refuse = 2;
+	refused(p, "tunnel_create", tunnel_change(1, 2, 2, "h:1"),
+		"tunnel 00000000-0000-4000-8000-000000000002: not on the list");
+	refused(p, "tunnel_update", tunnel_change(2, 3, 2, "h:2"),
+		"tunnel 00000000-0000-4000-8000-000000000002: not on the list");
+	p->refuse = 0;
+	p->log[0] = 0;
+	strcpy(p->tunnel[2], "h:2"); /* the hook noted it all the same */
+	take_ok(p, "tunnel_delete", gone(3, 4, 2));
+	saw(p, "t2- .");
+	take_ok(p, "config", config(E1, 5, "me", NULL, NULL, NULL));
+	saw(p, ".");
 }
 
 static void back_before_it_went(void **state)
@@ -977,6 +998,7 @@ int main(void)
 	    T(malformed),
 	    T(too_many_gateways),
 	    T(refusing_hooks),
+	    T(what_was_refused_goes_too),
 	    T(back_before_it_went),
 	    T(replay),
 	    T(torn_journal),
