@@ -39,7 +39,7 @@ static const struct km_opt opts[] = {
 	 .help = "URLs of control, as wss://HOST:3001, tried in turn. Without one the agent serves the "
 		 "configuration that it has on disk."},
 	{.key = "control_pin", .type = KM_OPT_STRING, .offset = AT(control_pin), .check = check_pin,
-	 .help = "The pin of control's root certificate, sha256//…, as control writes it into "
+	 .help = "The pin of control's root certificate, sha256//..., as control writes it into "
 		 "root.pin."},
 	{.key = "api_key_file", .type = KM_OPT_PATH, .offset = AT(api_key_file),
 	 .def = KM_SYSCONF "/agent.key",
