@@ -169,13 +169,11 @@ static void on_gap(struct agent *a, const json_t *data, const struct km_errtext 
 
 static void log_applied(struct agent *a, const char *type, const json_t *ack)
 {
-	bool whole = strcmp(type, "config") == 0;
-
 	if (json_is_false(json_object_get(ack, "success")))
 		km_warn("configuration applied in part", km_ks("type", type),
 			km_ki("revision", km_replica_revision(a->replica)),
 			km_ks("error", text_of(ack, "error")));
-	km_info(whole ? "configuration applied" : "change applied", km_ks("type", type),
+	km_info("configuration applied", km_ks("type", type),
 		km_ki("revision", km_replica_revision(a->replica)));
 }
 

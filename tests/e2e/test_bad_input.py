@@ -256,13 +256,21 @@ HOST = b"Host: hello.demo.test\r\n"
     (b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"a" * (1 << 20) + b"\r\n\r\n", 431),
     (b"GET / HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400),
     (b"GET / HTTP/1.1\nHost: hello.demo.test\n\n", 400),
-    (b"GET / HTTP/1.1\r\nHost: unknown.demo.test\r\n\r\n", 421),
+    (b"GET / HTTP/1.1\r\nHost: unknown.demo.test\r\n\r\n", 404),
     (b"\x16\x03\x01\x00\x05hello", 400),
 ], ids=["no host", "two hosts", "length and chunked", "header of 1 MiB", "two lengths", "bare LF",
-        "foreign host", "garbage"])
+        "unknown host", "garbage"])
 def test_edge(s, head, status):
     got = raw(s, head)
     assert got.startswith(b"HTTP/1.1 %d " % status), got[:200]
+
+
+def test_host_outside_the_connections_certificate(s):
+    t = s.create_tunnel("other.demo.test")
+    s.procs["gatewayd"].wait_log("configuration applied", "tunnel_create", since=s.marks["gatewayd"])
+    got = raw(s, b"GET / HTTP/1.1\r\nHost: other.demo.test\r\n\r\n")
+    assert got.startswith(b"HTTP/1.1 421 "), got[:200]
+    s.api("DELETE", f"/api/tunnels/{t['id']}", expect=204)
 
 
 @pytest.mark.parametrize("name", [None, "nobody.demo.test"])
@@ -295,9 +303,9 @@ def test_target_outside_the_agents_own_list(s):
 
 def test_agents_door_wants_the_header_and_a_gateways_address(s):
     vip = s.api("GET", f"/api/agents/{s.agent_id}", expect=200)["virtualIp"]
-    ask = ("import socket\ns=socket.create_connection(('%s',80),5)\ns.settimeout(10)\n"
-           "s.sendall(b'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n')\n"
-           "try: print(repr(s.recv(100)))\nexcept OSError as e: print('reset')\n")
+    ask = ("import socket\ntry:\n s=socket.create_connection(('%s',80),5)\n s.settimeout(10)\n"
+           " s.sendall(b'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n')\n print(repr(s.recv(100)))\n"
+           "except ConnectionError: print('reset')\n")
     # From the gateway's side, without the header.
     assert s.inside("gatewayd", "/usr/bin/python3", "-c", ask % vip).strip() in ("b''", "reset")
     s.procs["agentd"].wait_log("refused", since=s.marks["agentd"])
