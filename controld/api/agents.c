@@ -8,11 +8,13 @@
 	"json_build_object('id', a.id, 'name', a.name, 'virtualIp', host(a.virtual_ip), "          \
 	"'subnet', a.subnet::text, 'apiKeyPrefix', a.api_key_prefix, "                             \
 	"'wireguardPublicKey', a.wireguard_public_key, 'pendingPublicKey', a.pending_public_key, " \
-	"'status', " SQL_STATUS("a") ", 'version', a.version, 'hostname', a.hostname, "            \
-	"'lastSeenAt', km_time(a.last_seen_at), 'lastHandshakeAt', "                               \
-	"(SELECT max(g.report->'peers'->(a.id::text)->>'lastHandshakeAt') FROM gateways g), "      \
-	"'peers', " SQL_REPORT_LIST("a", "peers") ", "                                             \
-	SQL_APPLIED("a") SQL_TIMES("a") ")"
+	"'status', " SQL_STATUS(                                                                   \
+	    "a") ", 'version', a.version, 'hostname', a.hostname, "                                \
+		 "'lastSeenAt', km_time(a.last_seen_at), 'lastHandshakeAt', "                      \
+		 "(SELECT max(g.report->'peers'->(a.id::text)->>'lastHandshakeAt') FROM gateways " \
+		 "g), "                                                                            \
+		 "'peers', " SQL_REPORT_LIST("a", "peers") ", " SQL_APPLIED("a")                   \
+		     SQL_TIMES("a") ")"
 
 void agents_list(struct req *rq)
 {
@@ -79,9 +81,10 @@ void agents_update(struct req *rq)
 	}
 	char *details = json_dumps(rq->body, JSON_COMPACT);
 	tx_add(&tx, "SELECT km_before('agent', $1::uuid)", rq->id);
-	tx_add(&tx,
-	       "UPDATE agents SET name = coalesce($2, name), updated_at = now() WHERE id = $1::uuid",
-	       rq->id, in.name);
+	tx_add(
+	    &tx,
+	    "UPDATE agents SET name = coalesce($2, name), updated_at = now() WHERE id = $1::uuid",
+	    rq->id, in.name);
 	tx_audit(&tx, rq, "agent.update", details);
 	tx_add(&tx, "SELECT " VIEW " FROM agents a WHERE id = $1::uuid", rq->id);
 	tx_add(&tx, "SELECT km_change('agent', 'update', $1::uuid)", rq->id);
@@ -99,10 +102,12 @@ void agents_delete(struct req *rq)
 {
 	struct tx tx = {.n = 0};
 	tx_add(&tx, "SELECT km_before('agent', $1::uuid)", rq->id);
-	tx_add(&tx,
-	       "INSERT INTO audit_log (actor, address, action, entity_id, details) SELECT $1, $2::inet, "
-	       "'agent.delete', id, jsonb_build_object('name', name) FROM agents WHERE id = $3::uuid",
-	       rq->actor, rq->peer, rq->id);
+	tx_add(
+	    &tx,
+	    "INSERT INTO audit_log (actor, address, action, entity_id, details) SELECT $1, "
+	    "$2::inet, "
+	    "'agent.delete', id, jsonb_build_object('name', name) FROM agents WHERE id = $3::uuid",
+	    rq->actor, rq->peer, rq->id);
 	tx_add(&tx, "DELETE FROM agents WHERE id = $1::uuid", rq->id);
 	tx_add(&tx, "SELECT km_change('agent', 'delete', $1::uuid)", rq->id);
 	req_run(rq, &tx, agent_deleted);
@@ -122,13 +127,16 @@ void agents_approve_key(struct req *rq)
 	struct tx tx = {.n = 0};
 	tx_add(&tx, "SELECT km_before('agent', $1::uuid)", rq->id);
 	tx_add(&tx,
-	       "UPDATE agents SET wireguard_public_key = pending_public_key, pending_public_key = NULL, "
+	       "UPDATE agents SET wireguard_public_key = pending_public_key, pending_public_key = "
+	       "NULL, "
 	       "updated_at = now() WHERE id = $1::uuid AND pending_public_key IS NOT NULL "
 	       "RETURNING wireguard_public_key",
 	       rq->id);
 	tx_add(&tx,
-	       "INSERT INTO audit_log (actor, address, action, entity_id, details) SELECT $1, $2::inet, "
-	       "'agent.approve-key', id, jsonb_build_object('wireguardPublicKey', wireguard_public_key) "
+	       "INSERT INTO audit_log (actor, address, action, entity_id, details) SELECT $1, "
+	       "$2::inet, "
+	       "'agent.approve-key', id, jsonb_build_object('wireguardPublicKey', "
+	       "wireguard_public_key) "
 	       "FROM agents WHERE id = $3::uuid AND updated_at = now()",
 	       rq->actor, rq->peer, rq->id);
 	tx_add(&tx, "SELECT " VIEW " FROM agents a WHERE id = $1::uuid", rq->id);

@@ -18,14 +18,16 @@ static int listen_at(struct api *api, const char *text, struct km_errtext *err)
 	if (!hp.is_addr)
 		hp.addr = (struct km_addr){.family = AF_INET6}; /* both families */
 	socklen_t len = km_addr_to_sa(&ss, &hp.addr, hp.port);
-	api->listener = evconnlistener_new_bind(
-	    api->base, NULL, NULL,
-	    LEV_OPT_REUSEABLE | LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC | LEV_OPT_DISABLED, 1024,
-	    (struct sockaddr *)&ss, (int)len);
+	api->listener = evconnlistener_new_bind(api->base, NULL, NULL,
+						LEV_OPT_REUSEABLE | LEV_OPT_CLOSE_ON_FREE |
+						    LEV_OPT_CLOSE_ON_EXEC | LEV_OPT_DISABLED,
+						1024, (struct sockaddr *)&ss, (int)len);
 	if (!api->listener)
-		return km_errtext_set(err, KM_EIO, "cannot listen on %s: %s", text, strerror(errno));
+		return km_errtext_set(err, KM_EIO, "cannot listen on %s: %s", text,
+				      strerror(errno));
 	int fd = evconnlistener_get_fd(api->listener), on = 1;
-	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)); /* accepted ones inherit it */
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on,
+			 sizeof(on)); /* accepted ones inherit it */
 	len = sizeof(ss);
 	if (getsockname(fd, (struct sockaddr *)&ss, &len) < 0)
 		return km_errtext_set(err, KM_EIO, "getsockname: %s", strerror(errno));

@@ -76,7 +76,8 @@ void auth_check(struct req *rq)
 		char seconds[24];
 		snprintf(seconds, sizeof(seconds), "%lld", (long long)(wait + 999) / 1000);
 		req_header(rq, "Retry-After", seconds);
-		req_error(rq, 429, "RATE_LIMITED", NULL, "too many failed attempts from %s", rq->peer);
+		req_error(rq, 429, "RATE_LIMITED", NULL, "too many failed attempts from %s",
+			  rq->peer);
 		return;
 	}
 	if (strncasecmp(h, "Bearer ", 7) != 0 || strncmp(h + 7, "kmt_", 4) != 0 ||

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* TLS connections under evhttp. Each has a struct conn that hangs on its SSL object, which counts
- * connections and bounds what one request may send: evhttp itself can only refuse with an HTML page. */
+ * connections and bounds what one request may send: evhttp itself can only refuse with an HTML
+ * page. */
 #include "controld/api/server.h"
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
@@ -16,7 +17,8 @@
 #define LINGER_BYTES (64 * 1024 * 1024)
 
 struct conn {
-	struct api *api; /* NULL: gone; else it stands in its list, longest without a request first */
+	struct api
+	    *api; /* NULL: gone; else it stands in its list, longest without a request first */
 	struct bufferevent *bev;
 	size_t bytes; /* of the request being read */
 	bool refused, draining, answering, evicted;
@@ -25,9 +27,9 @@ struct conn {
 };
 
 static const char too_large[] =
-	"HTTP/1.1 413 Payload Too Large\r\nContent-Type: application/json\r\n"
-	"Connection: close\r\nContent-Length: 74\r\n\r\n"
-	"{\"error\":\"the body is larger than 1 MiB\",\"code\":\"TOO_LARGE\",\"details\":[]}\n";
+    "HTTP/1.1 413 Payload Too Large\r\nContent-Type: application/json\r\n"
+    "Connection: close\r\nContent-Length: 74\r\n\r\n"
+    "{\"error\":\"the body is larger than 1 MiB\",\"code\":\"TOO_LARGE\",\"details\":[]}\n";
 
 static void conn_gone(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
 {
@@ -83,15 +85,15 @@ static void conn_input(struct evbuffer *in, const struct evbuffer_cb_info *info,
 static struct conn *idlest(struct api *api, bool known)
 {
 	struct conn *c;
-	DL_FOREACH(api->conns, c) {
+	DL_FOREACH (api->conns, c) {
 		if (!c->answering && !c->evicted && c->known == known)
 			return c;
 	}
 	return NULL;
 }
 
-/* Too many connections: the one that has been idle longest makes room (it ends when the loop sees its
- * end of file), those without a token first, so that whoever only holds connections cannot shut
+/* Too many connections: the one that has been idle longest makes room (it ends when the loop sees
+ * its end of file), those without a token first, so that whoever only holds connections cannot shut
  * others out. */
 static void make_room(struct api *api)
 {
@@ -161,7 +163,8 @@ void conn_request_answered(struct evhttp_request *ev, bool known)
 void conn_forget_all(struct api *api)
 {
 	struct conn *c;
-	DL_FOREACH(api->conns, c) c->api = NULL;
+	DL_FOREACH (api->conns, c)
+		c->api = NULL;
 	api->conns = NULL;
 }
 
@@ -189,7 +192,8 @@ static int use_key(SSL_CTX *tls, const char *pem)
 {
 	BIO *bio = BIO_new_mem_buf(pem, -1);
 	EVP_PKEY *key = bio ? PEM_read_bio_PrivateKey(bio, NULL, NULL, NULL) : NULL;
-	int ok = key && SSL_CTX_use_PrivateKey(tls, key) == 1 && SSL_CTX_check_private_key(tls) == 1;
+	int ok =
+	    key && SSL_CTX_use_PrivateKey(tls, key) == 1 && SSL_CTX_check_private_key(tls) == 1;
 	ERR_clear_error();
 	EVP_PKEY_free(key);
 	BIO_free(bio);

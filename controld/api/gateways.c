@@ -13,9 +13,9 @@
 	"'virtualIps', json_build_array(host(g.virtual_ip)), 'apiKeyPrefix', g.api_key_prefix, "   \
 	"'wireguardPublicKey', g.wireguard_public_key, 'pendingPublicKey', g.pending_public_key, " \
 	"'status', " SQL_STATUS("g") ", 'version', g.version, 'hostname', g.hostname, "            \
-	"'lastSeenAt', km_time(g.last_seen_at), "                                                  \
-	"'peers', " SQL_REPORT_LIST("g", "peers") ", "                                             \
-	SQL_APPLIED("g") SQL_TIMES("g") ")"
+				     "'lastSeenAt', km_time(g.last_seen_at), "                     \
+				     "'peers', " SQL_REPORT_LIST("g", "peers") ", " SQL_APPLIED(   \
+					 "g") SQL_TIMES("g") ")"
 
 /* A PostgreSQL array; the elements were checked and need no quotes. */
 static void ip_array(char *out, size_t room, const struct host_input *in)
@@ -128,8 +128,10 @@ void gateways_delete(struct req *rq)
 	struct tx tx = {.n = 0};
 	tx_add(&tx, "SELECT km_before('gateway', $1::uuid)", rq->id);
 	tx_add(&tx,
-	       "INSERT INTO audit_log (actor, address, action, entity_id, details) SELECT $1, $2::inet, "
-	       "'gateway.delete', id, jsonb_build_object('name', name) FROM gateways WHERE id = $3::uuid",
+	       "INSERT INTO audit_log (actor, address, action, entity_id, details) SELECT $1, "
+	       "$2::inet, "
+	       "'gateway.delete', id, jsonb_build_object('name', name) FROM gateways WHERE id = "
+	       "$3::uuid",
 	       rq->actor, rq->peer, rq->id);
 	tx_add(&tx, "DELETE FROM gateways WHERE id = $1::uuid", rq->id);
 	tx_add(&tx, "SELECT km_change('gateway', 'delete', $1::uuid)", rq->id);
@@ -149,13 +151,15 @@ void gateways_approve_key(struct req *rq)
 {
 	struct tx tx = {.n = 0};
 	tx_add(&tx, "SELECT km_before('gateway', $1::uuid)", rq->id);
+	tx_add(
+	    &tx,
+	    "UPDATE gateways SET wireguard_public_key = pending_public_key, "
+	    "pending_public_key = NULL, updated_at = now() "
+	    "WHERE id = $1::uuid AND pending_public_key IS NOT NULL RETURNING wireguard_public_key",
+	    rq->id);
 	tx_add(&tx,
-	       "UPDATE gateways SET wireguard_public_key = pending_public_key, "
-	       "pending_public_key = NULL, updated_at = now() "
-	       "WHERE id = $1::uuid AND pending_public_key IS NOT NULL RETURNING wireguard_public_key",
-	       rq->id);
-	tx_add(&tx,
-	       "INSERT INTO audit_log (actor, address, action, entity_id, details) SELECT $1, $2::inet, "
+	       "INSERT INTO audit_log (actor, address, action, entity_id, details) SELECT $1, "
+	       "$2::inet, "
 	       "'gateway.approve-key', id, jsonb_build_object('wireguardPublicKey', "
 	       "wireguard_public_key) FROM gateways WHERE id = $3::uuid AND updated_at = now()",
 	       rq->actor, rq->peer, rq->id);

@@ -29,28 +29,39 @@ void health_ready(struct req *rq)
  * escaped in a label. */
 #define GAUGES                                                                                     \
 	"SELECT 'kakuremichi_agent_online', 'gauge', 'Whether the agent sends heartbeats', "       \
-	"format('{agent=\"%s\"}', name), (" SQL_ONLINE("a") ")::int::text FROM agents a "          \
-	"UNION ALL SELECT 'kakuremichi_agent_applied_revision', 'gauge', "                         \
-	"'Revision that the agent last acknowledged', format('{agent=\"%s\"}', name), "            \
-	"coalesce(acked_revision, 0)::text FROM agents "                                           \
-	"UNION ALL SELECT 'kakuremichi_gateway_online', 'gauge', "                                 \
-	"'Whether the gateway sends heartbeats', format('{gateway=\"%s\"}', name), "               \
-	"(" SQL_ONLINE("g") ")::int::text FROM gateways g "                                        \
-	"UNION ALL SELECT 'kakuremichi_gateway_applied_revision', 'gauge', "                       \
-	"'Revision that the gateway last acknowledged', format('{gateway=\"%s\"}', name), "        \
-	"coalesce(acked_revision, 0)::text FROM gateways "                                         \
-	"UNION ALL SELECT 'kakuremichi_tunnel_healthy', 'gauge', "                                 \
-	"'Whether the agent reaches the target', format('{tunnel=\"%s\"}', t.domain), "            \
-	"(" SQL_ONLINE("a") " AND a.report->'tunnels'->(t.id::text)->>'status' = 'healthy' "       \
-	"IS TRUE)::int::text FROM tunnels t JOIN targets x ON x.tunnel_id = t.id "                 \
-	"JOIN agents a ON a.id = x.agent_id WHERE t.enabled "                                      \
-	"UNION ALL SELECT 'kakuremichi_certificate_not_after_seconds', 'gauge', "                  \
-	"'When the certificate that the gateway holds ends (Unix time)', "                         \
-	"format('{gateway=\"%s\",domain=\"%s\"}', g.name, c.domain), "                             \
-	"extract(epoch FROM c.not_after)::bigint::text "                                           \
-	"FROM certificates c JOIN gateways g ON g.id = c.gateway_id WHERE c.not_after IS NOT NULL " \
-	"UNION ALL SELECT 'kakuremichi_revision', 'gauge', 'The newest revision', '', "            \
-	"value::text FROM revision ORDER BY 1 LIMIT 100000"
+	"format('{agent=\"%s\"}', name), (" SQL_ONLINE(                                            \
+	    "a") ")::int::text FROM agents a "                                                     \
+		 "UNION ALL SELECT 'kakuremichi_agent_applied_revision', 'gauge', "                \
+		 "'Revision that the agent last acknowledged', format('{agent=\"%s\"}', name), "   \
+		 "coalesce(acked_revision, 0)::text FROM agents "                                  \
+		 "UNION ALL SELECT 'kakuremichi_gateway_online', 'gauge', "                        \
+		 "'Whether the gateway sends heartbeats', format('{gateway=\"%s\"}', name), "      \
+		 "(" SQL_ONLINE(                                                                   \
+		     "g") ")::int::text FROM gateways g "                                          \
+			  "UNION ALL SELECT 'kakuremichi_gateway_applied_revision', 'gauge', "     \
+			  "'Revision that the gateway last acknowledged', "                        \
+			  "format('{gateway=\"%s\"}', name), "                                     \
+			  "coalesce(acked_revision, 0)::text FROM gateways "                       \
+			  "UNION ALL SELECT 'kakuremichi_tunnel_healthy', 'gauge', "               \
+			  "'Whether the agent reaches the target', format('{tunnel=\"%s\"}', "     \
+			  "t.domain), "                                                            \
+			  "(" SQL_ONLINE(                                                          \
+			      "a") " AND a.report->'tunnels'->(t.id::text)->>'status' = "          \
+				   "'healthy' "                                                    \
+				   "IS TRUE)::int::text FROM tunnels t JOIN targets x ON "         \
+				   "x.tunnel_id = t.id "                                           \
+				   "JOIN agents a ON a.id = x.agent_id WHERE t.enabled "           \
+				   "UNION ALL SELECT "                                             \
+				   "'kakuremichi_certificate_not_after_seconds', 'gauge', "        \
+				   "'When the certificate that the gateway holds ends (Unix "      \
+				   "time)', "                                                      \
+				   "format('{gateway=\"%s\",domain=\"%s\"}', g.name, c.domain), "  \
+				   "extract(epoch FROM c.not_after)::bigint::text "                \
+				   "FROM certificates c JOIN gateways g ON g.id = c.gateway_id "   \
+				   "WHERE c.not_after IS NOT NULL "                                \
+				   "UNION ALL SELECT 'kakuremichi_revision', 'gauge', 'The "       \
+				   "newest revision', '', "                                        \
+				   "value::text FROM revision ORDER BY 1 LIMIT 100000"
 
 static void metrics_read(struct req *rq, PGresult *const *res, size_t n)
 {

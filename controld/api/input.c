@@ -34,8 +34,8 @@ json_t *input_parse(const char *text, size_t n, struct km_errtext *err)
 	json_error_t je;
 	json_t *v = json_loadb(text, n, JSON_REJECT_DUPLICATES, &je);
 	if (!v) {
-		(void)km_errtext_set(err, KM_EINVAL, "invalid JSON in line %d, column %d: %s", je.line,
-				     je.column, je.text);
+		(void)km_errtext_set(err, KM_EINVAL, "invalid JSON in line %d, column %d: %s",
+				     je.line, je.column, je.text);
 		return NULL;
 	}
 	if (!json_is_object(v)) {
@@ -70,7 +70,8 @@ static void refuse_unknown(const json_t *body, const char *prefix, const char *c
 {
 	const char *key;
 	json_t *v;
-	json_object_foreach((json_t *)(uintptr_t)body, key, v) {
+	json_object_foreach((json_t *)(uintptr_t)body, key, v)
+	{
 		char field[160];
 		snprintf(field, sizeof(field), "%s%s", prefix, key);
 		if (!known(key, keys))
@@ -205,8 +206,7 @@ int input_token(struct host_input *out, const json_t *body, int64_t now_ms, stru
 		out->expires_at = text_of(v, "expiresAt", false, d);
 		out->has_expires_at = true;
 		if (out->expires_at && km_iso8601_parse(&at, out->expires_at) < 0)
-			details_add(d, "expiresAt",
-				    "must be a time such as 2030-01-31T00:00:00Z");
+			details_add(d, "expiresAt", "must be a time such as 2030-01-31T00:00:00Z");
 		else if (out->expires_at && at <= now_ms)
 			details_add(d, "expiresAt", "must lie in the future");
 	}
@@ -262,7 +262,7 @@ static void only_default(const json_t *v, const json_t *def, const char *field, 
 
 static void full_targets(struct tunnel_fields *f, const json_t *targets, struct details *d)
 {
-	static const char *const keys[] = {"id",	     "agentId", "target",  "protocol", "weight",
+	static const char *const keys[] = {"id",       "agentId", "target",   "protocol", "weight",
 					   "priority", "enabled", "draining", NULL};
 	if (!json_is_array(targets) || json_array_size(targets) == 0) {
 		details_add(d, "targets", "must be an array of one target");
@@ -317,15 +317,19 @@ static void tunnel_strings(struct tunnel_input *out, const struct tunnel_fields 
 
 int input_tunnel(struct tunnel_input *out, const json_t *body, bool create, struct details *d)
 {
-	static const char *const keys[] = {"domain",   "agentId", "target",   "enabled",
-					   "description", "match", "targets", "protocol",
-					   "path",     "port",	  NULL};
+	static const char *const keys[] = {"domain",      "agentId", "target",  "enabled",
+					   "description", "match",   "targets", "protocol",
+					   "path",        "port",    NULL};
 	memset(out, 0, sizeof(*out));
 	out->enabled = true;
 	out->description = "";
 	refuse_unknown(body, "", keys, d);
-	struct tunnel_fields f = {json_object_get(body, "domain"),  json_object_get(body, "agentId"),
-				  json_object_get(body, "target"), "domain", "agentId", "target"};
+	struct tunnel_fields f = {json_object_get(body, "domain"),
+				  json_object_get(body, "agentId"),
+				  json_object_get(body, "target"),
+				  "domain",
+				  "agentId",
+				  "target"};
 	const json_t *v = json_object_get(body, "match");
 	if (v)
 		full_match(&f, v, d);

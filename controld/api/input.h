@@ -41,7 +41,7 @@ struct tunnel_input {
 	bool has_domain, has_agent_id, has_target, has_enabled, has_description;
 	char domain[DOMAIN_STRLEN];
 	const char *agent_id, *target;
-	bool enabled; /* true when absent */
+	bool enabled;            /* true when absent */
 	const char *description; /* "" when absent */
 };
 

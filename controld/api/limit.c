@@ -69,7 +69,7 @@ void limit_free(struct limit *l)
 	struct bucket *b, *next;
 	if (!l)
 		return;
-	HASH_ITER(hh, l->buckets, b, next) {
+	HASH_ITER (hh, l->buckets, b, next) {
 		HASH_DEL(l->buckets, b);
 		free(b);
 	}

@@ -25,8 +25,9 @@ static void req_free(struct req *rq)
 void req_forget_all(struct api *api)
 {
 	struct req *rq, *next;
-	DL_FOREACH_SAFE(api->reqs, rq, next) {
-		/* A client that has gone away left its request to us; the others' go with evhttp. */
+	DL_FOREACH_SAFE (api->reqs, rq, next) {
+		/* A client that has gone away left its request to us; the others' go with evhttp.
+		 */
 		if (!evhttp_request_get_connection(rq->ev))
 			evhttp_request_free(rq->ev);
 		req_free(rq);
@@ -61,7 +62,8 @@ static bool read_body(struct req *rq)
 	}
 	if (!(rq->route->flags & ROUTE_BODY))
 		return true;
-	const char *type = evhttp_find_header(evhttp_request_get_input_headers(rq->ev), "Content-Type");
+	const char *type =
+	    evhttp_find_header(evhttp_request_get_input_headers(rq->ev), "Content-Type");
 	if (!input_is_json(type)) {
 		req_error(rq, 400, "VALIDATION_ERROR", NULL,
 			  "Content-Type must be application/json");
@@ -145,11 +147,11 @@ struct constraint {
 	const char *name, *field, *message;
 };
 static const struct constraint conflicts[] = {
-	{"agents_name_key", "name", "another agent has this name"},
-	{"gateways_name_key", "name", "another gateway has this name"},
-	{"tunnels_domain_path_key", "domain", "another tunnel has this domain"},
-	{"agents_wireguard_public_key_key", "wireguardPublicKey", "another agent has this key"},
-	{"gateways_wireguard_public_key_key", "wireguardPublicKey", "another gateway has this key"},
+    {"agents_name_key", "name", "another agent has this name"},
+    {"gateways_name_key", "name", "another gateway has this name"},
+    {"tunnels_domain_path_key", "domain", "another tunnel has this domain"},
+    {"agents_wireguard_public_key_key", "wireguardPublicKey", "another agent has this key"},
+    {"gateways_wireguard_public_key_key", "wireguardPublicKey", "another gateway has this key"},
 };
 
 static void fail_conflict(struct req *rq, const struct store_error *e)
@@ -169,7 +171,8 @@ static void fail_missing(struct req *rq, const struct store_error *e)
 	struct details d = {NULL};
 	if (strcmp(e->constraint, "targets_agent_id_fkey") != 0) {
 		req_error(rq, 404, "NOT_FOUND", NULL, "%s",
-			  e->constraint[0] ? "something that it refers to does not exist" : e->message);
+			  e->constraint[0] ? "something that it refers to does not exist"
+					   : e->message);
 	} else if (rq->route->method == EVHTTP_REQ_DELETE) {
 		req_error(rq, 409, "CONFLICT", NULL,
 			  "tunnels lead to this agent: delete them or lead them elsewhere first");
@@ -203,7 +206,8 @@ static void fail(struct req *rq, const struct store_error *e)
 	default:
 		km_error("request failed", km_ks("path", rq->route->path),
 			 km_ks("sqlstate", e->sqlstate), km_ks("what", e->message));
-		req_error(rq, 500, "INTERNAL_ERROR", NULL, "something went wrong; the log says what");
+		req_error(rq, 500, "INTERNAL_ERROR", NULL,
+			  "something went wrong; the log says what");
 	}
 }
 
@@ -217,8 +221,8 @@ static void on_db(void *arg, const struct store_error *error, PGresult *const *r
 		rq->done(rq, res, n);
 }
 
-typedef int run_fn(struct store *s, const struct store_stmt *stmts, size_t n, store_cb *cb, void *arg,
-		   struct store_req **req);
+typedef int run_fn(struct store *s, const struct store_stmt *stmts, size_t n, store_cb *cb,
+		   void *arg, struct store_req **req);
 
 static void run_with(run_fn *run, struct req *rq, const struct tx *tx, req_done *done)
 {
@@ -260,12 +264,18 @@ static const char *reason(int status)
 	static const struct {
 		int status;
 		const char *text;
-	} reasons[] = {{200, "OK"},		 {201, "Created"},
-		       {204, "No Content"},	 {400, "Bad Request"},
-		       {401, "Unauthorized"},	 {403, "Forbidden"},
-		       {404, "Not Found"},	 {405, "Method Not Allowed"},
-		       {409, "Conflict"},	 {413, "Payload Too Large"},
-		       {429, "Too Many Requests"}, {500, "Internal Server Error"},
+	} reasons[] = {{200, "OK"},
+		       {201, "Created"},
+		       {204, "No Content"},
+		       {400, "Bad Request"},
+		       {401, "Unauthorized"},
+		       {403, "Forbidden"},
+		       {404, "Not Found"},
+		       {405, "Method Not Allowed"},
+		       {409, "Conflict"},
+		       {413, "Payload Too Large"},
+		       {429, "Too Many Requests"},
+		       {500, "Internal Server Error"},
 		       {503, "Service Unavailable"}};
 	for (size_t i = 0; i < KM_ARRAY_LEN(reasons); i++)
 		if (reasons[i].status == status)
@@ -280,7 +290,8 @@ static void send_out(struct req *rq, int status, struct evbuffer *body)
 	km_metric_add(km_metric(KM_METRIC_COUNTER, "kakuremichi_rest_requests_total", labels,
 				"REST requests answered"),
 		      1);
-	km_debug("request answered", km_ks("method", route_method(evhttp_request_get_command(rq->ev))),
+	km_debug("request answered",
+		 km_ks("method", route_method(evhttp_request_get_command(rq->ev))),
 		 km_ks("path", rq->route ? rq->route->path : NULL), km_ki("status", status),
 		 km_ks("peer", rq->peer));
 	req_header(rq, "Cache-Control", "no-store");
@@ -321,7 +332,8 @@ void req_reply_row(struct req *rq, int status, const PGresult *res)
 
 void req_reply_secret(struct req *rq, int status, const PGresult *res, const char *field)
 {
-	char *text = PQntuples(res) ? PQgetvalue(res, 0, 0) : NULL, *end = text ? strrchr(text, '}') : NULL;
+	char *text = PQntuples(res) ? PQgetvalue(res, 0, 0) : NULL,
+	     *end = text ? strrchr(text, '}') : NULL;
 	if (!end) {
 		req_error(rq, 500, "INTERNAL_ERROR", NULL, "the database gave no answer");
 		return;
@@ -362,7 +374,8 @@ void req_error(struct req *rq, int status, const char *code, struct details *det
 	json_decref(list);
 	char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
 	json_decref(o);
-	const char *out = text ? text : "{\"error\":\"no memory\",\"code\":\"INTERNAL_ERROR\",\"details\":[]}";
+	const char *out =
+	    text ? text : "{\"error\":\"no memory\",\"code\":\"INTERNAL_ERROR\",\"details\":[]}";
 	req_reply(rq, status, out, strlen(out));
 	free(text);
 }
@@ -387,7 +400,8 @@ static void list_read(struct req *rq, PGresult *const *res, size_t n)
 	evbuffer_add_printf(out, "{\"items\":[");
 	for (long i = 0; i < shown; i++) {
 		evbuffer_add(out, ",", i ? 1 : 0);
-		evbuffer_add(out, PQgetvalue(res[1], (int)i, 0), (size_t)PQgetlength(res[1], (int)i, 0));
+		evbuffer_add(out, PQgetvalue(res[1], (int)i, 0),
+			     (size_t)PQgetlength(res[1], (int)i, 0));
 	}
 	evbuffer_add_printf(out, "],\"total\":%s,\"next\":", PQgetvalue(res[0], 0, 0));
 	if (rows > shown) /* a cursor is made of digits, letters, '-', '_', '.' and '*' */

@@ -26,11 +26,11 @@ struct req {
 	const struct route *route;
 	struct store_req *db; /* under way, or NULL */
 	req_done *done;
-	char id[KM_UUID_STRLEN];	/* from the path, or of what is being made */
-	char child[KM_UUID_STRLEN];	/* likewise of what belongs to it */
-	char secret[SECRET_STRLEN];	/* to be answered once */
+	char id[KM_UUID_STRLEN];    /* from the path, or of what is being made */
+	char child[KM_UUID_STRLEN]; /* likewise of what belongs to it */
+	char secret[SECRET_STRLEN]; /* to be answered once */
 	char peer[KM_ADDR_STRLEN];
-	char actor[32];			/* "token kmt_abcd" */
+	char actor[32]; /* "token kmt_abcd" */
 	char token_id[KM_UUID_STRLEN], role[16];
 	uint8_t token_hash[32];
 	struct evkeyvalq query;
@@ -82,8 +82,8 @@ void req_header(struct req *rq, const char *name, const char *value);
  * count_sql selects the total. */
 void req_list(struct req *rq, const char *rows_sql, const char *count_sql);
 
-/* A new secret in rq->secret: prefix ("agt_") and 256 random bits; hash gets "\x" and the hex of its
- * SHA-256, shown its first 8 characters. */
+/* A new secret in rq->secret: prefix ("agt_") and 256 random bits; hash gets "\x" and the hex of
+ * its SHA-256, shown its first 8 characters. */
 #define HASH_TEXT_LEN 67
 void req_new_secret(struct req *rq, const char *prefix, char hash[static HASH_TEXT_LEN],
 		    char shown[static SECRET_PREFIX_LEN + 1]);

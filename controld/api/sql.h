@@ -19,7 +19,8 @@
 #define SQL_USEC(t) "(extract(epoch FROM " t ".created_at) * 1000000)::bigint"
 #define SQL_LIST(view, from, t)                                                                    \
 	"SELECT " view ", " SQL_USEC(t) " || '_' || " t ".id FROM " from                           \
-	" WHERE $2::bigint IS NULL OR (" SQL_USEC(t) ", " t ".id) > ($2::bigint, $3::uuid) "       \
-	"ORDER BY " SQL_USEC(t) ", " t ".id LIMIT $1::int"
+					" WHERE $2::bigint IS NULL OR (" SQL_USEC(                 \
+					    t) ", " t ".id) > ($2::bigint, $3::uuid) "             \
+					       "ORDER BY " SQL_USEC(t) ", " t ".id LIMIT $1::int"
 
 #endif

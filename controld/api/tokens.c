@@ -74,8 +74,9 @@ static void me_read(struct req *rq, PGresult *const *res, size_t n)
 void auth_me(struct req *rq)
 {
 	struct tx tx = {.n = 0};
-	tx_add(&tx, "SELECT json_build_object('token', " VIEW ", 'role', t.role) FROM tokens t "
-		    "WHERE id = $1::uuid",
+	tx_add(&tx,
+	       "SELECT json_build_object('token', " VIEW ", 'role', t.role) FROM tokens t "
+	       "WHERE id = $1::uuid",
 	       rq->token_id);
 	req_read(rq, &tx, me_read);
 }

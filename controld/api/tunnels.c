@@ -10,21 +10,33 @@
 	"FROM gateways w)"
 #define REPORTED "(a.report->'tunnels'->(t.id::text))"
 /* What the agent's probes say; nothing is known of an agent that is away. */
-#define VIEW                                                                                       \
-	"json_build_object('id', t.id, 'domain', t.domain, 'agentId', g.agent_id, "                \
-	"'target', g.address, 'targetId', g.id, 'enabled', t.enabled, "                            \
-	"'description', t.description, 'protocol', t.protocol, "                                   \
-	"'match', json_build_object('domain', t.domain, 'path', t.path, 'port', t.port, "          \
-	"'protocol', t.protocol), "                                                                \
-	"'targets', json_build_array(json_build_object('id', g.id, 'agentId', g.agent_id, "        \
-	"'target', g.address, 'protocol', g.protocol, 'weight', g.weight, "                        \
-	"'priority', g.priority, 'enabled', g.enabled, 'draining', g.draining)), "                 \
-	"'status', CASE WHEN " SQL_ONLINE("a") " THEN coalesce(" REPORTED "->>'status', 'unknown') " \
-	"ELSE 'unknown' END, 'statusError', CASE WHEN " SQL_ONLINE("a") " THEN " REPORTED          \
-	"->>'error' END, "                                                                         \
-	"'traffic', json_build_object('requests', " TRAFFIC("requests") ", "                       \
-	"'bytesIn', " TRAFFIC("bytesIn") ", 'bytesOut', " TRAFFIC("bytesOut") ", "                 \
-	"'errors', " TRAFFIC("errors") "), " SQL_TIMES("t") ")"
+#define VIEW                                                                                            \
+	"json_build_object('id', t.id, 'domain', t.domain, 'agentId', g.agent_id, "                     \
+	"'target', g.address, 'targetId', g.id, 'enabled', t.enabled, "                                 \
+	"'description', t.description, 'protocol', t.protocol, "                                        \
+	"'match', json_build_object('domain', t.domain, 'path', t.path, 'port', t.port, "               \
+	"'protocol', t.protocol), "                                                                     \
+	"'targets', json_build_array(json_build_object('id', g.id, 'agentId', g.agent_id, "             \
+	"'target', g.address, 'protocol', g.protocol, 'weight', g.weight, "                             \
+	"'priority', g.priority, 'enabled', g.enabled, 'draining', g.draining)), "                      \
+	"'status', CASE WHEN " SQL_ONLINE(                                                              \
+	    "a") " THEN coalesce(" REPORTED "->>'status', 'unknown') "                                  \
+		 "ELSE 'unknown' END, 'statusError', CASE WHEN " SQL_ONLINE(                            \
+		     "a") " THEN " REPORTED "->>'error' END, "                                          \
+			  "'traffic', json_build_object('requests', " TRAFFIC(                          \
+			      "requests") ", "                                                          \
+					  "'bytesIn', " TRAFFIC("bytesIn") ", "                         \
+									   "'bytesOut', " TRAFFIC(      \
+									       "bytesOut") ", "         \
+											   "'erro"      \
+											   "rs',"       \
+											   " " TRAFFIC( \
+											       "e"      \
+											       "r"      \
+											       "r"      \
+											       "o"      \
+											       "r"      \
+											       "s") "), " SQL_TIMES("t") ")"
 #define FROM_ONE                                                                                   \
 	"tunnels t JOIN LATERAL (SELECT * FROM targets x WHERE x.tunnel_id = t.id "                \
 	"ORDER BY NOT x.enabled, x.priority, x.created_at, x.id LIMIT 1) g ON true "               \
@@ -123,7 +135,9 @@ void tunnels_update(struct req *rq)
 	       "enabled = coalesce($3::boolean, enabled), description = coalesce($4, description), "
 	       "updated_at = now() WHERE id = $1::uuid",
 	       rq->id, in.has_domain ? in.domain : NULL,
-	       !in.has_enabled ? NULL : in.enabled ? "true" : "false",
+	       !in.has_enabled ? NULL
+	       : in.enabled    ? "true"
+			       : "false",
 	       in.has_description ? in.description : NULL);
 	tx_add(&tx,
 	       "UPDATE targets SET agent_id = coalesce($2::uuid, agent_id), "
@@ -147,7 +161,8 @@ void tunnels_delete(struct req *rq)
 	struct tx tx = {.n = 0};
 	tx_add(&tx, "SELECT km_before('tunnel', $1::uuid)", rq->id);
 	tx_add(&tx,
-	       "INSERT INTO audit_log (actor, address, action, entity_id, details) SELECT $1, $2::inet, "
+	       "INSERT INTO audit_log (actor, address, action, entity_id, details) SELECT $1, "
+	       "$2::inet, "
 	       "'tunnel.delete', id, jsonb_build_object('domain', domain) FROM tunnels "
 	       "WHERE id = $3::uuid",
 	       rq->actor, rq->peer, rq->id);

@@ -24,8 +24,8 @@ static void refuse_key(struct client *c)
 	limit_failed(c->hub->failures, peer, now);
 	count("kakuremichi_link_auth_failures_total", "Links with a key that is not known");
 	if (km_log_allow(&limit, now, 5, 10000, &held))
-		km_warn("auth refused", km_ks("why", "unknown key"), km_ks("type", client_kind(c)), km_ks("peer", peer),
-			km_ki("held", held));
+		km_warn("auth refused", km_ks("why", "unknown key"), km_ks("type", client_kind(c)),
+			km_ks("peer", peer), km_ki("held", held));
 	client_refuse(c, "this key is not known");
 }
 
@@ -33,8 +33,8 @@ static int check_public_ips(const struct km_msg_auth *m, struct km_errtext *err)
 {
 	for (size_t i = 0; i < m->n_public_ip; i++)
 		if (!input_host_ok(m->public_ip[i]))
-			return km_errtext_set(err, KM_EINVAL,
-					      "publicIp[%zu]: neither an address nor a host name", i);
+			return km_errtext_set(
+			    err, KM_EINVAL, "publicIp[%zu]: neither an address nor a host name", i);
 	return 0;
 }
 
@@ -66,7 +66,8 @@ static bool take_over(struct client *c, const char *id)
 	if (!old)
 		return true;
 	if (limit_wait_ms(c->hub->takeovers, id, now) > 0) {
-		count("kakuremichi_link_conflicts_total", "Links refused because two hosts use one key");
+		count("kakuremichi_link_conflicts_total",
+		      "Links refused because two hosts use one key");
 		if (!old->fight_logged)
 			km_warn("two hosts use one key", km_ks("id", id), km_ks("name", old->name),
 				km_ks("one", km_addr_str(&old->peer, a)),
@@ -130,12 +131,12 @@ void auth_find(struct client *c)
 	char prefix[PREFIX_LEN + 1];
 	snprintf(prefix, sizeof(prefix), "%s", c->auth.api_key);
 	struct store_stmt s = {
-		.sql = c->gateway ? "SELECT id, name, encode(api_key_hash, 'hex') FROM gateways "
-				    "WHERE api_key_prefix = $1"
-				  : "SELECT id, name, encode(api_key_hash, 'hex') FROM agents "
-				    "WHERE api_key_prefix = $1",
-		.n = 1,
-		.params = {prefix}};
+	    .sql = c->gateway ? "SELECT id, name, encode(api_key_hash, 'hex') FROM gateways "
+				"WHERE api_key_prefix = $1"
+			      : "SELECT id, name, encode(api_key_hash, 'hex') FROM agents "
+				"WHERE api_key_prefix = $1",
+	    .n = 1,
+	    .params = {prefix}};
 	client_read(c, &s, 1, key_found);
 }
 
@@ -168,8 +169,8 @@ static void bound(void *arg, const struct store_error *error, PGresult *const *r
 				  "(POST approve-key); the one bound before stays in force");
 	}
 	c->sent = c->looked = c->auth.revision;
-	c->whole = c->auth.revision == 0 || !c->auth.epoch ||
-		   strcmp(c->auth.epoch, c->hub->epoch) != 0;
+	c->whole =
+	    c->auth.revision == 0 || !c->auth.epoch || strcmp(c->auth.epoch, c->hub->epoch) != 0;
 	if (!c->whole)
 		report_applied(c);
 	client_go(c, STEP_SYNC);
@@ -212,22 +213,21 @@ void auth_bind(struct client *c)
 	km_addr_str(&c->peer, peer);
 	snprintf(port, sizeof(port), "%lld", (long long)m->wireguard_port);
 	struct store_stmt s[] = {
-		{.sql = "SELECT km_before($1, $2::uuid)", .n = 2, .params = {client_kind(c), c->id}},
-		{.sql = c->gateway ? BIND_AUDIT("gateway") : BIND_AUDIT("agent"),
-		 .n = 3,
-		 .params = {c->id, peer, m->wireguard_public_key}},
-		{.sql = c->gateway
-			    ? "UPDATE gateways SET " BIND_COMMON ", reported_ip = $5::text[], "
-			      "wireguard_port = coalesce($6::int, wireguard_port) "
-			      "WHERE id = $1::uuid RETURNING wireguard_public_key"
-			    : "UPDATE agents SET " BIND_COMMON
-			      " WHERE id = $1::uuid RETURNING wireguard_public_key",
-		 .n = c->gateway ? 6 : 4,
-		 .params = {c->id, m->wireguard_public_key, m->version, m->hostname, ips,
-			    m->has_wireguard_port ? port : NULL}},
-		{.sql = "SELECT km_change($1, 'update', $2::uuid)",
-		 .n = 2,
-		 .params = {client_kind(c), c->id}},
+	    {.sql = "SELECT km_before($1, $2::uuid)", .n = 2, .params = {client_kind(c), c->id}},
+	    {.sql = c->gateway ? BIND_AUDIT("gateway") : BIND_AUDIT("agent"),
+	     .n = 3,
+	     .params = {c->id, peer, m->wireguard_public_key}},
+	    {.sql = c->gateway ? "UPDATE gateways SET " BIND_COMMON ", reported_ip = $5::text[], "
+				 "wireguard_port = coalesce($6::int, wireguard_port) "
+				 "WHERE id = $1::uuid RETURNING wireguard_public_key"
+			       : "UPDATE agents SET " BIND_COMMON
+				 " WHERE id = $1::uuid RETURNING wireguard_public_key",
+	     .n = c->gateway ? 6 : 4,
+	     .params = {c->id, m->wireguard_public_key, m->version, m->hostname, ips,
+			m->has_wireguard_port ? port : NULL}},
+	    {.sql = "SELECT km_change($1, 'update', $2::uuid)",
+	     .n = 2,
+	     .params = {client_kind(c), c->id}},
 	};
 	client_run(c, s, KM_ARRAY_LEN(s), bound);
 	free(ips);

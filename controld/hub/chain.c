@@ -13,7 +13,8 @@ int chain_read(struct chain_facts *f, const char *pem, struct km_errtext *err)
 	struct tm tm;
 	memset(f, 0, sizeof(*f));
 	if (strstr(pem, "PRIVATE KEY"))
-		return km_errtext_set(err, KM_EINVAL, "holds a private key, which must stay where it is");
+		return km_errtext_set(err, KM_EINVAL,
+				      "holds a private key, which must stay where it is");
 	BIO *bio = BIO_new_mem_buf(pem, -1);
 	X509 *x = bio ? PEM_read_bio_X509(bio, NULL, NULL, NULL) : NULL;
 	int rc = KM_EINVAL;

@@ -27,12 +27,12 @@ struct client {
 	uint64_t link;
 	bool gateway; /* else an agent */
 	enum step step;
-	bool waiting;	       /* for the database; the step is to be begun again */
-	struct store_req *db;  /* under way, or NULL */
+	bool waiting;         /* for the database; the step is to be begun again */
+	struct store_req *db; /* under way, or NULL */
 	struct km_addr peer;
 	struct km_msg_auth auth;
 	char id[KM_UUID_STRLEN], name[72];
-	bool named;	      /* stands in by_id */
+	bool named; /* stands in by_id */
 	bool fight_logged;
 
 	/* What it has. sent: the last revision sent to it; looked: every change up to this one was
@@ -60,7 +60,7 @@ struct hub {
 	struct km_link_server *links;
 	struct event *tick;
 	struct client *by_link, *by_id;
-	struct limit *failures;	 /* unknown keys, by address */
+	struct limit *failures;  /* unknown keys, by address */
 	struct limit *takeovers; /* by id */
 
 	/* The feed. seen: every change up to this revision was fanned out. */
@@ -71,8 +71,8 @@ struct hub {
 	/* Reports not yet written. */
 	struct store_req *flush;
 	json_t *gone_agents, *gone_gateways; /* id -> {"id", "seen"} */
-	json_t *certificates;		      /* "gateway domain" -> row */
-	json_t *writing;		      /* those of the flush under way */
+	json_t *certificates;                /* "gateway domain" -> row */
+	json_t *writing;                     /* those of the flush under way */
 };
 
 /* ---- client.c ---- */

@@ -6,17 +6,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define FEED_ROWS 1000	  /* changes read at once */
+#define FEED_ROWS 1000     /* changes read at once */
 #define CATCH_UP_ROWS 2000 /* a client that missed more gets everything */
 
 /* revision, entity, verb, id, payload, agent before, agent after */
-#define CHANGE_COLUMNS                                                                             \
-	"revision, entity, verb, id, payload, old->>'agentId', payload->>'agentId'"
+#define CHANGE_COLUMNS "revision, entity, verb, id, payload, old->>'agentId', payload->>'agentId'"
 
 struct change {
 	int64_t revision;
 	const char *entity, *verb, *id;
-	json_t *payload; /* NULL for delete */
+	json_t *payload;      /* NULL for delete */
 	const char *was, *is; /* the agent that a tunnel leads to; "" for none */
 };
 
@@ -24,13 +23,13 @@ static void change_read(struct change *ch, const PGresult *res, int row)
 {
 	const char *payload = PQgetvalue(res, row, 4);
 	*ch = (struct change){
-		.revision = strtoll(PQgetvalue(res, row, 0), NULL, 10),
-		.entity = PQgetvalue(res, row, 1),
-		.verb = PQgetvalue(res, row, 2),
-		.id = PQgetvalue(res, row, 3),
-		.payload = payload[0] ? json_loads(payload, 0, NULL) : NULL,
-		.was = PQgetvalue(res, row, 5),
-		.is = PQgetvalue(res, row, 6),
+	    .revision = strtoll(PQgetvalue(res, row, 0), NULL, 10),
+	    .entity = PQgetvalue(res, row, 1),
+	    .verb = PQgetvalue(res, row, 2),
+	    .id = PQgetvalue(res, row, 3),
+	    .payload = payload[0] ? json_loads(payload, 0, NULL) : NULL,
+	    .was = PQgetvalue(res, row, 5),
+	    .is = PQgetvalue(res, row, 6),
 	};
 }
 
@@ -128,33 +127,33 @@ static void whole_read(void *arg, const struct store_error *error, PGresult *con
 static void read_whole(struct client *c)
 {
 	struct store_stmt agent[] = {
-		{.sql = "SELECT e.id, r.value FROM epoch e, revision r"},
-		{.sql = "SELECT json_build_object('id', id, 'name', name, 'virtualIp', "
-			"host(virtual_ip), 'subnet', subnet::text) FROM agents WHERE id = $1::uuid",
-		 .n = 1,
-		 .params = {c->id}},
-		{.sql = "SELECT km_gateway_json(id) FROM gateways ORDER BY number"},
-		{.sql = "SELECT x.j FROM (SELECT km_tunnel_json(id) j FROM tunnels WHERE id IN "
-			"(SELECT tunnel_id FROM targets WHERE agent_id = $1::uuid)) x "
-			"WHERE (x.j->>'agentId')::uuid = $1::uuid",
-		 .n = 1,
-		 .params = {c->id}},
+	    {.sql = "SELECT e.id, r.value FROM epoch e, revision r"},
+	    {.sql = "SELECT json_build_object('id', id, 'name', name, 'virtualIp', "
+		    "host(virtual_ip), 'subnet', subnet::text) FROM agents WHERE id = $1::uuid",
+	     .n = 1,
+	     .params = {c->id}},
+	    {.sql = "SELECT km_gateway_json(id) FROM gateways ORDER BY number"},
+	    {.sql = "SELECT x.j FROM (SELECT km_tunnel_json(id) j FROM tunnels WHERE id IN "
+		    "(SELECT tunnel_id FROM targets WHERE agent_id = $1::uuid)) x "
+		    "WHERE (x.j->>'agentId')::uuid = $1::uuid",
+	     .n = 1,
+	     .params = {c->id}},
 	};
 	struct store_stmt gateway[] = {
-		{.sql = "SELECT e.id, r.value FROM epoch e, revision r"},
-		{.sql = "SELECT json_build_object('id', id, 'name', name, 'virtualIps', "
-			"json_build_array(host(virtual_ip))) FROM gateways WHERE id = $1::uuid",
-		 .n = 1,
-		 .params = {c->id}},
-		{.sql = "SELECT km_gateway_json(id) FROM gateways WHERE id <> $1::uuid ORDER BY number",
-		 .n = 1,
-		 .params = {c->id}},
-		{.sql = "SELECT km_tunnel_json(id) FROM tunnels"},
-		{.sql = "SELECT km_agent_json(id) FROM agents"},
-		{.sql = "SELECT json_build_object('domain', domain, 'expiresAt', "
-			"km_time(max(not_after))) FROM certificates "
-			"WHERE status IN ('ready', 'renewal_due') AND not_after IS NOT NULL "
-			"GROUP BY domain"},
+	    {.sql = "SELECT e.id, r.value FROM epoch e, revision r"},
+	    {.sql = "SELECT json_build_object('id', id, 'name', name, 'virtualIps', "
+		    "json_build_array(host(virtual_ip))) FROM gateways WHERE id = $1::uuid",
+	     .n = 1,
+	     .params = {c->id}},
+	    {.sql = "SELECT km_gateway_json(id) FROM gateways WHERE id <> $1::uuid ORDER BY number",
+	     .n = 1,
+	     .params = {c->id}},
+	    {.sql = "SELECT km_tunnel_json(id) FROM tunnels"},
+	    {.sql = "SELECT km_agent_json(id) FROM agents"},
+	    {.sql = "SELECT json_build_object('domain', domain, 'expiresAt', "
+		    "km_time(max(not_after))) FROM certificates "
+		    "WHERE status IN ('ready', 'renewal_due') AND not_after IS NOT NULL "
+		    "GROUP BY domain"},
 	};
 	if (c->gateway)
 		client_read(c, gateway, KM_ARRAY_LEN(gateway), whole_read);
@@ -199,11 +198,11 @@ void feed_sync(struct client *c)
 	snprintf(looked, sizeof(looked), "%lld", (long long)c->looked);
 	snprintf(limit, sizeof(limit), "%d", CATCH_UP_ROWS + 1);
 	struct store_stmt s[] = {
-		{.sql = "SELECT e.id, r.value FROM epoch e, revision r"},
-		{.sql = "SELECT " CHANGE_COLUMNS " FROM changes WHERE revision > $1::bigint "
-			"ORDER BY revision LIMIT $2::int",
-		 .n = 2,
-		 .params = {looked, limit}},
+	    {.sql = "SELECT e.id, r.value FROM epoch e, revision r"},
+	    {.sql = "SELECT " CHANGE_COLUMNS " FROM changes WHERE revision > $1::bigint "
+		    "ORDER BY revision LIMIT $2::int",
+	     .n = 2,
+	     .params = {looked, limit}},
 	};
 	client_read(c, s, KM_ARRAY_LEN(s), missed_read);
 }
@@ -215,7 +214,7 @@ static void everyone_anew(struct hub *hub, const char *why)
 	struct client *c, *next;
 	km_warn("whole configuration for every link", km_ks("why", why),
 		km_ki("links", HASH_CNT(hh_id, hub->by_id)));
-	HASH_ITER(hh_id, hub->by_id, c, next) {
+	HASH_ITER (hh_id, hub->by_id, c, next) {
 		if (c->step != STEP_LIVE && c->step != STEP_SYNC)
 			continue;
 		store_cancel(c->db);
@@ -240,7 +239,7 @@ static void fan_out(struct hub *hub, const struct change *ch)
 		if (strcmp(ch->was, ch->is) != 0)
 			tell_live(client_by_id(hub, ch->is), ch);
 	}
-	HASH_ITER(hh_id, hub->by_id, c, next) {
+	HASH_ITER (hh_id, hub->by_id, c, next) {
 		if (c->gateway || !tunnel)
 			tell_live(c, ch);
 	}
@@ -310,7 +309,7 @@ void feed_wake(void *arg, const char *epoch, int64_t revision)
 	}
 	if (other)
 		everyone_anew(hub, "another epoch of the database");
-	HASH_ITER(hh, hub->by_link, c, next) {
+	HASH_ITER (hh, hub->by_link, c, next) {
 		if (c->waiting)
 			client_go(c, c->step);
 	}

@@ -136,7 +136,7 @@ static void tick(evutil_socket_t fd, short what, void *arg)
 	struct client *c, *next;
 	int64_t now = km_now_ms();
 	(void)fd, (void)what;
-	HASH_ITER(hh, hub->by_link, c, next) {
+	HASH_ITER (hh, hub->by_link, c, next) {
 		if (c->named && now - c->heartbeat_ms > HUB_OFFLINE_MS) {
 			km_info("link silent", km_ks("type", client_kind(c)), km_ks("id", c->id),
 				km_ks("name", c->name));
@@ -156,7 +156,7 @@ int hub_start(struct hub **out, struct event_base *base, const struct hub_opts *
 {
 	static const struct km_link_server_cbs cbs = {link_open, link_message, link_closed};
 	struct km_link_server_opts link = {
-		.listen = opts->listen, .cert_pem = opts->cert_pem, .key_pem = opts->key_pem};
+	    .listen = opts->listen, .cert_pem = opts->cert_pem, .key_pem = opts->key_pem};
 	struct hub *hub = calloc(1, sizeof(*hub));
 	struct timeval second = {1, 0};
 	int rc = KM_ENOMEM;
@@ -208,7 +208,8 @@ void hub_free(struct hub *hub)
 	store_cancel(hub->feed);
 	store_cancel(hub->flush);
 	km_link_server_free(hub->links);
-	HASH_ITER(hh, hub->by_link, c, next) client_drop(c);
+	HASH_ITER (hh, hub->by_link, c, next)
+		client_drop(c);
 	if (hub->tick)
 		event_free(hub->tick);
 	json_decref(hub->gone_agents);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* The hub: WebSocket links of agents and gateways, what each of them has been sent, and what they
  * report. Everything that it sends is read from the database, so that several controlds on one
- * database serve the same. */
+ * database serve the same. That the newest connection of an id wins is known within one controld
+ * only: a host that is linked to two of them at once is served by both. */
 #ifndef CONTROLD_HUB_HUB_H
 #define CONTROLD_HUB_HUB_H
 
@@ -28,7 +29,8 @@ uint16_t hub_port(const struct hub *hub);
 /* Swaps the server certificate for links to come. */
 int hub_set_certificate(struct hub *hub, const char *cert_pem, const char *key_pem,
 			struct km_errtext *err) __attribute__((warn_unused_result));
-/* Closes all links (status 1001) and writes no more. Call it before the store ends. Accepts NULL. */
+/* Closes all links (status 1001) and writes no more. Call it before the store ends. Accepts NULL.
+ */
 void hub_free(struct hub *hub);
 
 #endif

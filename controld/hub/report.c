@@ -88,7 +88,8 @@ void report_status(struct client *c, const struct km_msg_status *m)
 	for (size_t i = 0; i < m->n_peers; i++) {
 		const char *id = c->gateway ? m->peers[i].agent_id : m->peers[i].gateway_id;
 		if (id)
-			merge(c, "peers", id, km_msg_format(&km_msg_desc_peer_status, &m->peers[i]));
+			merge(c, "peers", id,
+			      km_msg_format(&km_msg_desc_peer_status, &m->peers[i]));
 	}
 	for (size_t i = 0; c->gateway && i < m->n_certificates; i++) {
 		const struct km_msg_certificate_status *s = &m->certificates[i];
@@ -124,7 +125,8 @@ void report_certificate(struct client *c, const struct km_msg_certificate_obtain
 
 void report_forget(struct client *c, const char *entity, const char *id)
 {
-	json_t *all = json_object_get(c->report, strcmp(entity, "tunnel") == 0 ? "tunnels" : "peers");
+	json_t *all =
+	    json_object_get(c->report, strcmp(entity, "tunnel") == 0 ? "tunnels" : "peers");
 	if (json_object_del(all, id) == 0)
 		c->report_dirty = true;
 }
@@ -162,7 +164,7 @@ static char *rows_text(struct hub *hub, bool gateways)
 	json_t *gone = gateways ? hub->gone_gateways : hub->gone_agents, *v, *rows = json_array();
 	const char *id;
 	json_object_foreach(gone, id, v) json_array_append(rows, v);
-	HASH_ITER(hh_id, hub->by_id, c, next) {
+	HASH_ITER (hh_id, hub->by_id, c, next) {
 		if (c->gateway == gateways && (c->seen_dirty || c->report_dirty || c->ack_dirty))
 			json_array_append_new(rows, client_row(c));
 	}
@@ -198,7 +200,7 @@ static void flushed(void *arg, const struct store_error *error, PGresult *const 
 	if (error->err != KM_ECLOSED)
 		km_warn("status not written", km_ks("sqlstate", error->sqlstate),
 			km_ks("what", error->message));
-	HASH_ITER(hh_id, hub->by_id, c, next) {
+	HASH_ITER (hh_id, hub->by_id, c, next) {
 		c->seen_dirty = true;
 		c->report_dirty = c->report != NULL;
 		c->ack_dirty = c->acked_epoch[0] != '\0';
@@ -219,7 +221,8 @@ static void flushed(void *arg, const struct store_error *error, PGresult *const 
 	"by_auth boolean) "                                                                        \
 	"WHERE t.id = x.id AND (x.status = 'online' OR t.last_seen_at <= x.seen)"
 #define FLUSH_CERTIFICATES                                                                         \
-	"INSERT INTO certificates AS c (gateway_id, domain, status, issuer, not_after, fingerprint, " \
+	"INSERT INTO certificates AS c (gateway_id, domain, status, issuer, not_after, "           \
+	"fingerprint, "                                                                            \
 	"last_error, next_try_at) SELECT x.\"gatewayId\", x.domain, x.status, x.issuer, "          \
 	"x.\"notAfter\", x.fingerprint, x.error, x.\"nextTryAt\" "                                 \
 	"FROM jsonb_to_recordset($1::jsonb) AS x(\"gatewayId\" uuid, domain text, status text, "   \

@@ -59,14 +59,15 @@ class Answer:
 
 
 class Control:
-    def __init__(self):
+    def __init__(self, **settings):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="kmapi"))
         self.dir.chmod(0o755)
         self.state = self.dir / "state"
         self.rest_port, self.link_port = self.free_port(), self.free_port()
         (self.dir / "control.conf").write_text(
             f"state_dir = {self.state}\nrest_listen = 127.0.0.1:{self.rest_port}\n"
-            f"link_listen = 127.0.0.1:{self.link_port}\nlog_level = debug\n")
+            f"link_listen = 127.0.0.1:{self.link_port}\nlog_level = debug\n"
+            + "".join(f"{k} = {v}\n" for k, v in settings.items()))
         self.log_path = self.dir / "log"
         self.proc = None
 
@@ -83,7 +84,8 @@ class Control:
                                          stdout=log, stderr=log)
         until(lambda: "control ready" in self.log()[mark:] or self.proc.poll() is not None, 90)
         assert self.proc.poll() is None, self.log()
-        self.token = (self.state / "admin.token").read_text().strip()
+        if (self.state / "admin.token").exists():
+            self.token = (self.state / "admin.token").read_text().strip()
         self.tls = ssl.create_default_context(cafile=self.state / "root.crt")
 
     def stop(self, sig=signal.SIGTERM):
@@ -126,6 +128,10 @@ class Control:
                     while piece := t.recv(65536):
                         got += piece
                 return got
+
+    def sql(self, text):
+        return subprocess.run(["psql", "-h", self.state / "postgres/run", "-U", "postgres", "-Atc", text, "kakuremichi"],
+                              check=True, capture_output=True, text=True).stdout.strip()
 
     # ---- things ----
     def agent(self, **kw):
@@ -850,6 +856,63 @@ def test_too_many_messages(ctl):
                     await l.ws.recv()
         ctl.ok("DELETE", f"/api/agents/{a['id']}")
     run(main(), 120)
+
+
+def test_changes_that_are_gone_and_another_epoch(ctl):
+    async def main():
+        a, g = ctl.agent(), ctl.gateway()
+        k = key()
+        async with Link(ctl, g, k) as l:
+            c = await l.data("config")
+        t = ctl.tunnel(a)
+        ctl.sql("DELETE FROM changes WHERE revision <= (SELECT value FROM revision)")
+        async with Link(ctl, g, k, c["epoch"], c["revision"]) as l:
+            d = await l.next_is("config")
+            assert t["id"] in {x["id"] for x in d["tunnels"]}
+            new = ctl.sql("SELECT km_new_epoch()")
+            e = await l.next_is("config")  # control looks every 5 s
+            assert e["epoch"] == new != c["epoch"] and t["id"] in {x["id"] for x in e["tunnels"]}
+            await rest(ctl, "DELETE", f"/api/tunnels/{t['id']}")
+            x = await l.next_is("tunnel_delete")
+            assert (x["epoch"], x["previous"]) == (new, e["revision"])
+        ctl.ok("DELETE", f"/api/agents/{a['id']}")
+        ctl.ok("DELETE", f"/api/gateways/{g['id']}")
+    run(main())
+
+
+def test_two_controls_on_one_database(ctl):
+    run_dir = str(ctl.state / "postgres/run").replace("/", "%2F")
+    second = Control(database=f"postgresql://postgres@/kakuremichi?host={run_dir}",
+                     master_key_file=ctl.state / "master.key")
+    try:
+        try:
+            second.start()
+        finally:
+            print(second.log())
+
+        async def main():
+            a, g = ctl.agent(), ctl.gateway()
+            second.token = ctl.token
+            async with Link(ctl, a) as la, Link(second, g) as lg:
+                await la.data("config")
+                await lg.data("config")
+                t = await rest(second, "POST", "/api/tunnels", {"domain": "two.example.com", "agentId": a["id"],
+                                                               "target": "a:1"})
+                assert (await la.data("tunnel_create"))["tunnel"]["id"] == t["id"]
+                await rest(ctl, "DELETE", f"/api/tunnels/{t['id']}")
+                assert (await lg.data("tunnel_create"))["tunnel"]["id"] == t["id"]
+                assert (await lg.data("tunnel_delete"))["id"] == t["id"]
+                await rest(second, "DELETE", f"/api/agents/{a['id']}")
+                assert await la.data("auth_error")
+                assert second.ok("GET", f"/api/gateways/{g['id']}") == ctl.ok("GET", f"/api/gateways/{g['id']}")
+            ctl.ok("DELETE", f"/api/gateways/{g['id']}")
+        run(main())
+        assert (second.state / "root.pin").read_text() == (ctl.state / "root.pin").read_text()
+        assert second.stop() == 0, second.log()[-8000:]
+    finally:
+        if second.proc and second.proc.poll() is None:
+            second.stop(signal.SIGKILL)
+        shutil.rmtree(second.dir, ignore_errors=True)
 
 
 # ---- things that end and begin again; these come last ---------------------------------------------

@@ -1,29 +1,37 @@
 /* SPDX-License-Identifier: MIT */
-#include "controld/api/domain.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+/* cmocka wants the four above first. */
 #include <cmocka.h>
+#include "controld/api/domain.h"
 #include <string.h>
 
 static void good(void **state)
 {
 	static const char *const rows[][2] = {
-		{"example.com", "example.com"},
-		{"EXAMPLE.Com", "example.com"},
-		{"example.com.", "example.com"},
-		{"*.Example.com", "*.example.com"},
-		{"a.b.c.d.e", "a.b.c.d.e"},
-		{"r3---sn-x.example", "r3---sn-x.example"},
-		{"1.2.3.4a", "1.2.3.4a"},
-		{"3com.example", "3com.example"},
-		{"B\xc3\x9c" "cher.example", "xn--bcher-kva.example"},
-		{"*.b\xc3\xbc" "cher.example", "*.xn--bcher-kva.example"},
-		{"stra\xc3\x9f" "e.example", "xn--strae-oqa.example"}, /* non-transitional */
-		{"xn--bcher-kva.example", "xn--bcher-kva.example"},
-		{"XN--BCHER-KVA.example", "xn--bcher-kva.example"},
-		{"\xe4\xbe\x8b\xe3\x81\x88.\xe3\x83\x86\xe3\x82\xb9\xe3\x83\x88", "xn--r8jz45g.xn--zckzah"},
+	    {"example.com", "example.com"},
+	    {"EXAMPLE.Com", "example.com"},
+	    {"example.com.", "example.com"},
+	    {"*.Example.com", "*.example.com"},
+	    {"a.b.c.d.e", "a.b.c.d.e"},
+	    {"r3---sn-x.example", "r3---sn-x.example"},
+	    {"1.2.3.4a", "1.2.3.4a"},
+	    {"3com.example", "3com.example"},
+	    {"B\xc3\x9c"
+	     "cher.example",
+	     "xn--bcher-kva.example"},
+	    {"*.b\xc3\xbc"
+	     "cher.example",
+	     "*.xn--bcher-kva.example"},
+	    {"stra\xc3\x9f"
+	     "e.example",
+	     "xn--strae-oqa.example"}, /* non-transitional */
+	    {"xn--bcher-kva.example", "xn--bcher-kva.example"},
+	    {"XN--BCHER-KVA.example", "xn--bcher-kva.example"},
+	    {"\xe4\xbe\x8b\xe3\x81\x88.\xe3\x83\x86\xe3\x82\xb9\xe3\x83\x88",
+	     "xn--r8jz45g.xn--zckzah"},
 	};
 	(void)state;
 	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
@@ -39,10 +47,39 @@ static void good(void **state)
 static void bad(void **state)
 {
 	static const char *const rows[] = {
-		"", ".", "*", "*.", "com", "com.", "*.com", "a..b", ".a.b", "a.b..", "-a.b", "a-.b",
-		"a_b.c", "a b.c", " a.b", "a.b ", "a.*.b", "**.a.b", "*.*.a.b", "a*.b.c", "1.2.3.4",
-		"[::1]", "::1", "a.b/c", "a.b:80", "user@a.b", "a.123", "xn--a.example", "xn--.example",
-		"\xff\xfe.example", "a\xcc\x88\xe2\x80\xa8.b", "\x01.b", "a\n.b",
+	    "",
+	    ".",
+	    "*",
+	    "*.",
+	    "com",
+	    "com.",
+	    "*.com",
+	    "a..b",
+	    ".a.b",
+	    "a.b..",
+	    "-a.b",
+	    "a-.b",
+	    "a_b.c",
+	    "a b.c",
+	    " a.b",
+	    "a.b ",
+	    "a.*.b",
+	    "**.a.b",
+	    "*.*.a.b",
+	    "a*.b.c",
+	    "1.2.3.4",
+	    "[::1]",
+	    "::1",
+	    "a.b/c",
+	    "a.b:80",
+	    "user@a.b",
+	    "a.123",
+	    "xn--a.example",
+	    "xn--.example",
+	    "\xff\xfe.example",
+	    "a\xcc\x88\xe2\x80\xa8.b",
+	    "\x01.b",
+	    "a\n.b",
 	};
 	(void)state;
 	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
@@ -89,9 +126,9 @@ static void lengths(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(good),
-		cmocka_unit_test(bad),
-		cmocka_unit_test(lengths),
+	    cmocka_unit_test(good),
+	    cmocka_unit_test(bad),
+	    cmocka_unit_test(lengths),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

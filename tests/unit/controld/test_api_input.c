@@ -1,17 +1,26 @@
 /* SPDX-License-Identifier: MIT */
 /* Bodies of requests: each row is a body and the fields that must be named as wrong. */
-#include "controld/api/input.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+/* cmocka wants the four above first. */
 #include <cmocka.h>
+#include "controld/api/input.h"
 #include <string.h>
 
 #define AGENT "\"agentId\":\"6f1c1f60-3b4e-4a55-9d4e-0b6a5a3f7c11\""
 #define NOW 1700000000000
 
-enum kind { AGENT_POST, AGENT_PATCH, GATEWAY_POST, GATEWAY_PATCH, TOKEN_POST, TUNNEL_POST, TUNNEL_PATCH };
+enum kind {
+	AGENT_POST,
+	AGENT_PATCH,
+	GATEWAY_POST,
+	GATEWAY_PATCH,
+	TOKEN_POST,
+	TUNNEL_POST,
+	TUNNEL_PATCH
+};
 struct row {
 	enum kind kind;
 	const char *body;
@@ -19,51 +28,61 @@ struct row {
 };
 
 static const struct row rows[] = {
-	{AGENT_POST, "{\"name\":\"a\"}", ""},
-	{AGENT_POST, "{}", "name"},
-	{AGENT_POST, "{\"name\":\"\"}", "name"},
-	{AGENT_POST, "{\"name\":\"a b\"}", "name"},
-	{AGENT_POST, "{\"name\":5}", "name"},
-	{AGENT_POST, "{\"name\":null}", "name"},
-	{AGENT_POST, "{\"name\":\"a\",\"id\":1,\"x\":2}", "id x"},
-	{AGENT_PATCH, "{}", ""},
-	{AGENT_PATCH, "{\"name\":\"a.b\"}", "name"},
-	{GATEWAY_POST, "{\"name\":\"g\"}", ""},
-	{GATEWAY_POST, "{\"name\":\"g\",\"publicIp\":\"192.0.2.1\",\"region\":\"eu\"}", ""},
-	{GATEWAY_POST, "{\"name\":\"g\",\"publicIp\":[\"192.0.2.1\",\"::1\",\"a.example\"]}", ""},
-	{GATEWAY_POST, "{\"publicIp\":[\"x y\",1],\"region\":\"\"}", "name publicIp[0] publicIp[1] region"},
-	{GATEWAY_POST, "{\"name\":\"g\",\"publicIp\":[1,2,3,4,5,6,7,8,9]}", "publicIp"},
-	{GATEWAY_POST, "{\"name\":\"g\",\"publicIp\":{}}", "publicIp"},
-	{GATEWAY_POST, "{\"name\":\"g\",\"publicIp\":\"*.a.example\"}", "publicIp"},
-	{GATEWAY_POST, "{\"name\":\"g\",\"publicIp\":\"A.example\"}", "publicIp"},
-	{GATEWAY_PATCH, "{\"publicIp\":null,\"region\":null}", ""},
-	{TOKEN_POST, "{\"name\":\"t\"}", ""},
-	{TOKEN_POST, "{\"name\":\"t\",\"expiresAt\":null}", ""},
-	{TOKEN_POST, "{\"name\":\"t\",\"expiresAt\":\"2099-01-01T00:00:00Z\"}", ""},
-	{TOKEN_POST, "{\"name\":\"t\",\"expiresAt\":\"2001-01-01T00:00:00Z\"}", "expiresAt"},
-	{TOKEN_POST, "{\"name\":\"t\",\"expiresAt\":\"tomorrow\"}", "expiresAt"},
-	{TOKEN_POST, "{\"name\":\"t\",\"role\":\"admin\"}", "role"},
-	{TUNNEL_POST, "{\"domain\":\"a.b\"," AGENT ",\"target\":\"x:1\"}", ""},
-	{TUNNEL_POST, "{\"domain\":\"a.b\"," AGENT ",\"target\":\"unix:/run/x\",\"enabled\":false,"
-		      "\"description\":\"d\",\"protocol\":\"http\",\"path\":null}", ""},
-	{TUNNEL_POST, "{}", "domain agentId target"},
-	{TUNNEL_POST, "{\"domain\":\"a\",\"agentId\":\"x\",\"target\":\"y\",\"enabled\":\"yes\"}",
-	 "domain agentId target enabled"},
-	{TUNNEL_POST, "{\"domain\":\"a.b\"," AGENT ",\"target\":\":80\"}", "target"},
-	{TUNNEL_POST, "{\"domain\":\"a.b\"," AGENT ",\"target\":\"x:1\",\"protocol\":\"tcp\",\"path\":\"/\","
-		      "\"port\":1}", "protocol path port"},
-	{TUNNEL_POST, "{\"match\":{\"domain\":\"a.b\",\"protocol\":\"http\"},\"targets\":[{" AGENT
-		      ",\"target\":\"x:1\",\"weight\":1,\"priority\":0,\"enabled\":true,\"draining\":false}]}", ""},
-	{TUNNEL_POST, "{\"match\":{\"domain\":\"a\",\"path\":\"/\",\"port\":1,\"protocol\":\"udp\",\"x\":1},"
-		      "\"targets\":[{" AGENT ",\"target\":\"x\",\"weight\":2,\"protocol\":\"h2c\",\"y\":1}]}",
-	 "match.x match.path match.port match.protocol targets[0].y targets[0].protocol targets[0].weight "
-	 "match.domain targets[0].target"},
-	{TUNNEL_POST, "{\"domain\":\"a.b\",\"targets\":[{},{}]}", "targets agentId target"},
-	{TUNNEL_POST, "{\"domain\":\"a.b\"," AGENT ",\"target\":\"x:1\",\"match\":{\"domain\":\"a.b\"}}", "match"},
-	{TUNNEL_PATCH, "{}", ""},
-	{TUNNEL_PATCH, "{\"enabled\":true,\"description\":null}", ""},
-	{TUNNEL_PATCH, "{\"domain\":null}", "domain"},
-	{TUNNEL_PATCH, "{\"target\":\"127.0.0.1\"}", "target"},
+    {AGENT_POST, "{\"name\":\"a\"}", ""},
+    {AGENT_POST, "{}", "name"},
+    {AGENT_POST, "{\"name\":\"\"}", "name"},
+    {AGENT_POST, "{\"name\":\"a b\"}", "name"},
+    {AGENT_POST, "{\"name\":5}", "name"},
+    {AGENT_POST, "{\"name\":null}", "name"},
+    {AGENT_POST, "{\"name\":\"a\",\"id\":1,\"x\":2}", "id x"},
+    {AGENT_PATCH, "{}", ""},
+    {AGENT_PATCH, "{\"name\":\"a.b\"}", "name"},
+    {GATEWAY_POST, "{\"name\":\"g\"}", ""},
+    {GATEWAY_POST, "{\"name\":\"g\",\"publicIp\":\"192.0.2.1\",\"region\":\"eu\"}", ""},
+    {GATEWAY_POST, "{\"name\":\"g\",\"publicIp\":[\"192.0.2.1\",\"::1\",\"a.example\"]}", ""},
+    {GATEWAY_POST, "{\"publicIp\":[\"x y\",1],\"region\":\"\"}",
+     "name publicIp[0] publicIp[1] region"},
+    {GATEWAY_POST, "{\"name\":\"g\",\"publicIp\":[1,2,3,4,5,6,7,8,9]}", "publicIp"},
+    {GATEWAY_POST, "{\"name\":\"g\",\"publicIp\":{}}", "publicIp"},
+    {GATEWAY_POST, "{\"name\":\"g\",\"publicIp\":\"*.a.example\"}", "publicIp"},
+    {GATEWAY_POST, "{\"name\":\"g\",\"publicIp\":\"A.example\"}", "publicIp"},
+    {GATEWAY_PATCH, "{\"publicIp\":null,\"region\":null}", ""},
+    {TOKEN_POST, "{\"name\":\"t\"}", ""},
+    {TOKEN_POST, "{\"name\":\"t\",\"expiresAt\":null}", ""},
+    {TOKEN_POST, "{\"name\":\"t\",\"expiresAt\":\"2099-01-01T00:00:00Z\"}", ""},
+    {TOKEN_POST, "{\"name\":\"t\",\"expiresAt\":\"2001-01-01T00:00:00Z\"}", "expiresAt"},
+    {TOKEN_POST, "{\"name\":\"t\",\"expiresAt\":\"tomorrow\"}", "expiresAt"},
+    {TOKEN_POST, "{\"name\":\"t\",\"role\":\"admin\"}", "role"},
+    {TUNNEL_POST, "{\"domain\":\"a.b\"," AGENT ",\"target\":\"x:1\"}", ""},
+    {TUNNEL_POST,
+     "{\"domain\":\"a.b\"," AGENT ",\"target\":\"unix:/run/x\",\"enabled\":false,"
+     "\"description\":\"d\",\"protocol\":\"http\",\"path\":null}",
+     ""},
+    {TUNNEL_POST, "{}", "domain agentId target"},
+    {TUNNEL_POST, "{\"domain\":\"a\",\"agentId\":\"x\",\"target\":\"y\",\"enabled\":\"yes\"}",
+     "domain agentId target enabled"},
+    {TUNNEL_POST, "{\"domain\":\"a.b\"," AGENT ",\"target\":\":80\"}", "target"},
+    {TUNNEL_POST,
+     "{\"domain\":\"a.b\"," AGENT ",\"target\":\"x:1\",\"protocol\":\"tcp\",\"path\":\"/\","
+     "\"port\":1}",
+     "protocol path port"},
+    {TUNNEL_POST,
+     "{\"match\":{\"domain\":\"a.b\",\"protocol\":\"http\"},\"targets\":[{" AGENT
+     ",\"target\":\"x:1\",\"weight\":1,\"priority\":0,\"enabled\":true,\"draining\":false}]}",
+     ""},
+    {TUNNEL_POST,
+     "{\"match\":{\"domain\":\"a\",\"path\":\"/\",\"port\":1,\"protocol\":\"udp\",\"x\":1},"
+     "\"targets\":[{" AGENT ",\"target\":\"x\",\"weight\":2,\"protocol\":\"h2c\",\"y\":1}]}",
+     "match.x match.path match.port match.protocol targets[0].y targets[0].protocol "
+     "targets[0].weight "
+     "match.domain targets[0].target"},
+    {TUNNEL_POST, "{\"domain\":\"a.b\",\"targets\":[{},{}]}", "targets agentId target"},
+    {TUNNEL_POST,
+     "{\"domain\":\"a.b\"," AGENT ",\"target\":\"x:1\",\"match\":{\"domain\":\"a.b\"}}", "match"},
+    {TUNNEL_PATCH, "{}", ""},
+    {TUNNEL_PATCH, "{\"enabled\":true,\"description\":null}", ""},
+    {TUNNEL_PATCH, "{\"domain\":null}", "domain"},
+    {TUNNEL_PATCH, "{\"target\":\"127.0.0.1\"}", "target"},
 };
 
 static int take(const struct row *r, const json_t *body, struct details *d)
@@ -104,7 +123,8 @@ static void bodies(void **state)
 			assert_true(json_string_length(json_object_get(one, "message")) > 0);
 		}
 		if (strcmp(fields, rows[i].fields) != 0)
-			fail_msg("%s: wrong are \"%s\", not \"%s\"", rows[i].body, fields, rows[i].fields);
+			fail_msg("%s: wrong are \"%s\", not \"%s\"", rows[i].body, fields,
+				 rows[i].fields);
 		assert_int_equal(rc, fields[0] ? KM_EINVAL : 0);
 		json_decref(d.list);
 		json_decref(body);
@@ -133,9 +153,15 @@ static void json(void **state)
 {
 	static const struct {
 		const char *text, *says;
-	} bad[] = {{"", "line 1"},	      {"{", "line 1, column"}, {"[]", "object"},
-		   {"{}x", "line 1"},	      {"{\n\"a\":}", "line 2"}, {"{\"a\":1,\"a\":2}", "duplicate"},
-		   {"{\"a\":\"\\u0000\"}", "NUL"}, {"{\"a\":\"\xff\"}", "line 1"}, {"null", "line 1"}};
+	} bad[] = {{"", "line 1"},
+		   {"{", "line 1, column"},
+		   {"[]", "object"},
+		   {"{}x", "line 1"},
+		   {"{\n\"a\":}", "line 2"},
+		   {"{\"a\":1,\"a\":2}", "duplicate"},
+		   {"{\"a\":\"\\u0000\"}", "NUL"},
+		   {"{\"a\":\"\xff\"}", "line 1"},
+		   {"null", "line 1"}};
 	struct km_errtext err;
 	(void)state;
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
@@ -171,7 +197,8 @@ static void pages(void **state)
 	assert_null(d.list);
 	assert_int_equal(p.n, 1000);
 	assert_string_equal(p.cursor, "x");
-	static const char *const bad[] = {"0", "1001", "", " 5", "-1", "5x", "99999999999999999999"};
+	static const char *const bad[] = {
+	    "0", "1001", "", " 5", "-1", "5x", "99999999999999999999"};
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
 		input_page_param(&p, "limit", bad[i], &d);
 	input_page_param(&p, "colour", "red", &d);
@@ -183,9 +210,9 @@ static void pages(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(bodies),	cmocka_unit_test(tunnel_values),
-		cmocka_unit_test(json),		cmocka_unit_test(many_mistakes_are_bounded),
-		cmocka_unit_test(pages),
+	    cmocka_unit_test(bodies), cmocka_unit_test(tunnel_values),
+	    cmocka_unit_test(json),   cmocka_unit_test(many_mistakes_are_bounded),
+	    cmocka_unit_test(pages),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

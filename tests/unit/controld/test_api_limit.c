@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-#include "controld/api/limit.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+/* cmocka wants the four above first. */
 #include <cmocka.h>
+#include "controld/api/limit.h"
 #include <stdio.h>
 
 static void burst_then_one_each(void **state)
@@ -53,8 +54,8 @@ static void table_is_bounded(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(burst_then_one_each),
-		cmocka_unit_test(table_is_bounded),
+	    cmocka_unit_test(burst_then_one_each),
+	    cmocka_unit_test(table_is_bounded),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

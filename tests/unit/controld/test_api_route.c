@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-#include "controld/api/route.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+/* cmocka wants the four above first. */
 #include <cmocka.h>
+#include "controld/api/route.h"
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
@@ -29,10 +30,21 @@ static void finds(void **state)
 
 static void refuses(void **state)
 {
-	static const char *const nowhere[] = {
-		"", "/", "api/agents", "/api", "/api/", "/api/agents/", "/api/agents//", "/api/agentsx",
-		"/api/agent", "/api/agents/x", "/api/agents/" ID "/", "/api/agents/" ID "/approve-keys",
-		"/api/agents/6F1C1F60-3B4E-4A55-9D4E-0B6A5A3F7C11", "//api/agents", "/api/agents/:id"};
+	static const char *const nowhere[] = {"",
+					      "/",
+					      "api/agents",
+					      "/api",
+					      "/api/",
+					      "/api/agents/",
+					      "/api/agents//",
+					      "/api/agentsx",
+					      "/api/agent",
+					      "/api/agents/x",
+					      "/api/agents/" ID "/",
+					      "/api/agents/" ID "/approve-keys",
+					      "/api/agents/6F1C1F60-3B4E-4A55-9D4E-0B6A5A3F7C11",
+					      "//api/agents",
+					      "/api/agents/:id"};
 	char id[KM_UUID_STRLEN], allow[ROUTE_ALLOW_LEN];
 	(void)state;
 	for (size_t i = 0; i < KM_ARRAY_LEN(nowhere); i++) {
@@ -80,9 +92,9 @@ static void document(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(finds),
-		cmocka_unit_test(refuses),
-		cmocka_unit_test(document),
+	    cmocka_unit_test(finds),
+	    cmocka_unit_test(refuses),
+	    cmocka_unit_test(document),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
