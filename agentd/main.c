@@ -9,8 +9,8 @@
 
 #define HEADER_TIMEOUT_MS 5000
 #define DRAIN_LOOK_MS 50
-#define FDS_PER_CONNECTION 3 /* both sockets, and half a pipe */
-#define FDS_ELSE 256
+#define FDS_PER_CONNECTION 2
+#define FDS_ELSE 2048 /* pipes, of which there are only so many, and the rest */
 
 /* ---- the end ---- */
 
