@@ -116,8 +116,8 @@ void km_item_map_free(enum kind kind, struct item **map)
 {
 	struct item *item, *next;
 
-	HASH_ITER(hh, *map, item, next)
-	km_item_remove(kind, map, item);
+	HASH_ITER (hh, *map, item, next)
+		km_item_remove(kind, map, item);
 }
 
 /* Takes over what `old` holds, which then is empty. Whether they differ. */
@@ -136,8 +136,7 @@ size_t km_item_merge(enum kind kind, struct item **to, struct item **from)
 	struct item *item, *next, *old;
 	size_t differ = 0;
 
-	HASH_ITER(hh, *to, item, next)
-	{
+	HASH_ITER (hh, *to, item, next) {
 		old = km_item_find(*from, item->id);
 		if (!old) {
 			differ++;
@@ -146,8 +145,7 @@ size_t km_item_merge(enum kind kind, struct item **to, struct item **from)
 		differ += inherit(kind, item, old);
 		km_item_remove(kind, from, old);
 	}
-	HASH_ITER(hh, *from, old, next)
-	{
+	HASH_ITER (hh, *from, old, next) {
 		item = km_item_add(to, old->id, NULL);
 		if (item) /* without memory the hook is never asked again */
 			inherit(kind, item, old);

@@ -93,8 +93,7 @@ static void give_all(struct km_replica *r, enum kind kind, struct refusals *f)
 {
 	struct item *item, *next;
 
-	HASH_ITER(hh, r->maps[kind], item, next)
-	{
+	HASH_ITER (hh, r->maps[kind], item, next) {
 		if (item->now)
 			give(r, kind, item, f);
 	}
@@ -117,8 +116,7 @@ static void go_before(struct km_replica *r, struct item *const fresh[N_KINDS], s
 	struct item *item, *next;
 
 	for (enum kind k = 0; k < N_KINDS; k++) {
-		HASH_ITER(hh, r->maps[k], item, next)
-		{
+		HASH_ITER (hh, r->maps[k], item, next) {
 			if (km_item_find(fresh[k], item->id))
 				continue;
 			*differ += km_item_want(k, item, NULL);
@@ -138,6 +136,76 @@ static int config_check(const struct km_msg_config *c, struct km_errtext *err)
 	return 0;
 }
 
+static bool thing_ok(enum kind kind, const json_t *v, struct km_errtext *why)
+{
+	union {
+		struct km_msg_tunnel tunnel;
+		struct km_msg_agent agent;
+		struct km_msg_gateway gateway;
+	} thing;
+	int e = km_msg_parse(km_item_kinds[kind].desc, &thing, v, why);
+
+	if (!e)
+		km_msg_clear(km_item_kinds[kind].desc, &thing);
+	return !e;
+}
+
+/* What we want of the thing so far, as JSON; NULL: nothing. */
+static json_t *thing_so_far(const struct km_replica *r, enum kind kind, const json_t *v)
+{
+	const char *id = json_string_value(json_object_get(v, "id"));
+	const struct item *item = id ? km_item_find(r->maps[kind], id) : NULL;
+
+	return item && item->now ? km_msg_format(km_item_kinds[kind].desc, item->now) : NULL;
+}
+
+/* A `config` in which each thing that is malformed has become what it was so far, or is left out:
+ * control may be newer than we are, and one thing that we do not understand shall not keep us from
+ * the others. NULL: no memory. */
+static json_t *salvage(const struct km_replica *r, const json_t *data, struct refusals *f)
+{
+	json_t *out = json_copy((json_t *)data);
+
+	json_object_del(out, "certificates"); /* not ours */
+	for (enum kind k = 0; k < N_KINDS; k++) {
+		const struct kind_info *info = &km_item_kinds[k];
+		json_t *list = json_object_get(data, info->json), *good, *v, *old;
+		struct km_errtext why;
+		size_t i;
+
+		if (!info->n_in_config || !json_is_array(list))
+			continue;
+		good = json_array();
+		json_array_foreach(list, i, v)
+		{
+			if (thing_ok(k, v, &why)) {
+				json_array_append(good, v);
+				continue;
+			}
+			refuse(f, KM_EINVAL, "%s[%zu].%s", info->json, i, why.text);
+			old = thing_so_far(r, k, v);
+			if (old)
+				json_array_append_new(good, old);
+		}
+		json_object_set_new(out, info->json, good);
+	}
+	return out;
+}
+
+static int parse_config(const struct km_replica *r, struct km_msg_config *c, const json_t *data,
+			struct refusals *f, struct km_errtext *err)
+{
+	int e = km_msg_parse(&km_msg_desc_config, c, data, err);
+	json_t *rest;
+
+	if (e != KM_EINVAL || !json_is_object(data))
+		return e;
+	rest = salvage(r, data, f);
+	e = rest ? km_msg_parse(&km_msg_desc_config, c, rest, err) : KM_ENOMEM;
+	json_decref(rest);
+	return e;
+}
+
 /* *differ: how much was new in it, the epoch and the revision included. */
 static int apply_config(struct km_replica *r, const json_t *data, size_t *differ,
 			struct refusals *f, struct km_errtext *err)
@@ -146,7 +214,7 @@ static int apply_config(struct km_replica *r, const json_t *data, size_t *differ
 	struct km_msg_config c;
 	int e;
 
-	e = km_msg_parse(&km_msg_desc_config, &c, data, err);
+	e = parse_config(r, &c, data, f, err);
 	if (e)
 		return e;
 	e = config_check(&c, err);
@@ -273,10 +341,37 @@ static void take_away(struct km_replica *r, enum kind kind, const char *id, stru
 	give(r, kind, item, f);
 }
 
+/* A change that is malformed counts as refused, so that those after it fit, as long as it says
+ * where it belongs. *err says what is wrong with it. */
+static int skip_change(struct km_replica *r, const struct verb *v, const json_t *data,
+		       size_t *differ, struct refusals *f, struct km_errtext *err)
+{
+	json_t *place = json_pack("{s:O*, s:O*, s:O*}", "epoch", json_object_get(data, "epoch"),
+				  "previous", json_object_get(data, "previous"), "revision",
+				  json_object_get(data, "revision"));
+	struct km_errtext why = *err;
+	struct km_msg_change c;
+	int e = KM_EINVAL;
+
+	if (!place || km_msg_parse(&km_msg_desc_change, &c, place, NULL))
+		goto out;
+	if (c.revision > c.previous)
+		e = change_fits(r, &c, err);
+	if (!e && c.revision > r->revision) {
+		refuse(f, KM_EINVAL, "%s: %s", v->type, why.text);
+		r->revision = c.revision;
+		*differ = 1;
+	}
+	km_msg_clear(&km_msg_desc_change, &c);
+out:
+	json_decref(place);
+	return e;
+}
+
 /* *clean: the change as it goes into the journal, the caller's reference; NULL: it was applied
- * already. */
+ * already, or refused as a whole, and then *differ is set: a new snapshot must tell of it. */
 static int apply_change(struct km_replica *r, const struct verb *v, const json_t *data,
-			json_t **clean, struct refusals *f, struct km_errtext *err)
+			json_t **clean, size_t *differ, struct refusals *f, struct km_errtext *err)
 {
 	struct km_msg_change c;
 	json_t *line = NULL;
@@ -287,10 +382,10 @@ static int apply_change(struct km_replica *r, const struct verb *v, const json_t
 	*clean = NULL;
 	e = km_msg_parse(&km_msg_desc_change, &c, data, err);
 	if (e)
-		return e;
+		return e == KM_EINVAL ? skip_change(r, v, data, differ, f, err) : e;
 	which = change_id(&c, v, err);
-	e = which ? change_fits(r, &c, err) : KM_EINVAL;
-	if (e || c.revision <= r->revision)
+	e = which ? change_fits(r, &c, err) : skip_change(r, v, data, differ, f, err);
+	if (e || !which || c.revision <= r->revision)
 		goto out;
 	snprintf(id, sizeof id, "%s", which);
 	line = km_msg_format(&km_msg_desc_change, &c);
@@ -392,24 +487,38 @@ static int persist(struct km_replica *r, const char *type, const json_t *change,
 
 /* ---- start ---- */
 
+/* Only another version of the program can have written what is not understood now. */
+static void warn_refused(const struct refusals *f)
+{
+	if (f->n)
+		km_warn("part of the configuration on disk is not understood",
+			km_ks("why", f->text));
+}
+
 static int load_snapshot(void *arg, const json_t *config, struct km_errtext *err)
 {
-	struct refusals none = {.n = 0};
+	struct refusals f = {.n = 0};
 	size_t differ;
+	int e = apply_config(arg, config, &differ, &f, err);
 
-	return apply_config(arg, config, &differ, &none, err);
+	if (!e)
+		warn_refused(&f);
+	return e;
 }
 
 static int load_change(void *arg, const char *type, const json_t *data, struct km_errtext *err)
 {
 	const struct verb *v = verb_find(type);
-	struct refusals none = {.n = 0};
+	struct refusals f = {.n = 0};
 	json_t *clean = NULL;
+	size_t differ;
 	int e;
 
 	if (!v)
 		return km_errtext_set(err, KM_EINVAL, "unknown change %s", type);
-	e = apply_change(arg, v, data, &clean, &none, err);
+	e = apply_change(arg, v, data, &clean, &differ, &f, err);
+	if (!e)
+		warn_refused(&f);
 	json_decref(clean);
 	return e;
 }
@@ -449,8 +558,7 @@ int km_replica_replay(struct km_replica *r, struct km_errtext *err)
 	struct item *item, *next;
 
 	for (enum kind k = N_KINDS; k-- > 0;) {
-		HASH_ITER(hh, r->maps[k], item, next)
-		{
+		HASH_ITER (hh, r->maps[k], item, next) {
 			if (!item->now) {
 				km_item_remove(k, &r->maps[k], item);
 				continue;
@@ -503,7 +611,7 @@ int km_replica_take(struct km_replica *r, const char *type, const json_t *data, 
 	if (!v && strcmp(type, "config"))
 		return KM_ENOTFOUND;
 	if (v)
-		e = apply_change(r, v, data, &clean, &f, err);
+		e = apply_change(r, v, data, &clean, &differ, &f, err);
 	else
 		e = apply_config(r, data, &differ, &f, err);
 	if (!e)

@@ -12,9 +12,9 @@ struct km_replica;
 /* was NULL: it is new; is NULL: it goes. Each returns 0, or an error with a sentence: the item then
  * counts as not applied (named in config_ack) but stays in the configuration; `was` stays what the
  * hook took last, and the next `config` or change of the item asks again. When an item goes that no
- * hook ever took, `was` is what was refused: hooks remove what they may not know. Things go in the order
- * tunnels, agents, gateways; they come and change in the order self, gateways, agents, tunnels. No
- * hook may call km_replica_take or km_replica_replay. */
+ * hook ever took, `was` is what was refused: hooks remove what they may not know. Things go in the
+ * order tunnels, agents, gateways; they come and change in the order self, gateways, agents,
+ * tunnels. No hook may call km_replica_take or km_replica_replay. */
 struct km_replica_hooks {
 	int (*agent_self)(void *arg, const struct km_msg_agent_self *was,
 			  const struct km_msg_agent_self *is, struct km_errtext *err);
@@ -44,12 +44,13 @@ int64_t km_replica_revision(const struct km_replica *r);
 
 /* Takes a `config` or one of the nine `*_create|update|delete` messages: applies it, syncs it to
  * disk, and gives the `config_ack` to send (*ack, the caller's reference; NULL with an error).
- * Returns 0 also when single items failed (ack.success is false then). KM_EGAP: a revision is
- * missing or the epoch is another (nothing applied, ask anew by reconnecting with revision 0 if the
- * epoch differs); a change that is already applied gives 0 and an ack. KM_EINVAL: malformed, err
- * says where. KM_EFULL: more things than a `config` may have; KM_ENOMEM. KM_EIO: applied but not on
- * disk (disk full …): no ack, tried again with the next message. KM_ENOTFOUND: not a message of the
- * replica's. */
+ * Returns 0 also when single items failed (ack.success is false then): a hook refused it, or it is
+ * malformed (control may be newer than we are), and then what it was so far stays. KM_EGAP: a
+ * revision is missing or the epoch is another (nothing applied, ask anew by reconnecting with
+ * revision 0 if the epoch differs); a change that is already applied gives 0 and an ack. KM_EINVAL:
+ * malformed, err says where. KM_EFULL: more things than a `config` may have; KM_ENOMEM. KM_EIO:
+ * applied but not on disk (disk full …): no ack, tried again with the next message. KM_ENOTFOUND:
+ * not a message of the replica's. */
 int km_replica_take(struct km_replica *r, const char *type, const json_t *data, json_t **ack,
 		    struct km_errtext *err) __attribute__((warn_unused_result));
 

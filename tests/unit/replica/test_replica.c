@@ -466,25 +466,10 @@ static void malformed(void **state)
 	     "names neither agent and gateway, it must name one of them"},
 	    {"config", "{\"epoch\": \"e\", \"revision\": -1}",
 	     "revision: -1 is not in 0 to 9223372036854775807"},
-	    {"tunnel_create", "{\"epoch\": \"epoch-1\", \"revision\": 2, \"previous\": 1}",
-	     "tunnel: missing"},
-	    {"tunnel_delete", "{\"epoch\": \"epoch-1\", \"revision\": 2, \"previous\": 1}",
-	     "id: missing"},
 	    {"tunnel_delete",
 	     "{\"epoch\": \"epoch-1\", \"revision\": 2, \"previous\": 2, \"id\": "
 	     "\"00000000-0000-4000-8000-000000000001\"}",
 	     "revision: 2 does not follow the previous 2"},
-	    {"tunnel_create",
-	     "{\"epoch\": \"epoch-1\", \"revision\": 2, \"previous\": 1, \"agent\": {\"id\": "
-	     "\"00000000-0000-4000-8000-000000000001\", \"name\": \"n\", \"virtualIp\": "
-	     "\"10.1.0.100\", \"subnet\": \"10.1.0.0/24\"}}",
-	     "names another thing than the tunnel of its type"},
-	    {"agent_create",
-	     "{\"epoch\": \"epoch-1\", \"revision\": 2, \"previous\": 1, \"id\": "
-	     "\"00000000-0000-4000-8000-000000000002\", \"agent\": {\"id\": "
-	     "\"00000000-0000-4000-8000-000000000001\", \"name\": \"n\", \"virtualIp\": "
-	     "\"10.1.0.100\", \"subnet\": \"10.1.0.0/24\"}}",
-	     "id: another than that of the agent"},
 	};
 	struct plane *p = *state;
 
@@ -631,6 +616,92 @@ static void replay(void **state)
 	plane_clear(p);
 	assert_int_equal(km_replica_replay(p->r, &p->err), 0);
 	saw(p, "s999+ g1+ t2+ .");
+}
+
+/* Each says where it belongs and what is wrong with it: counted, refused, and those after it fit.
+ */
+static void malformed_changes_are_skipped(void **state)
+{
+	static const struct {
+		const char *type, *json, *why;
+	} t[] = {
+	    {"tunnel_create", "{\"epoch\": \"epoch-1\", \"revision\": 2, \"previous\": 1}",
+	     "tunnel: missing"},
+	    {"tunnel_delete", "{\"epoch\": \"epoch-1\", \"revision\": 2, \"previous\": 1}",
+	     "id: missing"},
+	    {"tunnel_create",
+	     "{\"epoch\": \"epoch-1\", \"revision\": 2, \"previous\": 1, \"agent\": {\"id\": "
+	     "\"00000000-0000-4000-8000-000000000001\", \"name\": \"n\", \"virtualIp\": "
+	     "\"10.1.0.100\", \"subnet\": \"10.1.0.0/24\"}}",
+	     "names another thing than the tunnel of its type"},
+	    {"agent_create",
+	     "{\"epoch\": \"epoch-1\", \"revision\": 2, \"previous\": 1, \"id\": "
+	     "\"00000000-0000-4000-8000-000000000002\", \"agent\": {\"id\": "
+	     "\"00000000-0000-4000-8000-000000000001\", \"name\": \"n\", \"virtualIp\": "
+	     "\"10.1.0.100\", \"subnet\": \"10.1.0.0/24\"}}",
+	     "id: another than that of the agent"},
+	    {"tunnel_update",
+	     "{\"epoch\": \"epoch-1\", \"revision\": 2, \"previous\": 1, \"tunnel\": {\"id\": "
+	     "\"00000000-0000-4000-8000-000000000003\", \"domain\": \"d\", \"protocol\": "
+	     "\"quic\"}}",
+	     "tunnel.protocol: not one of http|tcp|udp|tls"},
+	};
+	struct plane *p = *state;
+
+	for (size_t i = 0; i < KM_ARRAY_LEN(t); i++) {
+		json_t *v = json_loads(t[i].json, 0, NULL);
+		char why[256];
+
+		take_ok(p, "config",
+			config(E1, 1, "me", NULL, NULL, array(tunnel(3, "h:1"), NULL)));
+		p->log[0] = 0;
+		assert_non_null(v);
+		snprintf(why, sizeof why, "%s: %s", t[i].type, t[i].why);
+		refused(p, t[i].type, v, why);
+		saw(p, "");
+		assert_int_equal(km_replica_revision(p->r), 2);
+		plane_reopen(p);
+		assert_int_equal(km_replica_revision(p->r), 2);
+		assert_string_equal(p->tunnel[3], "h:1");
+		take_ok(p, "tunnel_update", tunnel_change(2, 3, 3, "h:2"));
+		assert_string_equal(p->tunnel[3], "h:2");
+	}
+	assert_int_equal(
+	    take(p, "tunnel_update",
+		 json_pack("{s:s, s:i, s:i}", "epoch", E1, "revision", 9, "previous", 8), NULL),
+	    KM_EGAP);
+}
+
+static void malformed_things_stay_as_they_were(void **state)
+{
+	struct plane *p = *state;
+	json_t *bad = tunnel(1, "h:9"), *fresh = tunnel(2, "h:9");
+
+	take_ok(p, "config",
+		config(E1, 1, "me", array(gateway(5, "g"), NULL), NULL,
+		       array(tunnel(1, "h:1"), tunnel(3, "h:3"))));
+	p->log[0] = 0;
+	json_object_set_new(bad, "protocol", json_string("quic"));
+	json_object_del(fresh, "domain");
+	refused(p, "config",
+		config(E1, 2, "me", array(gateway(5, "g"), json_integer(7)), NULL,
+		       array(array(bad, fresh), NULL)),
+		"tunnels[0].data: not an object; gateways[1].data: not an object");
+	saw(p, "t1- t3- .");
+	take_ok(p, "config",
+		config(E1, 3, "me", NULL, NULL, array(tunnel(1, "h:1"), tunnel(3, "h:3"))));
+	p->log[0] = 0;
+	bad = tunnel(1, "h:9");
+	fresh = tunnel(2, "h:9");
+	json_object_set_new(bad, "protocol", json_string("quic"));
+	json_object_del(fresh, "domain");
+	refused(p, "config", config(E1, 4, "me", NULL, NULL, array(bad, fresh)),
+		"tunnels[0].protocol: not one of http|tcp|udp|tls; tunnels[1].domain: missing");
+	saw(p, "t3- .");
+	assert_string_equal(p->tunnel[1], "h:1");
+	plane_reopen(p);
+	assert_int_equal(km_replica_revision(p->r), 4);
+	assert_string_equal(p->tunnel[1], "h:1");
 }
 
 /* ---- disk ---- */
@@ -1001,6 +1072,8 @@ int main(void)
 	    T(what_was_refused_goes_too),
 	    T(back_before_it_went),
 	    T(replay),
+	    T(malformed_changes_are_skipped),
+	    T(malformed_things_stay_as_they_were),
 	    T(torn_journal),
 	    T(damaged_journal),
 	    T(broken_snapshot),
