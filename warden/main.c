@@ -199,7 +199,7 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	w = km_xcalloc(1, sizeof(*w));
-	w->listen_fd = -1;
+	w->listen_fd = w->lock_fd = -1;
 	w->alone_since_ms = km_now_ms();
 	w->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	signal_fd = block_signals();

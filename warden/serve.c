@@ -3,14 +3,19 @@
 #include "libkm/base/util.h"
 #include "warden/warden.h"
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 #include <utlist.h>
+
+#define LOCK_MS 3000
 
 struct warden_conn {
 	int fd;
@@ -49,7 +54,8 @@ static bool served(const struct sockaddr_un *sun)
 
 	if (fd < 0)
 		return true;
-	yes = !connect(fd, (const struct sockaddr *)sun, sizeof(*sun)) || errno != ECONNREFUSED;
+	yes = !connect(fd, (const struct sockaddr *)sun, sizeof(*sun)) ||
+	      (errno != ECONNREFUSED && errno != ENOENT);
 	close(fd);
 	return yes;
 }
@@ -61,6 +67,29 @@ static int bind_private(int fd, const struct sockaddr_un *sun)
 
 	umask(old);
 	return rc;
+}
+
+/* One warden at a time may make and remove the socket, or two that start at once would each take
+ * the other's for one left behind. The lock ends with the process, however that ends; one that is
+ * ending needs a moment. */
+static int lock_folder(struct warden *w, const struct sockaddr_un *sun, struct km_errtext *err)
+{
+	int64_t until = km_now_ms() + LOCK_MS;
+
+	w->lock_fd = open(w->settings.runtime_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (w->lock_fd < 0)
+		return km_errtext_set(err, KM_EIO, "%s: %s", w->settings.runtime_dir,
+				      strerror(errno));
+	while (flock(w->lock_fd, LOCK_EX | LOCK_NB)) {
+		if (errno != EWOULDBLOCK && errno != EINTR)
+			return km_errtext_set(err, KM_EIO, "%s cannot be locked: %s",
+					      w->settings.runtime_dir, strerror(errno));
+		if (served(sun) || km_now_ms() >= until)
+			return km_errtext_set(err, KM_EEXIST, "another warden serves %s",
+					      w->socket_path);
+		poll(NULL, 0, 20);
+	}
+	return 0;
 }
 
 int warden_listen(struct warden *w, struct km_errtext *err)
@@ -75,6 +104,9 @@ int warden_listen(struct warden *w, struct km_errtext *err)
 	snprintf(w->socket_path, sizeof(w->socket_path), "%.1000s/%s", w->settings.runtime_dir,
 		 KM_WIRE_SOCKET);
 	snprintf(sun.sun_path, sizeof(sun.sun_path), "%.107s", w->socket_path);
+	rc = lock_folder(w, &sun, err);
+	if (rc)
+		return rc;
 	w->listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (w->listen_fd < 0)
 		return km_errtext_set(err, KM_EIO, "no socket: %s", strerror(errno));
@@ -168,6 +200,9 @@ void warden_serve_close(struct warden *w)
 {
 	struct warden_conn *c, *tmp;
 
+	if (w->lock_fd >= 0)
+		close(w->lock_fd); /* before daemons hear of our end */
+	w->lock_fd = -1;
 	DL_FOREACH_SAFE (w->conns, c, tmp)
 		conn_drop(w, c);
 }

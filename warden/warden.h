@@ -28,7 +28,7 @@ struct warden {
 	size_t n_routes;
 
 	/* serve.c */
-	int epoll_fd, listen_fd;
+	int epoll_fd, listen_fd, lock_fd;
 	char socket_path[KM_WIRE_PATH_MAX];
 	dev_t socket_dev;
 	ino_t socket_ino;
@@ -67,7 +67,8 @@ void warden_accept(struct warden *w);
 void warden_serve(struct warden *w, struct warden_conn *c);
 /* Whether settings ask for the network that this warden keeps. */
 bool warden_same_settings(const struct km_wire_open *a, const struct km_wire_open *b);
-/* Removes the socket file (if it is still ours); then closes every connection. */
+/* Removes the socket file (if it is still ours); then lets go of the lock and closes every
+ * connection. */
 void warden_unlisten(struct warden *w);
 void warden_serve_close(struct warden *w);
 

@@ -799,6 +799,55 @@ static void test_threads(void **state)
 	}
 }
 
+/* As a killed warden leaves it. */
+static void stale_socket(const struct side *s)
+{
+	struct sockaddr_un sun = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+	assert_int_equal(km_mkdirs(s->runtime, 0700), 0);
+	snprintf(sun.sun_path, sizeof(sun.sun_path), "%s/%s", s->runtime, KM_WIRE_SOCKET);
+	assert_int_equal(bind(fd, (struct sockaddr *)&sun, sizeof(sun)), 0);
+	close(fd);
+}
+
+static void *open_one(void *arg)
+{
+	struct km_privnet *p = NULL;
+
+	return km_privnet_open(&p, arg, NULL, NULL) ? NULL : p;
+}
+
+/* However many start at once where a killed warden has left its socket, one warden serves. */
+static void test_started_twice(void **state)
+{
+	enum { N = 3 };
+	struct world *w = *state;
+	struct km_privnet_opts o = opts_of(w, &w->a);
+	struct km_privnet *p[N];
+	pthread_t t[N];
+	void *got;
+
+	o.listen_port = 0; /* or that alone would part them */
+	for (int round = 0; round < 8; round++) {
+		int opened = 0;
+		stale_socket(&w->a);
+		for (int i = 0; i < N; i++)
+			assert_int_equal(pthread_create(&t[i], NULL, open_one, &o), 0);
+		for (int i = 0; i < N; i++) {
+			pthread_join(t[i], &got);
+			if (got)
+				p[opened++] = got;
+		}
+		assert_true(opened > 0);
+		km_privnet_close(p[0], true);
+		for (int i = 1; i < opened; i++) {
+			assert_true(readable(km_privnet_fd(p[i]), WAIT_MS));
+			km_privnet_close(p[i], false);
+		}
+	}
+}
+
 static int raw_connect(const struct side *s)
 {
 	struct sockaddr_un sun = {.sun_family = AF_UNIX};
@@ -997,13 +1046,8 @@ static void test_unprivileged(void **state)
 static void test_stale_socket(void **state)
 {
 	struct world *w = *state;
-	struct sockaddr_un sun = {.sun_family = AF_UNIX};
-	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 
-	assert_int_equal(km_mkdirs(w->a.runtime, 0700), 0);
-	snprintf(sun.sun_path, sizeof(sun.sun_path), "%s/%s", w->a.runtime, KM_WIRE_SOCKET);
-	assert_int_equal(bind(fd, (struct sockaddr *)&sun, sizeof(sun)), 0);
-	close(fd);
+	stale_socket(&w->a);
 	open_side(w, &w->a, false);
 	km_privnet_close(w->a.p, false);
 	open_side(w, &w->a, true);
@@ -1092,6 +1136,7 @@ int main(void)
 	    TEST(test_other_settings),
 	    TEST(test_sockets),
 	    TEST(test_threads),
+	    TEST(test_started_twice),
 	    TEST(test_garbage),
 	    TEST(test_bad_values),
 	    TEST(test_other_user),
@@ -1106,5 +1151,6 @@ int main(void)
 		fprintf(stderr, "skipped: needs root and /dev/net/tun\n");
 		return 0;
 	}
+	cmocka_set_test_filter(getenv("KM_TEST")); /* a pattern of names */
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
