@@ -86,10 +86,10 @@ static int on_settled(void *arg, struct km_errtext *err)
 }
 
 static const struct km_replica_hooks hooks = {
-	.agent_self = on_self,
-	.gateway = on_gateway,
-	.tunnel = on_tunnel,
-	.settled = on_settled,
+    .agent_self = on_self,
+    .gateway = on_gateway,
+    .tunnel = on_tunnel,
+    .settled = on_settled,
 };
 
 /* ---- the link, in the order in which things happen ---- */
@@ -103,11 +103,11 @@ static void send_auth(struct agent *a)
 	struct km_errtext err = {0};
 	char *api_key = NULL;
 	struct km_msg_auth m = {
-		.version = (char *)KM_VERSION,
-		.hostname = host,
-		.epoch = fresh ? NULL : (char *)epoch,
-		.has_revision = true,
-		.revision = fresh ? 0 : km_replica_revision(a->replica),
+	    .version = (char *)KM_VERSION,
+	    .hostname = host,
+	    .epoch = fresh ? NULL : (char *)epoch,
+	    .has_revision = true,
+	    .revision = fresh ? 0 : km_replica_revision(a->replica),
 	};
 
 	if (km_secret_read(a->settings.api_key_file, API_KEY_MAX, &api_key, &err)) {
@@ -246,10 +246,10 @@ static int link_start(struct agent *a, struct km_errtext *err)
 	static const struct timeval every = {HEARTBEAT_S, 0};
 	const struct settings *s = &a->settings;
 	struct km_link_client_opts opts = {
-		.urls = (const char *const *)s->control.items,
-		.n_urls = s->control.n,
-		.type = "agent",
-		.pin = s->control_pin,
+	    .urls = (const char *const *)s->control.items,
+	    .n_urls = s->control.n,
+	    .type = "agent",
+	    .pin = s->control_pin,
 	};
 
 	a->heartbeat_timer = event_new(a->base, -1, EV_PERSIST, on_heartbeat, a);

@@ -88,13 +88,13 @@ static int start_forward(struct agent *a)
 {
 	const struct settings *s = &a->settings;
 	struct forward_opts opts = {
-		.allow = a->allow,
-		.resolver = a->resolver,
-		.workers = (unsigned)s->workers,
-		.max_connections = connections_that_fit(s->max_connections),
-		.header_timeout_ms = HEADER_TIMEOUT_MS,
-		.connect_timeout_ms = s->connect_timeout,
-		.idle_timeout_ms = s->idle_timeout,
+	    .allow = a->allow,
+	    .resolver = a->resolver,
+	    .workers = (unsigned)s->workers,
+	    .max_connections = connections_that_fit(s->max_connections),
+	    .header_timeout_ms = HEADER_TIMEOUT_MS,
+	    .connect_timeout_ms = s->connect_timeout,
+	    .idle_timeout_ms = s->idle_timeout,
 	};
 
 	return forward_start(&a->forward, a->base, &opts, on_report, a);

@@ -86,13 +86,13 @@ static int net_open(struct agent *a, struct km_errtext *err)
 {
 	const struct settings *s = &a->settings;
 	struct km_privnet_opts opts = {
-		.warden = s->warden,
-		.runtime_dir = s->runtime_dir,
-		.state_dir = s->state_dir,
-		.wireguard = (enum km_wg_mode)s->wireguard,
-		.host_network = s->network == 1,
-		.listen_port = (uint16_t)s->wireguard_port,
-		.linger_ms = s->warden_linger,
+	    .warden = s->warden,
+	    .runtime_dir = s->runtime_dir,
+	    .state_dir = s->state_dir,
+	    .wireguard = (enum km_wg_mode)s->wireguard,
+	    .host_network = s->network == 1,
+	    .listen_port = (uint16_t)s->wireguard_port,
+	    .linger_ms = s->warden_linger,
 	};
 	bool reused = false;
 	int rc = km_privnet_open(&a->net, &opts, &reused, err);

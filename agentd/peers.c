@@ -317,8 +317,8 @@ static size_t routes(const struct peers *ps, struct km_prefix *out, size_t max)
 
 	for (struct peer *p = ps->by_id; p; p = p->hh.next) {
 		for (size_t i = 0; i < p->n_vips && n < max; i++)
-			out[n++] = (struct km_prefix){p->vips[i],
-						      p->vips[i].family == AF_INET ? 32 : 128};
+			out[n++] =
+			    (struct km_prefix){p->vips[i], p->vips[i].family == AF_INET ? 32 : 128};
 	}
 	return n;
 }
@@ -401,8 +401,9 @@ static int read_vips(struct peer *p, const struct km_msg_gateway *g, struct km_e
 		struct km_addr *a = &p->vips[p->n_vips];
 
 		if (km_addr_parse(a, g->virtual_ips[i]))
-			return km_errtext_set(err, KM_EINVAL, "gateway %s: virtual IP %s is malformed",
-					      p->name, g->virtual_ips[i]);
+			return km_errtext_set(err, KM_EINVAL,
+					      "gateway %s: virtual IP %s is malformed", p->name,
+					      g->virtual_ips[i]);
 		p->wg.allowed[p->wg.n_allowed++] =
 		    (struct km_prefix){*a, a->family == AF_INET ? 32 : 128};
 		p->n_vips++;
@@ -447,7 +448,8 @@ static int read_key(struct peer *p, const struct km_msg_gateway *g, struct km_er
 		return 0;
 	}
 	if (km_wg_key_parse(key, g->wireguard_public_key))
-		return km_errtext_set(err, KM_EINVAL, "gateway %s: malformed WireGuard key", p->name);
+		return km_errtext_set(err, KM_EINVAL, "gateway %s: malformed WireGuard key",
+				      p->name);
 	if (p->has_key && memcmp(key, p->wg.key, sizeof(key)) != 0 && p->ps->net) {
 		rc = km_privnet_peer_remove(p->ps->net, p->wg.key, err);
 		if (rc)
@@ -507,8 +509,7 @@ void peers_free(struct peers *ps)
 
 	if (!ps)
 		return;
-	HASH_ITER(hh, ps->by_id, p, tmp)
-	{
+	HASH_ITER (hh, ps->by_id, p, tmp) {
 		peer_free(p);
 	}
 	pinger_free(ps->pinger);

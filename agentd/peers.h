@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* The gateways as WireGuard peers: endpoints (names resolved off the loop), allowed IPs, routes, and
- * a probe of the path to each, which starts the handshake anew when it is dead. They are kept here,
- * so that a private network that had to be made anew gets them again. Main loop only. */
+/* The gateways as WireGuard peers: endpoints (names resolved off the loop), allowed IPs, routes,
+ * and a probe of the path to each, which starts the handshake anew when it is dead. They are kept
+ * here, so that a private network that had to be made anew gets them again. Main loop only. */
 #ifndef AGENTD_PEERS_H
 #define AGENTD_PEERS_H
 

@@ -6,7 +6,7 @@
 #include "libkm/base/conf.h"
 
 struct settings {
-	int log_level;	/* index into error, warn, info, debug; see settings_log_level */
+	int log_level;  /* index into error, warn, info, debug; see settings_log_level */
 	int log_format; /* enum km_log_format */
 	struct km_strlist control;
 	char *control_pin, *api_key_file;

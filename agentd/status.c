@@ -2,8 +2,8 @@
 #include "agentd/agent.h"
 #include "libkm/base/log.h"
 
-#define GATHER_MS 200	 /* changes of so long travel together */
-#define PEERS_MS 10000	 /* between looks at the peers */
+#define GATHER_MS 200    /* changes of so long travel together */
+#define PEERS_MS 10000   /* between looks at the peers */
 #define TUNNELS_ONCE 100 /* per message, which then stays below 64 KiB */
 
 static bool send_status(struct agent *a, const struct km_msg_status *m)

@@ -15,7 +15,7 @@
 #define BUDGET (1 << 20)  /* bytes per direction and turn */
 #define DRAIN_IDLE_MS 500 /* so long silent after an answer: waits for the next request */
 
-#define UNKNOWN_MS 500	  /* a gateway may hear of a tunnel sooner than we do */
+#define UNKNOWN_MS 500 /* a gateway may hear of a tunnel sooner than we do */
 
 enum conn_state { CONN_HEADER, CONN_UNKNOWN, CONN_DIALING, CONN_OPEN };
 
@@ -29,8 +29,8 @@ struct conn {
 	uint8_t tunnel_id[16], target_id[16]; /* as the header names them */
 	struct tunnel *tunnel;
 	struct dial *dial;
-	bool local;	   /* LOCAL: a gateway's pooled connection */
-	bool answered;	   /* the last bytes came from the target */
+	bool local;        /* LOCAL: a gateway's pooled connection */
+	bool answered;     /* the last bytes came from the target */
 	int64_t active_ms; /* when bytes last moved */
 	int gw, target;
 	struct event gw_event, target_event, timer;
@@ -139,13 +139,14 @@ static void dial(struct conn *c)
 	}
 	c->state = CONN_DIALING;
 	event_del(&c->timer);
-	c->dial = dial_start(&c->w->env, &c->tunnel->target, f->opts.connect_timeout_ms, on_dialled,
-			     c);
+	c->dial =
+	    dial_start(&c->w->env, &c->tunnel->target, f->opts.connect_timeout_ms, on_dialled, c);
 	if (!c->dial)
 		conn_reset(c);
 }
 
-/* An unknown tunnel is waited for a little while: conn_sweep looks again when there are new ones. */
+/* An unknown tunnel is waited for a little while: conn_sweep looks again when there are new ones.
+ */
 static void look_up(struct conn *c)
 {
 	c->tunnel = tunnel_table_find(&c->w->f->tunnels, c->tunnel_id, c->target_id);
@@ -397,8 +398,7 @@ void conn_sweep(struct worker *w)
 {
 	struct conn *c, *tmp;
 
-	DL_FOREACH_SAFE(w->conns, c, tmp)
-	{
+	DL_FOREACH_SAFE (w->conns, c, tmp) {
 		if (c->state == CONN_UNKNOWN)
 			look_up(c);
 		else if (c->tunnel && !tunnel_table_serves(&w->f->tunnels, c->tunnel->id))
@@ -411,8 +411,7 @@ void conn_drain(struct worker *w, int64_t now_ms)
 {
 	struct conn *c, *tmp;
 
-	DL_FOREACH_SAFE(w->conns, c, tmp)
-	{
+	DL_FOREACH_SAFE (w->conns, c, tmp) {
 		bool waits = c->state == CONN_OPEN && c->local && c->answered;
 
 		if (c->state == CONN_HEADER || c->state == CONN_UNKNOWN)

@@ -22,7 +22,7 @@ struct dial {
 	struct resolver_query *query;
 	int fd;
 	struct event connected; /* while fd >= 0 */
-	struct event timer;	/* the next step, or the end of an attempt */
+	struct event timer;     /* the next step, or the end of an attempt */
 	size_t n, i;
 	struct km_addr addrs[RESOLVER_ADDRS_MAX];
 	int err;

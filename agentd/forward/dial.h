@@ -9,9 +9,9 @@
 
 struct dial;
 
-/* err is 0: fd is a connected, non-blocking socket that now belongs to the callee. Else fd is -1 and
- * why a sentence (borrowed): KM_EPERM (not in the list), KM_ENOTFOUND (the name has no address),
- * KM_ETIMEOUT, KM_EIO (refused, unreachable …), KM_EFULL, KM_ENOMEM. */
+/* err is 0: fd is a connected, non-blocking socket that now belongs to the callee. Else fd is -1
+ * and why a sentence (borrowed): KM_EPERM (not in the list), KM_ENOTFOUND (the name has no
+ * address), KM_ETIMEOUT, KM_EIO (refused, unreachable …), KM_EFULL, KM_ENOMEM. */
 typedef void dial_done(void *arg, int fd, int err, const char *why);
 
 struct dial_env {

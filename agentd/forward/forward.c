@@ -19,8 +19,7 @@ static void make_metrics(struct forward *f)
 				    "Connections from gateways now.");
 	f->fallbacks = km_metric(KM_METRIC_COUNTER, "kakuremichi_agent_copies_total", "",
 				 "Steps that copied bytes because no useful pipe was to be had.");
-	f->refused_peer =
-	    km_metric(KM_METRIC_COUNTER, REFUSED, "reason=\"address\"", REFUSED_HELP);
+	f->refused_peer = km_metric(KM_METRIC_COUNTER, REFUSED, "reason=\"address\"", REFUSED_HELP);
 	f->refused_header =
 	    km_metric(KM_METRIC_COUNTER, REFUSED, "reason=\"header\"", REFUSED_HELP);
 	f->refused_tunnel =

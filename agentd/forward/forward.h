@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* The data path of an agent: connections from gateways, accepted inside the private network by a few
- * worker threads, each introduced by a PROXY v2 header that names tunnel and target, joined with a
- * connection to the target. All functions here are for the main loop's thread. */
+/* The data path of an agent: connections from gateways, accepted inside the private network by a
+ * few worker threads, each introduced by a PROXY v2 header that names tunnel and target, joined
+ * with a connection to the target. All functions here are for the main loop's thread. */
 #ifndef AGENTD_FORWARD_FORWARD_H
 #define AGENTD_FORWARD_FORWARD_H
 
@@ -13,7 +13,7 @@ struct forward;
 struct forward_opts {
 	const struct allow *allow; /* borrowed */
 	struct resolver *resolver; /* borrowed */
-	unsigned workers;	   /* 0: one per processor */
+	unsigned workers;          /* 0: one per processor */
 	unsigned max_connections;  /* at once; further ones wait in the listener's backlog */
 	int64_t header_timeout_ms, connect_timeout_ms, idle_timeout_ms;
 };

@@ -119,8 +119,8 @@ static enum pump_verdict fill(struct pump *p)
 
 static enum pump_verdict drain(struct pump *p, uint64_t *moved)
 {
-	ssize_t n = splice(p->pipe.rd, NULL, p->to, NULL, p->held,
-			   SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+	ssize_t n =
+	    splice(p->pipe.rd, NULL, p->to, NULL, p->held, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
 
 	if (n <= 0)
 		return n == 0 ? PUMP_BROKEN : trouble(PUMP_WAIT_WRITE);

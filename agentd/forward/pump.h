@@ -12,7 +12,7 @@
 
 #define PUMP_PIPE_SIZE (128 << 10) /* wanted */
 #define PUMP_PIPE_LEAST (16 << 10) /* smaller ones cost more than copying */
-#define PUMP_POOL_KEEP 32	   /* idle pipes that a pool keeps */
+#define PUMP_POOL_KEEP 32          /* idle pipes that a pool keeps */
 #define PUMP_COPY (64 << 10)
 
 struct pump_pipe {
@@ -25,7 +25,7 @@ struct pump_pool {
 	struct pump_pipe idle[PUMP_POOL_KEEP];
 	size_t n_idle;
 	size_t n_out, max_out; /* borrowed now, at most */
-	size_t want;	       /* bytes per pipe */
+	size_t want;           /* bytes per pipe */
 	int64_t retry_ms;      /* no new pipes before: the last one was refused or small */
 	uint64_t fallbacks;    /* how often bytes were copied for want of a pipe */
 	uint8_t *scratch;      /* PUMP_COPY bytes */
@@ -39,17 +39,17 @@ void pump_pool_free(struct pump_pool *pool);
 struct pump {
 	int from, to;
 	struct pump_pipe pipe; /* borrowed while pipe.size > 0 */
-	size_t held;	       /* bytes in it */
-	bool eof, shut;	       /* `from` has ended; and `to` was told */
-	bool no_splice;	       /* these sockets cannot */
+	size_t held;           /* bytes in it */
+	bool eof, shut;        /* `from` has ended; and `to` was told */
+	bool no_splice;        /* these sockets cannot */
 };
 
 enum pump_verdict {
-	PUMP_WAIT_READ,	 /* until `from` is readable */
+	PUMP_WAIT_READ,  /* until `from` is readable */
 	PUMP_WAIT_WRITE, /* until `to` is writable */
-	PUMP_MORE,	 /* the budget is used up: call again soon */
-	PUMP_DONE,	 /* the end was passed on; nothing more will come */
-	PUMP_BROKEN,	 /* one side was reset, or failed otherwise */
+	PUMP_MORE,       /* the budget is used up: call again soon */
+	PUMP_DONE,       /* the end was passed on; nothing more will come */
+	PUMP_BROKEN,     /* one side was reset, or failed otherwise */
 };
 
 void pump_init(struct pump *p, int from, int to);

@@ -104,8 +104,7 @@ static void answered(struct name *n, const struct resolver_answer *a)
 	n->answer = *a;
 	n->state = NAME_KNOWN;
 	n->until_ms = km_now_ms() + (a->n ? RESOLVER_KEEP_MS : RESOLVER_KEEP_NO_MS);
-	DL_FOREACH_SAFE(n->queries, q, tmp)
-	{
+	DL_FOREACH_SAFE (n->queries, q, tmp) {
 		DL_DELETE(n->queries, q);
 		hand_out(q, a);
 	}
@@ -173,8 +172,7 @@ void resolver_free(struct resolver *r)
 	pthread_mutex_unlock(&r->lock);
 	for (size_t i = 0; i < r->n_threads; i++)
 		pthread_join(r->threads[i], NULL);
-	HASH_ITER(hh, r->names, n, tmp)
-	{
+	HASH_ITER (hh, r->names, n, tmp) {
 		name_free(r, n);
 	}
 	pthread_cond_destroy(&r->work);
@@ -234,7 +232,8 @@ void resolver_port_free(struct resolver_port *p)
 	if (!p)
 		return;
 	while (p->all)
-		resolver_cancel(p->all); /* NOLINT(clang-analyzer-unix.Malloc): it takes it off the list */
+		resolver_cancel(
+		    p->all); /* NOLINT(clang-analyzer-unix.Malloc): it takes it off the list */
 	if (p->event)
 		event_free(p->event);
 	if (p->fd >= 0)
@@ -246,8 +245,7 @@ static void forget_old(struct resolver *r, int64_t now)
 {
 	struct name *n, *tmp;
 
-	HASH_ITER(hh, r->names, n, tmp)
-	{
+	HASH_ITER (hh, r->names, n, tmp) {
 		if (n->state == NAME_KNOWN && now >= n->until_ms)
 			name_free(r, n);
 	}

@@ -8,9 +8,9 @@
 #include "libkm/base/addr.h"
 #include <event2/event.h>
 
-#define RESOLVER_ADDRS_MAX 8	 /* per name; further ones are dropped */
-#define RESOLVER_NAMES_MAX 1024	 /* known or asked for at once */
-#define RESOLVER_KEEP_MS 10000	 /* an answer */
+#define RESOLVER_ADDRS_MAX 8     /* per name; further ones are dropped */
+#define RESOLVER_NAMES_MAX 1024  /* known or asked for at once */
+#define RESOLVER_KEEP_MS 10000   /* an answer */
 #define RESOLVER_KEEP_NO_MS 2000 /* a failure */
 
 struct resolver;
@@ -18,7 +18,7 @@ struct resolver_port;
 struct resolver_query;
 
 struct resolver_answer {
-	size_t n;	 /* 0: there is none, or it could not be found out */
+	size_t n;        /* 0: there is none, or it could not be found out */
 	const char *why; /* then: getaddrinfo's words; static storage */
 	struct km_addr addrs[RESOLVER_ADDRS_MAX];
 };
@@ -29,13 +29,14 @@ int resolver_start(struct resolver **out) __attribute__((warn_unused_result));
  * have been freed. Accepts NULL. */
 void resolver_free(struct resolver *r);
 
-/* A port for the loop of this thread; NULL: no memory or descriptor. Freeing cancels its queries. */
+/* A port for the loop of this thread; NULL: no memory or descriptor. Freeing cancels its queries.
+ */
 struct resolver_port *resolver_port_new(struct resolver *r, struct event_base *base);
 void resolver_port_free(struct resolver_port *p);
 
-/* Asks for a name; done is called later on the port's loop, never from within, unless cancelled; the
- * query is then gone. fresh: an answer that is kept does not count. NULL with KM_EFULL (too many
- * names) or KM_ENOMEM in *err. */
+/* Asks for a name; done is called later on the port's loop, never from within, unless cancelled;
+ * the query is then gone. fresh: an answer that is kept does not count. NULL with KM_EFULL (too
+ * many names) or KM_ENOMEM in *err. */
 struct resolver_query *resolver_ask(struct resolver_port *p, const char *host, bool fresh,
 				    void (*done)(void *arg, const struct resolver_answer *a),
 				    void *arg, int *err);

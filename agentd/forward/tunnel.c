@@ -83,8 +83,7 @@ void tunnel_table_free(struct tunnel_table *tt)
 {
 	struct tunnel *t, *tmp;
 
-	HASH_ITER(hh, tt->by_id, t, tmp)
-	{
+	HASH_ITER (hh, tt->by_id, t, tmp) {
 		HASH_DEL(tt->by_id, t);
 		tunnel_unref(t);
 	}

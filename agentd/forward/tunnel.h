@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The tunnels that lead to this agent, found by tunnel and target id. Entries are immutable but for
- * their counters and marks, and live as long as someone holds a reference; a changed tunnel is a new
- * entry. Written by the main loop, read by the workers. */
+ * their counters and marks, and live as long as someone holds a reference; a changed tunnel is a
+ * new entry. Written by the main loop, read by the workers. */
 #ifndef AGENTD_FORWARD_TUNNEL_H
 #define AGENTD_FORWARD_TUNNEL_H
 
@@ -21,8 +21,8 @@ struct tunnel {
 	char *domain, *target_text;
 	struct km_target target;
 	bool enabled, datagram; /* datagram: UDP, which has no connections to splice */
-	bool refused;		/* by allow_targets, whatever the name resolves to */
-	_Atomic int health;	/* what the last connection or probe saw: enum tunnel_health */
+	bool refused;           /* by allow_targets, whatever the name resolves to */
+	_Atomic int health;     /* what the last connection or probe saw: enum tunnel_health */
 	struct km_metric *connections, *errors, *bytes_in, *bytes_out;
 	_Atomic unsigned refs;
 	UT_hash_handle hh;

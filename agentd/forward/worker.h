@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* One worker thread of the forwarder, its loop and its connections; and what the workers share. Only
- * for the files of forward/. */
+/* One worker thread of the forwarder, its loop and its connections; and what the workers share.
+ * Only for the files of forward/. */
 #ifndef AGENTD_FORWARD_WORKER_H
 #define AGENTD_FORWARD_WORKER_H
 

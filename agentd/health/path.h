@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* Whether the path to a gateway works, judged by echo requests inside the private network. Sans-I/O:
- * the caller sends, brings replies and time, and does what the verdicts say. */
+/* Whether the path to a gateway works, judged by echo requests inside the private network.
+ * Sans-I/O: the caller sends, brings replies and time, and does what the verdicts say. */
 #ifndef AGENTD_HEALTH_PATH_H
 #define AGENTD_HEALTH_PATH_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
-#define PATH_REPLY_MS 1000	 /* a reply that takes longer is a miss */
-#define PATH_MISSES 2		 /* so many in a row, and the path is down */
-#define PATH_KICK_MS 5000	 /* between kicks, and up to PATH_KICK_JITTER_MS more */
+#define PATH_REPLY_MS 1000 /* a reply that takes longer is a miss */
+#define PATH_MISSES 2      /* so many in a row, and the path is down */
+#define PATH_KICK_MS 5000  /* between kicks, and up to PATH_KICK_JITTER_MS more */
 #define PATH_KICK_JITTER_MS 1000
 
 struct path {

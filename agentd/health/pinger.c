@@ -86,6 +86,7 @@ void pinger_send(struct pinger *p, const struct km_addr *to)
 	e.head.un.echo.sequence = htons(++p->sequence);
 	memcpy(e.nonce, p->nonce, NONCE_LEN);
 	/* No route, a full queue: the reply that does not come tells it. */
-	if (sendto(p->fd, &e, sizeof(e), MSG_DONTWAIT | MSG_NOSIGNAL, (struct sockaddr *)&ss, len) < 0)
+	if (sendto(p->fd, &e, sizeof(e), MSG_DONTWAIT | MSG_NOSIGNAL, (struct sockaddr *)&ss, len) <
+	    0)
 		return;
 }

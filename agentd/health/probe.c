@@ -67,8 +67,7 @@ void probes_free(struct probes *ps)
 
 	if (!ps)
 		return;
-	HASH_ITER(hh, ps->by_id, p, tmp)
-	{
+	HASH_ITER (hh, ps->by_id, p, tmp) {
 		probe_free(p);
 	}
 	free(ps);
@@ -249,11 +248,11 @@ size_t probes_status(struct probes *ps, struct km_msg_tunnel_status *out, size_t
 			continue;
 		p->told = true;
 		out[n++] = (struct km_msg_tunnel_status){
-			.id = p->tunnel->id_text,
-			.domain = p->tunnel->domain,
-			.target_id = p->tunnel->target_id_text,
-			.status = names[p->health],
-			.error = p->error[0] ? p->error : NULL,
+		    .id = p->tunnel->id_text,
+		    .domain = p->tunnel->domain,
+		    .target_id = p->tunnel->target_id_text,
+		    .status = names[p->health],
+		    .error = p->error[0] ? p->error : NULL,
 		};
 	}
 	return n;

@@ -46,9 +46,12 @@ static int listen_on_loopback(uint16_t *port)
 
 static void add_tunnel(struct world *w, const char *id, const char *target, bool enabled)
 {
-	struct km_msg_tunnel m = {.id = (char *)id, .domain = (char *)"hello.test",
-				  .target_id = (char *)TARGET, .target = (char *)target,
-				  .enabled = enabled, .has_enabled = true};
+	struct km_msg_tunnel m = {.id = (char *)id,
+				  .domain = (char *)"hello.test",
+				  .target_id = (char *)TARGET,
+				  .target = (char *)target,
+				  .enabled = enabled,
+				  .has_enabled = true};
 	struct km_errtext err = {0};
 	struct tunnel *t;
 
@@ -63,8 +66,10 @@ static struct world *world_new(unsigned max_connections)
 	static const char *const allowed[] = {"127.0.0.0/8:*", "[::1]:*"};
 	static const struct km_addr me = {AF_INET, {127, 0, 0, 1}};
 	struct world *w = calloc(1, sizeof(*w));
-	struct forward_opts opts = {.workers = 2, .max_connections = max_connections,
-				    .header_timeout_ms = 5000, .connect_timeout_ms = 2000,
+	struct forward_opts opts = {.workers = 2,
+				    .max_connections = max_connections,
+				    .header_timeout_ms = 5000,
+				    .connect_timeout_ms = 2000,
 				    .idle_timeout_ms = 3600000};
 	char target[32];
 	int fd;
@@ -118,7 +123,8 @@ static void bound_time(int fd)
 
 static int dial_forwarder(const struct world *w)
 {
-	struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+	struct sockaddr_in sa = {.sin_family = AF_INET,
+				 .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
 				 .sin_port = htons(w->port)};
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
@@ -534,7 +540,8 @@ static void drain_lets_the_busy_finish(void **state)
 	close(busy_t);
 }
 
-/* As an ordinary user, for whom the kernel bounds the pages in pipes; and with enough descriptors. */
+/* As an ordinary user, for whom the kernel bounds the pages in pipes; and with enough descriptors.
+ */
 static void become_ordinary(void)
 {
 	struct rlimit files;
@@ -556,22 +563,20 @@ static void become_ordinary(void)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(both_ways, setup, teardown),
-		cmocka_unit_test_setup_teardown(half_close_both_ways, setup, teardown),
-		cmocka_unit_test_setup_teardown(resets_are_passed_on, setup, teardown),
-		cmocka_unit_test_setup_teardown(reset_behind_a_stall, setup, teardown),
-		cmocka_unit_test_setup_teardown(not_introduced, setup, teardown),
-		cmocka_unit_test_setup_teardown(not_forwarded, setup, teardown),
-		cmocka_unit_test_setup_teardown(strangers_address, setup, teardown),
-		cmocka_unit_test_setup_teardown(connection_before_its_tunnel, setup, teardown),
-		cmocka_unit_test_setup_teardown(deleted_tunnel_ends_its_connections, setup,
-						teardown),
-		cmocka_unit_test_setup_teardown(changed_tunnel_keeps_its_connections, setup,
-						teardown),
-		cmocka_unit_test_setup_teardown(slow_reader_holds_back_the_sender, setup, teardown),
-		cmocka_unit_test_setup_teardown(many_at_once, setup, teardown),
-		cmocka_unit_test(full_house_waits),
-		cmocka_unit_test_setup_teardown(drain_lets_the_busy_finish, setup, teardown),
+	    cmocka_unit_test_setup_teardown(both_ways, setup, teardown),
+	    cmocka_unit_test_setup_teardown(half_close_both_ways, setup, teardown),
+	    cmocka_unit_test_setup_teardown(resets_are_passed_on, setup, teardown),
+	    cmocka_unit_test_setup_teardown(reset_behind_a_stall, setup, teardown),
+	    cmocka_unit_test_setup_teardown(not_introduced, setup, teardown),
+	    cmocka_unit_test_setup_teardown(not_forwarded, setup, teardown),
+	    cmocka_unit_test_setup_teardown(strangers_address, setup, teardown),
+	    cmocka_unit_test_setup_teardown(connection_before_its_tunnel, setup, teardown),
+	    cmocka_unit_test_setup_teardown(deleted_tunnel_ends_its_connections, setup, teardown),
+	    cmocka_unit_test_setup_teardown(changed_tunnel_keeps_its_connections, setup, teardown),
+	    cmocka_unit_test_setup_teardown(slow_reader_holds_back_the_sender, setup, teardown),
+	    cmocka_unit_test_setup_teardown(many_at_once, setup, teardown),
+	    cmocka_unit_test(full_house_waits),
+	    cmocka_unit_test_setup_teardown(drain_lets_the_busy_finish, setup, teardown),
 	};
 
 	become_ordinary();

@@ -47,9 +47,9 @@ static void follow(const struct step *steps, size_t n)
 static void path_that_works(void **state)
 {
 	static const struct step steps[] = {
-		{0, false, PATH_SEND, false, 1000},	{20, true, PATH_NOTHING, true, 3000},
-		{2999, false, PATH_NOTHING, false, 3000}, {3000, false, PATH_SEND, false, 4000},
-		{3020, true, PATH_NOTHING, false, 6000},
+	    {0, false, PATH_SEND, false, 1000},       {20, true, PATH_NOTHING, true, 3000},
+	    {2999, false, PATH_NOTHING, false, 3000}, {3000, false, PATH_SEND, false, 4000},
+	    {3020, true, PATH_NOTHING, false, 6000},
 	};
 
 	(void)state;
@@ -59,21 +59,21 @@ static void path_that_works(void **state)
 static void path_that_dies_and_comes_back(void **state)
 {
 	static const struct step steps[] = {
-		{0, false, PATH_SEND, false, 1000},
-		{20, true, PATH_NOTHING, true, 3000},
-		{3000, false, PATH_SEND, false, 4000},
-		{4000, false, PATH_SEND, false, 5000}, /* one miss */
-		{5000, false, PATH_KICK, true, 6000},  /* two: down, five seconds at most */
-		{6000, false, PATH_SEND, false, 7000},
-		{7000, false, PATH_SEND, false, 8000},
-		{8000, false, PATH_SEND, false, 9000},
-		{9000, false, PATH_SEND, false, 10000},
-		{10000, false, PATH_SEND, false, 11000},
-		{11000, false, PATH_KICK, false, 12000}, /* 5 s and the jitter later */
-		{11300, true, PATH_NOTHING, true, 14000},
-		{14000, false, PATH_SEND, false, 15000},
-		{15000, false, PATH_SEND, false, 16000},
-		{16000, false, PATH_KICK, true, 17000}, /* a new outage is answered at once */
+	    {0, false, PATH_SEND, false, 1000},
+	    {20, true, PATH_NOTHING, true, 3000},
+	    {3000, false, PATH_SEND, false, 4000},
+	    {4000, false, PATH_SEND, false, 5000}, /* one miss */
+	    {5000, false, PATH_KICK, true, 6000},  /* two: down, five seconds at most */
+	    {6000, false, PATH_SEND, false, 7000},
+	    {7000, false, PATH_SEND, false, 8000},
+	    {8000, false, PATH_SEND, false, 9000},
+	    {9000, false, PATH_SEND, false, 10000},
+	    {10000, false, PATH_SEND, false, 11000},
+	    {11000, false, PATH_KICK, false, 12000}, /* 5 s and the jitter later */
+	    {11300, true, PATH_NOTHING, true, 14000},
+	    {14000, false, PATH_SEND, false, 15000},
+	    {15000, false, PATH_SEND, false, 16000},
+	    {16000, false, PATH_KICK, true, 17000}, /* a new outage is answered at once */
 	};
 
 	(void)state;
@@ -83,10 +83,10 @@ static void path_that_dies_and_comes_back(void **state)
 static void path_that_never_worked(void **state)
 {
 	static const struct step steps[] = {
-		{0, false, PATH_SEND, false, 1000},
-		{1000, false, PATH_SEND, false, 2000},
-		{2000, false, PATH_KICK, true, 3000},
-		{3000, false, PATH_SEND, false, 4000},
+	    {0, false, PATH_SEND, false, 1000},
+	    {1000, false, PATH_SEND, false, 2000},
+	    {2000, false, PATH_KICK, true, 3000},
+	    {3000, false, PATH_SEND, false, 4000},
 	};
 
 	(void)state;
@@ -96,9 +96,9 @@ static void path_that_never_worked(void **state)
 static void one_lost_reply_is_nothing(void **state)
 {
 	static const struct step steps[] = {
-		{0, false, PATH_SEND, false, 1000},   {20, true, PATH_NOTHING, true, 3000},
-		{3000, false, PATH_SEND, false, 4000}, {4000, false, PATH_SEND, false, 5000},
-		{4020, true, PATH_NOTHING, false, 7000},
+	    {0, false, PATH_SEND, false, 1000},      {20, true, PATH_NOTHING, true, 3000},
+	    {3000, false, PATH_SEND, false, 4000},   {4000, false, PATH_SEND, false, 5000},
+	    {4020, true, PATH_NOTHING, false, 7000},
 	};
 
 	(void)state;
@@ -171,9 +171,12 @@ static int teardown(void **state)
 
 static struct tunnel *make_tunnel(struct world *w, const char *target, bool enabled)
 {
-	struct km_msg_tunnel m = {.id = (char *)TUNNEL, .domain = (char *)"hello.test",
-				  .target_id = (char *)TARGET, .target = (char *)target,
-				  .enabled = enabled, .has_enabled = true};
+	struct km_msg_tunnel m = {.id = (char *)TUNNEL,
+				  .domain = (char *)"hello.test",
+				  .target_id = (char *)TARGET,
+				  .target = (char *)target,
+				  .enabled = enabled,
+				  .has_enabled = true};
 	struct km_errtext err = {0};
 	struct tunnel *t;
 
@@ -184,7 +187,8 @@ static struct tunnel *make_tunnel(struct world *w, const char *target, bool enab
 
 static int listener(uint16_t *port)
 {
-	struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+	struct sockaddr_in sa = {.sin_family = AF_INET,
+				 .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
 				 .sin_port = htons(*port)};
 	socklen_t len = sizeof(sa);
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
@@ -303,16 +307,16 @@ static void removed_while_it_is_dialled(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(path_that_works),
-		cmocka_unit_test(path_that_dies_and_comes_back),
-		cmocka_unit_test(path_that_never_worked),
-		cmocka_unit_test(one_lost_reply_is_nothing),
-		cmocka_unit_test(spared_kick_comes_with_the_next_miss),
-		cmocka_unit_test_setup_teardown(target_comes_up, setup, teardown),
-		cmocka_unit_test_setup_teardown(real_connections_count_at_once, setup, teardown),
-		cmocka_unit_test_setup_teardown(what_is_not_probed, setup, teardown),
-		cmocka_unit_test_setup_teardown(name_without_address, setup, teardown),
-		cmocka_unit_test_setup_teardown(removed_while_it_is_dialled, setup, teardown),
+	    cmocka_unit_test(path_that_works),
+	    cmocka_unit_test(path_that_dies_and_comes_back),
+	    cmocka_unit_test(path_that_never_worked),
+	    cmocka_unit_test(one_lost_reply_is_nothing),
+	    cmocka_unit_test(spared_kick_comes_with_the_next_miss),
+	    cmocka_unit_test_setup_teardown(target_comes_up, setup, teardown),
+	    cmocka_unit_test_setup_teardown(real_connections_count_at_once, setup, teardown),
+	    cmocka_unit_test_setup_teardown(what_is_not_probed, setup, teardown),
+	    cmocka_unit_test_setup_teardown(name_without_address, setup, teardown),
+	    cmocka_unit_test_setup_teardown(removed_while_it_is_dialled, setup, teardown),
 	};
 
 	signal(SIGPIPE, SIG_IGN);

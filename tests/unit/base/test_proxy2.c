@@ -12,8 +12,12 @@
 
 static struct km_proxy2 full(bool v6)
 {
-	struct km_proxy2 h = {.proxied = true, .has_addrs = true, .has_tunnel = true,
-			      .has_target = true, .src_port = 54321, .dst_port = 443};
+	struct km_proxy2 h = {.proxied = true,
+			      .has_addrs = true,
+			      .has_tunnel = true,
+			      .has_target = true,
+			      .src_port = 54321,
+			      .dst_port = 443};
 
 	assert_int_equal(km_addr_parse(&h.src, v6 ? "2001:db8::7" : "203.0.113.7"), 0);
 	assert_int_equal(km_addr_parse(&h.dst, v6 ? "2001:db8::1" : "198.51.100.1"), 0);
@@ -91,31 +95,48 @@ struct foreign {
 	size_t n;
 	int want;
 };
-#define F(what, bytes, want) {what, bytes, sizeof(bytes) - 1, want}
+#define F(what, bytes, want)                                                                       \
+	{                                                                                          \
+		what, bytes, sizeof(bytes) - 1, want                                               \
+	}
 #define ID "0123456789abcdef"
 
 static void foreign_headers(void **state)
 {
 	static const struct foreign cases[] = {
 	    F("haproxy's health check", SIG "\x20\x00\x00\x00", 0),
-	    F("LOCAL with addresses to skip", SIG "\x20\x11\x00\x0c" "123456789012", 0),
-	    F("UNIX addresses cut", SIG "\x21\x31\x00\x0c" "123456789012", KM_EPROTO),
+	    F("LOCAL with addresses to skip",
+	      SIG "\x20\x11\x00\x0c"
+		  "123456789012",
+	      0),
+	    F("UNIX addresses cut",
+	      SIG "\x21\x31\x00\x0c"
+		  "123456789012",
+	      KM_EPROTO),
 	    F("another TLV is skipped", SIG "\x20\x00\x00\x05\x04\x00\x02zz", 0),
 	    F("an empty TLV", SIG "\x20\x00\x00\x03\x04\x00\x00", 0),
 	    F("TLV past the end", SIG "\x20\x00\x00\x05\x04\x00\x03zz", KM_EPROTO),
 	    F("half a TLV head", SIG "\x20\x00\x00\x02\x04\x00", KM_EPROTO),
 	    F("short tunnel id", SIG "\x20\x00\x00\x05\xe0\x00\x02zz", KM_EPROTO),
 	    F("long tunnel id", SIG "\x20\x00\x00\x14\xe0\x00\x11" ID "z", KM_EPROTO),
-	    F("tunnel id twice", SIG "\x20\x00\x00\x26\xe0\x00\x10" ID "\xe0\x00\x10" ID, KM_EPROTO),
-	    F("target id twice", SIG "\x20\x00\x00\x26\xe1\x00\x10" ID "\xe1\x00\x10" ID, KM_EPROTO),
+	    F("tunnel id twice", SIG "\x20\x00\x00\x26\xe0\x00\x10" ID "\xe0\x00\x10" ID,
+	      KM_EPROTO),
+	    F("target id twice", SIG "\x20\x00\x00\x26\xe1\x00\x10" ID "\xe1\x00\x10" ID,
+	      KM_EPROTO),
 	    F("version 1", "PROXY TCP4 ", KM_EPROTO),
 	    F("HTTP", "GET / HTTP/1.1\r\n", KM_EPROTO),
 	    F("version 3", SIG "\x30\x00\x00\x00", KM_EPROTO),
 	    F("unknown command", SIG "\x22\x00\x00\x00", KM_EPROTO),
 	    F("unknown family", SIG "\x21\x41\x00\x00", KM_EPROTO),
 	    F("unknown transport", SIG "\x21\x13\x00\x00", KM_EPROTO),
-	    F("addresses cut", SIG "\x21\x11\x00\x0b" "12345678901", KM_EPROTO),
-	    F("v6 addresses cut", SIG "\x21\x21\x00\x0c" "123456789012", KM_EPROTO),
+	    F("addresses cut",
+	      SIG "\x21\x11\x00\x0b"
+		  "12345678901",
+	      KM_EPROTO),
+	    F("v6 addresses cut",
+	      SIG "\x21\x21\x00\x0c"
+		  "123456789012",
+	      KM_EPROTO),
 	    F("too long", SIG "\x20\x00\x01\xf1", KM_ETOOBIG),
 	    F("far too long", SIG "\x20\x00\xff\xff", KM_ETOOBIG),
 	    F("as long as may be, not all there", SIG "\x20\x00\x01\xf0", KM_ETRUNC),
