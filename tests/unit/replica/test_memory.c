@@ -26,6 +26,7 @@ static void *test_calloc(size_t n, size_t size)
 
 #define malloc test_malloc
 #define calloc test_calloc
+#include "libkm/replica/apply.c"
 #include "libkm/replica/item.c"
 #include "libkm/replica/replica.c"
 #undef malloc

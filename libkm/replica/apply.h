@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+/* How a message becomes what is wanted, and how the hooks hear of it; no disk. Only for files of
+ * this folder. */
+#ifndef KM_REPLICA_APPLY_H
+#define KM_REPLICA_APPLY_H
+
+#include "libkm/replica/disk.h"
+#include "libkm/replica/item.h"
+
+#define REPLICA_EPOCH_MAX 64 /* bytes, as in messages.def */
+
+struct km_replica {
+	struct km_replica_hooks hooks;
+	void *arg;
+	bool loading; /* from disk: the hooks get everything together at the end */
+	char epoch[REPLICA_EPOCH_MAX + 1];
+	int64_t revision;
+	struct item *maps[N_KINDS];
+	struct disk disk;
+};
+
+/* What the hooks refused during one message: for config_ack. */
+struct refusals {
+	char text[2049]; /* one more than `error` in messages.def may have */
+	size_t len, n;
+	int first; /* its error */
+};
+
+/* A `config`. *differ: how much was new in it, the epoch and the revision included. KM_EINVAL,
+ * KM_ENOMEM: nothing has changed. */
+int km_apply_config(struct km_replica *r, const json_t *data, size_t *differ, struct refusals *f,
+		    struct km_errtext *err) __attribute__((warn_unused_result));
+
+/* One of the nine changes. *clean: the change as it goes into the journal, the caller's reference;
+ * NULL: it was applied already, or refused as a whole, and then *differ is set: a new snapshot must
+ * tell of it. KM_ENOTFOUND (no such type), KM_EGAP, KM_EINVAL, KM_EFULL, KM_ENOMEM: nothing has
+ * changed. */
+int km_apply_change(struct km_replica *r, const char *type, const json_t *data, json_t **clean,
+		    size_t *differ, struct refusals *f, struct km_errtext *err)
+    __attribute__((warn_unused_result));
+
+/* Everything to the hooks, as new. */
+void km_apply_all(struct km_replica *r, struct refusals *f);
+
+#endif
