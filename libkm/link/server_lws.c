@@ -51,8 +51,7 @@ static void read_again(struct km_link_server *s)
 
 	if (!s->n_rx_stopped)
 		return;
-	DL_FOREACH(s->all, conn)
-	{
+	DL_FOREACH (s->all, conn) {
 		if (!conn->rx_stopped)
 			continue;
 		conn->rx_stopped = false;
@@ -276,9 +275,16 @@ static int on_receive(struct km_conn *conn, const void *in, size_t len)
 
 /* --- the upgrade --- */
 
-static int answer(struct lws *wsi, unsigned status, const char *text)
+/* lws_return_http_status would say HTTP/1.0 here, which not every client takes for HTTP. */
+static int answer(struct lws *wsi, unsigned status, const char *phrase, const char *text)
 {
-	lws_return_http_status(wsi, status, text);
+	char buf[LWS_PRE + 512];
+	int n = snprintf(buf + LWS_PRE, sizeof(buf) - LWS_PRE,
+			 "HTTP/1.1 %u %s\r\nContent-Type: text/plain\r\nContent-Length: %zu\r\n"
+			 "Connection: close\r\n\r\n%s\n",
+			 status, phrase, strlen(text) + 1, text);
+
+	lws_write(wsi, (unsigned char *)buf + LWS_PRE, (size_t)n, LWS_WRITE_HTTP);
 	return -1;
 }
 
@@ -288,8 +294,8 @@ static int on_plain_http(struct lws *wsi)
 
 	if (lws_hdr_copy(wsi, path, sizeof(path), WSI_TOKEN_GET_URI) > 0 &&
 	    strcmp(path, "/ws") == 0)
-		return answer(wsi, HTTP_STATUS_BAD_REQUEST, "A WebSocket is expected here.");
-	return answer(wsi, HTTP_STATUS_NOT_FOUND, "Not Found");
+		return answer(wsi, 400, "Bad Request", "A WebSocket is expected here.");
+	return answer(wsi, 404, "Not Found", "Not Found");
 }
 
 static int on_upgrade(struct km_conn *conn, struct lws *wsi)
@@ -302,10 +308,10 @@ static int on_upgrade(struct km_conn *conn, struct lws *wsi)
 		return -1;
 	if (lws_hdr_copy(wsi, path, sizeof(path), WSI_TOKEN_GET_URI) <= 0 ||
 	    strcmp(path, "/ws") != 0)
-		return answer(wsi, HTTP_STATUS_NOT_FOUND, "Not Found");
+		return answer(wsi, 404, "Not Found", "Not Found");
 	type = lws_get_urlarg_by_name(wsi, "type=", arg, sizeof(arg));
 	if (!type || (strcmp(type, "agent") != 0 && strcmp(type, "gateway") != 0))
-		return answer(wsi, HTTP_STATUS_BAD_REQUEST, "type must be agent or gateway.");
+		return answer(wsi, 400, "Bad Request", "type must be agent or gateway.");
 	snprintf(conn->type, sizeof(conn->type), "%s", type);
 	return 0;
 }
@@ -536,8 +542,8 @@ static void stop(struct km_link_server *s)
 	s->stopping = true;
 	s->stop_ms = km_now_ms() + STOP_MS + TICK_MS;
 	uv_poll_stop(&s->accept);
-	DL_FOREACH_SAFE(s->all, conn, tmp)
-	close_soon(conn, LWS_CLOSE_STATUS_GOINGAWAY, "control is stopping");
+	DL_FOREACH_SAFE (s->all, conn, tmp)
+		close_soon(conn, LWS_CLOSE_STATUS_GOINGAWAY, "control is stopping");
 	s->ticking = true;
 	uv_timer_start(&s->tick, on_tick, 0, TICK_MS / 10);
 }
@@ -712,8 +718,8 @@ static void tear_down(struct km_link_server *s)
 		no_more((uv_handle_t *)&s->rest);
 		no_more((uv_handle_t *)&s->accept);
 	}
-	DL_FOREACH_SAFE(s->all, conn, tmp)
-	kill_soon(conn);
+	DL_FOREACH_SAFE (s->all, conn, tmp)
+		kill_soon(conn);
 	run_until(s, all_gone);
 	if (!s->ctx)
 		return;

@@ -103,7 +103,7 @@ static inline int raw_http(struct raw *r, const char *head)
 			break;
 	}
 	int status = 0;
-	return sscanf(r->answer, "HTTP/1.%*d %d", &status) == 1 ? status : 0;
+	return sscanf(r->answer, "HTTP/1.1 %d", &status) == 1 ? status : 0;
 }
 
 static inline int raw_upgrade(struct raw *r, const char *path)
