@@ -87,6 +87,9 @@ static bool tls_step(struct conn *c)
 	int rc = SSL_do_handshake(c->io.ssl);
 	if (rc == 1) {
 		c->state = CONN_HEAD;
+		/* OpenSSL may have read the request together with the end of the handshake, and
+		 * then no edge will come for it. */
+		c->io.can_read = true;
 		return true;
 	}
 	switch (SSL_get_error(c->io.ssl, rc)) {
