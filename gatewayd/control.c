@@ -243,7 +243,7 @@ static void on_configuration(struct control *c, const char *type, const json_t *
 	}
 	c->from_zero = false;
 	if (json_is_true(json_object_get(ack, "success")))
-		km_info(strcmp(type, "config") ? "change applied" : "configuration applied",
+		km_info("configuration applied",
 			km_ks("type", type), km_ki("revision", km_replica_revision(c->replica)),
 			km_ki("tunnels", (int64_t)route_count(c->o.routes)));
 	else
