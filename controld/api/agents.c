@@ -18,7 +18,7 @@
 
 void agents_list(struct req *rq)
 {
-	req_list(rq, SQL_LIST(VIEW, "agents a", "a"), "SELECT count(*) FROM agents");
+	req_list(rq, SQL_LIST(VIEW, "agents", "a", ""), "SELECT count(*) FROM agents");
 }
 
 static void agent_read(struct req *rq, PGresult *const *res, size_t n)

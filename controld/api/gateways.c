@@ -37,7 +37,7 @@ static void ip_array(char *out, size_t room, const struct host_input *in)
 
 void gateways_list(struct req *rq)
 {
-	req_list(rq, SQL_LIST(VIEW, "gateways g", "g"), "SELECT count(*) FROM gateways");
+	req_list(rq, SQL_LIST(VIEW, "gateways", "g", ""), "SELECT count(*) FROM gateways");
 }
 
 static void gateway_read(struct req *rq, PGresult *const *res, size_t n)

@@ -3,6 +3,8 @@
 #ifndef CONTROLD_API_SQL_H
 #define CONTROLD_API_SQL_H
 
+/* clang-format off */
+
 /* What the hub wrote last counts for 60 s: a control that died cannot say "offline". */
 #define SQL_ONLINE(t)                                                                              \
 	"(" t ".status = 'online' AND " t ".last_seen_at > now() - interval '60 seconds')"
@@ -15,12 +17,15 @@
 	"'configError', " t ".ack_error, "
 #define SQL_TIMES(t)                                                                               \
 	"'createdAt', km_time(" t ".created_at), 'updatedAt', km_time(" t ".updated_at)"
-/* A page in the order of creation, for req_list. */
+/* A page in the order of creation, for req_list: the page is cut out of the table t before anything
+ * else is looked up for its rows. */
 #define SQL_USEC(t) "(extract(epoch FROM " t ".created_at) * 1000000)::bigint"
-#define SQL_LIST(view, from, t)                                                                    \
-	"SELECT " view ", " SQL_USEC(t) " || '_' || " t ".id FROM " from                           \
-					" WHERE $2::bigint IS NULL OR (" SQL_USEC(                 \
-					    t) ", " t ".id) > ($2::bigint, $3::uuid) "             \
-					       "ORDER BY " SQL_USEC(t) ", " t ".id LIMIT $1::int"
+#define SQL_LIST(view, table, t, joins)                                                            \
+	"SELECT " view ", " SQL_USEC(t) " || '_' || " t ".id FROM (SELECT * FROM " table " x "     \
+	"WHERE $2::bigint IS NULL OR (" SQL_USEC("x") ", x.id) > ($2::bigint, $3::uuid) "          \
+	"ORDER BY x.created_at, x.id LIMIT $1::int) " t " " joins                                  \
+	" ORDER BY " t ".created_at, " t ".id"
+
+/* clang-format on */
 
 #endif

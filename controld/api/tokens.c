@@ -12,7 +12,7 @@
 
 void tokens_list(struct req *rq)
 {
-	req_list(rq, SQL_LIST(VIEW, "tokens t", "t"), "SELECT count(*) FROM tokens");
+	req_list(rq, SQL_LIST(VIEW, "tokens", "t", ""), "SELECT count(*) FROM tokens");
 }
 
 static void token_created(struct req *rq, PGresult *const *res, size_t n)

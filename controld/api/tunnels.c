@@ -4,48 +4,40 @@
 #include "controld/api/sql.h"
 #include <stdlib.h>
 
+/* clang-format off */
+
 /* One number of the gateways' reports, added up. */
 #define TRAFFIC(key)                                                                               \
 	"(SELECT coalesce(sum((w.report->'tunnels'->(t.id::text)->>'" key "')::bigint), 0) "       \
 	"FROM gateways w)"
 #define REPORTED "(a.report->'tunnels'->(t.id::text))"
 /* What the agent's probes say; nothing is known of an agent that is away. */
-#define VIEW                                                                                            \
-	"json_build_object('id', t.id, 'domain', t.domain, 'agentId', g.agent_id, "                     \
-	"'target', g.address, 'targetId', g.id, 'enabled', t.enabled, "                                 \
-	"'description', t.description, 'protocol', t.protocol, "                                        \
-	"'match', json_build_object('domain', t.domain, 'path', t.path, 'port', t.port, "               \
-	"'protocol', t.protocol), "                                                                     \
-	"'targets', json_build_array(json_build_object('id', g.id, 'agentId', g.agent_id, "             \
-	"'target', g.address, 'protocol', g.protocol, 'weight', g.weight, "                             \
-	"'priority', g.priority, 'enabled', g.enabled, 'draining', g.draining)), "                      \
-	"'status', CASE WHEN " SQL_ONLINE(                                                              \
-	    "a") " THEN coalesce(" REPORTED "->>'status', 'unknown') "                                  \
-		 "ELSE 'unknown' END, 'statusError', CASE WHEN " SQL_ONLINE(                            \
-		     "a") " THEN " REPORTED "->>'error' END, "                                          \
-			  "'traffic', json_build_object('requests', " TRAFFIC(                          \
-			      "requests") ", "                                                          \
-					  "'bytesIn', " TRAFFIC("bytesIn") ", "                         \
-									   "'bytesOut', " TRAFFIC(      \
-									       "bytesOut") ", "         \
-											   "'erro"      \
-											   "rs',"       \
-											   " " TRAFFIC( \
-											       "e"      \
-											       "r"      \
-											       "r"      \
-											       "o"      \
-											       "r"      \
-											       "s") "), " SQL_TIMES("t") ")"
-#define FROM_ONE                                                                                   \
-	"tunnels t JOIN LATERAL (SELECT * FROM targets x WHERE x.tunnel_id = t.id "                \
+#define VIEW                                                                                       \
+	"json_build_object('id', t.id, 'domain', t.domain, 'agentId', g.agent_id, "                \
+	"'target', g.address, 'targetId', g.id, 'enabled', t.enabled, "                            \
+	"'description', t.description, 'protocol', t.protocol, "                                   \
+	"'match', json_build_object('domain', t.domain, 'path', t.path, 'port', t.port, "          \
+	"'protocol', t.protocol), "                                                                \
+	"'targets', json_build_array(json_build_object('id', g.id, 'agentId', g.agent_id, "        \
+	"'target', g.address, 'protocol', g.protocol, 'weight', g.weight, "                        \
+	"'priority', g.priority, 'enabled', g.enabled, 'draining', g.draining)), "                 \
+	"'status', CASE WHEN " SQL_ONLINE("a")                                                     \
+	" THEN coalesce(" REPORTED "->>'status', 'unknown') ELSE 'unknown' END, "                  \
+	"'statusError', CASE WHEN " SQL_ONLINE("a") " THEN " REPORTED "->>'error' END, "           \
+	"'traffic', json_build_object('requests', " TRAFFIC("requests") ", "                       \
+	"'bytesIn', " TRAFFIC("bytesIn") ", 'bytesOut', " TRAFFIC("bytesOut") ", "                 \
+	"'errors', " TRAFFIC("errors") "), " SQL_TIMES("t") ")"
+#define JOINS                                                                                      \
+	"JOIN LATERAL (SELECT * FROM targets x WHERE x.tunnel_id = t.id "                          \
 	"ORDER BY NOT x.enabled, x.priority, x.created_at, x.id LIMIT 1) g ON true "               \
 	"JOIN agents a ON a.id = g.agent_id"
-#define SELECT_ONE "SELECT " VIEW " FROM " FROM_ONE " WHERE t.id = $1::uuid"
+#define SELECT_ONE "SELECT " VIEW " FROM tunnels t " JOINS " WHERE t.id = $1::uuid"
+
+/* clang-format on */
 
 void tunnels_list(struct req *rq)
 {
-	req_list(rq, SQL_LIST(VIEW, FROM_ONE, "t"), "SELECT count(*) FROM tunnels");
+	req_list(rq, SQL_LIST(VIEW, "tunnels", "t", JOINS), "SELECT count(*) FROM tunnels");
 }
 
 static void tunnel_read(struct req *rq, PGresult *const *res, size_t n)

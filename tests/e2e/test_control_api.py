@@ -641,6 +641,8 @@ def test_catching_up(ctl):
         for epoch, revision in ((NOBODY, c["revision"]), (c["epoch"], 10**9), ("", 0), (c["epoch"], 0)):
             async with Link(ctl, g, k, epoch, revision) as l:
                 d = await l.next_is("config")
+                # A whole configuration names things as single changes do.
+                assert x["tunnel"] in d["tunnels"] and y["agent"] in d["agents"]
                 assert {t1["id"], t2["id"]} <= {t["id"] for t in d["tunnels"]} and d["epoch"] == c["epoch"]
         async with Link(ctl, g, k, d["epoch"], d["revision"]) as l:  # nothing missed: nothing sent
             await rest(ctl, "DELETE", f"/api/tunnels/{t2['id']}")
