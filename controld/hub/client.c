@@ -84,6 +84,9 @@ void client_go(struct client *c, enum step step)
 void client_failed(struct client *c, const struct store_error *error)
 {
 	if (error->err == KM_ECLOSED || error->err == KM_ETIMEOUT) {
+		if (error->err == KM_ETIMEOUT)
+			km_warn("database too slow for a link, tried again", km_ks("id", c->id),
+				km_ks("name", c->name));
 		c->waiting = true;
 	} else if (error->err == KM_ENOTFOUND) {
 		client_refuse(c, "this key has been revoked");
