@@ -25,12 +25,24 @@ struct view {
 };
 
 struct route_table {
-	struct view *view; /* RCU */
+	_Atomic(struct view *) view; /* RCU: readers use it inside a read-side section */
 	struct entry *domains, *tunnels;
 	struct entry *dead; /* still seen by readers of the published view */
 	uint64_t serial;
 	bool changed;
 };
+
+/* ThreadSanitizer does not see liburcu's barriers: it is told that what readers did comes before the
+ * end of the grace period. */
+#ifdef __SANITIZE_THREAD__
+void __tsan_acquire(void *addr);
+void __tsan_release(void *addr);
+#define READER_DONE(p) __tsan_release((void *)(uintptr_t)(p))
+#define READERS_DONE(p) __tsan_acquire((void *)(uintptr_t)(p))
+#else
+#define READER_DONE(p) ((void)(p))
+#define READERS_DONE(p) ((void)(p))
+#endif
 
 /* ---- state ---- */
 
@@ -219,11 +231,12 @@ int route_publish(struct route_table *t)
 {
 	if (!t->changed)
 		return 0;
-	struct view *fresh = view_new(t), *old = t->view;
+	struct view *fresh = view_new(t), *old = atomic_load(&t->view);
 	if (!fresh)
 		return KM_ENOMEM;
-	rcu_assign_pointer(t->view, fresh);
+	atomic_store_explicit(&t->view, fresh, memory_order_release);
 	urcu_memb_synchronize_rcu();
+	READERS_DONE(&t->view);
 	free(old);
 	dead_free(t);
 	t->changed = false;
@@ -261,7 +274,7 @@ bool route_find(const struct route_table *t, const char *host, struct route *out
 {
 	bool wildcard = false;
 	urcu_memb_read_lock();
-	const struct view *v = rcu_dereference(t->view);
+	const struct view *v = atomic_load_explicit(&t->view, memory_order_acquire);
 	const struct entry *e = v ? host_find(v, host, &wildcard) : NULL;
 	if (e && out) {
 		memcpy(out->tunnel, e->e.tunnel, sizeof(out->tunnel));
@@ -272,6 +285,7 @@ bool route_find(const struct route_table *t, const char *host, struct route *out
 		out->serial = e->e.serial;
 		out->state = route_state_ref(e->e.state);
 	}
+	READER_DONE(&t->view);
 	urcu_memb_read_unlock();
 	return e != NULL;
 }
