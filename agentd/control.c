@@ -8,6 +8,23 @@
 #define HEARTBEAT_S 30
 #define API_KEY_MAX 128
 
+static void gauge(const char *name, const char *help, int64_t v)
+{
+	km_metric_set(km_metric(KM_METRIC_GAUGE, name, "", help), v);
+}
+
+static void set_authenticated(struct agent *a, bool is)
+{
+	a->authenticated = is;
+	gauge("kakuremichi_agent_link_up", "Whether control has let this agent in.", is);
+}
+
+static void show_revision(const struct agent *a)
+{
+	gauge("kakuremichi_agent_revision", "The revision of the applied configuration.",
+	      km_replica_revision(a->replica));
+}
+
 /* ---- what control wants, applied ---- */
 
 static int on_self(void *arg, const struct km_msg_agent_self *was,
@@ -130,7 +147,7 @@ static void on_open(void *arg, const char *url)
 	struct agent *a = arg;
 
 	km_info("link open", km_ks("url", url));
-	a->authenticated = false;
+	set_authenticated(a, false);
 	send_auth(a);
 }
 
@@ -138,7 +155,7 @@ static void on_auth_success(struct agent *a)
 {
 	km_info("authenticated", km_ks("epoch", km_replica_epoch(a->replica)),
 		km_ki("revision", km_replica_revision(a->replica)));
-	a->authenticated = true;
+	set_authenticated(a, true);
 	km_link_client_settled(a->link);
 	status_all(a);
 }
@@ -153,7 +170,7 @@ static const char *text_of(const json_t *data, const char *key)
 static void on_auth_error(struct agent *a, const json_t *data)
 {
 	km_error("control refused this agent", km_ks("reason", text_of(data, "message")));
-	a->authenticated = false;
+	set_authenticated(a, false);
 }
 
 /* After a gap control sends what is missing, or all when the database has begun another life. */
@@ -186,6 +203,7 @@ static void take(struct agent *a, const char *type, const json_t *data)
 	switch (rc) {
 	case 0:
 		a->want_all = false;
+		show_revision(a);
 		log_applied(a, type, ack);
 		break;
 	case KM_EGAP:
@@ -221,7 +239,7 @@ static void on_closed(void *arg, const char *why, int64_t wait_ms)
 {
 	struct agent *a = arg;
 
-	a->authenticated = false;
+	set_authenticated(a, false);
 	km_warn("link closed", km_ks("reason", why), km_ki("again_in_ms", wait_ms));
 }
 
@@ -264,6 +282,8 @@ int control_start(struct agent *a, struct km_errtext *err)
 
 	if (rc)
 		return rc;
+	show_revision(a);
+	set_authenticated(a, false);
 	km_info("configuration loaded", km_ks("epoch", km_replica_epoch(a->replica)),
 		km_ki("revision", km_replica_revision(a->replica)));
 	if (!a->settings.control.n) {
@@ -277,7 +297,7 @@ void control_stop(struct agent *a)
 {
 	km_link_client_free(a->link);
 	a->link = NULL;
-	a->authenticated = false;
+	set_authenticated(a, false);
 	if (a->heartbeat_timer)
 		event_free(a->heartbeat_timer);
 	a->heartbeat_timer = NULL;

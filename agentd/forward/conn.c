@@ -13,7 +13,7 @@
 #include <utlist.h>
 
 #define BUDGET (1 << 20)  /* bytes per direction and turn */
-#define DRAIN_IDLE_MS 500 /* so long silent after an answer: waits for the next request */
+#define DRAIN_IDLE_MS 1000 /* so long silent after an answer: waits for the next request */
 
 #define UNKNOWN_MS 500 /* a gateway may hear of a tunnel sooner than we do */
 

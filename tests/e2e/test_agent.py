@@ -124,7 +124,11 @@ class Agent:
         env = dict(os.environ, ASAN_OPTIONS="detect_leaks=1:exitcode=99", UBSAN_OPTIONS="print_stacktrace=1")
         self.proc = subprocess.Popen([BUILD / "agentd", "-c", self.dir / "agent.conf"],
                                      stderr=self.log.open("wb"), env=env)
-        self.wait_log("listening")
+        try:
+            self.wait_log("listening")
+        except BaseException:
+            self.proc.kill()
+            raise
 
     def text(self):
         return self.log.read_text(errors="replace")
@@ -179,10 +183,12 @@ def private_loopback():
     home = os.open("/proc/self/ns/net", os.O_RDONLY)
     libc = __import__("ctypes").CDLL(None, use_errno=True)
     assert libc.unshare(CLONE_NEWNET) == 0
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    yield
-    libc.setns(home, CLONE_NEWNET)
-    os.close(home)
+    try:
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        yield
+    finally:
+        libc.setns(home, CLONE_NEWNET)
+        os.close(home)
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +235,10 @@ def world(private_loopback, tmp_path_factory):
     a.gate, a.seen = gate, seen
     yield a
     gate.set()
-    code = a.stop() if a.proc.poll() is None else a.proc.returncode
+    try:
+        code = a.stop() if a.proc.poll() is None else a.proc.returncode
+    finally:
+        a.proc.kill()
     for t in targets.values():
         t.close()
     closed.close()

@@ -61,7 +61,7 @@ static void add_tunnel(struct world *w, const char *id, const char *target, bool
 	forward_sweep(w->forward);
 }
 
-static struct world *world_new(unsigned max_connections)
+static struct world *world_new(unsigned max_connections, int64_t idle_timeout_ms)
 {
 	static const char *const allowed[] = {"127.0.0.0/8:*", "[::1]:*"};
 	static const struct km_addr me = {AF_INET, {127, 0, 0, 1}};
@@ -70,7 +70,7 @@ static struct world *world_new(unsigned max_connections)
 				    .max_connections = max_connections,
 				    .header_timeout_ms = 5000,
 				    .connect_timeout_ms = 2000,
-				    .idle_timeout_ms = 3600000};
+				    .idle_timeout_ms = idle_timeout_ms};
 	char target[32];
 	int fd;
 
@@ -101,7 +101,7 @@ static void world_free(struct world *w)
 
 static int setup(void **state)
 {
-	*state = world_new(8192);
+	*state = world_new(8192, 3600000);
 	return 0;
 }
 
@@ -493,7 +493,7 @@ static void many_at_once(void **state)
 
 static void full_house_waits(void **state)
 {
-	struct world *w = world_new(2);
+	struct world *w = world_new(2, 3600000);
 	int gw[3], t[3];
 	struct pollfd p;
 	char c;
@@ -516,6 +516,27 @@ static void full_house_waits(void **state)
 		close(gw[i]);
 		close(t[i]);
 	}
+	world_free(w);
+}
+
+static void silence_is_cut(void **state)
+{
+	struct world *w = world_new(16, 300);
+	int gw = open_tunnel(w, TUNNEL), t = accept_target(w);
+	char c;
+
+	(void)state;
+	for (int i = 0; i < 4; i++) { /* bytes put it off */
+		struct pollfd p = {gw, POLLIN, 0};
+
+		assert_int_equal(poll(&p, 1, 150), 0);
+		assert_int_equal(send(gw, "x", 1, 0), 1);
+		assert_int_equal(recv(t, &c, 1, 0), 1);
+	}
+	assert_true(was_cut(gw));
+	assert_true(was_cut(t));
+	close(gw);
+	close(t);
 	world_free(w);
 }
 
@@ -576,6 +597,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(slow_reader_holds_back_the_sender, setup, teardown),
 	    cmocka_unit_test_setup_teardown(many_at_once, setup, teardown),
 	    cmocka_unit_test(full_house_waits),
+	    cmocka_unit_test(silence_is_cut),
 	    cmocka_unit_test_setup_teardown(drain_lets_the_busy_finish, setup, teardown),
 	};
 
