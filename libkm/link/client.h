@@ -40,13 +40,15 @@ int km_link_client_start(struct km_link_client **out, struct event_base *base,
 			 const struct km_link_client_cbs *cbs, void *arg, struct km_errtext *err)
     __attribute__((warn_unused_result));
 /* Sends {"type": type, "data": data}; data's reference is always taken. KM_ECLOSED when the link is
- * down, KM_ETOOBIG over 64 KiB, KM_EFULL when 1,024 messages wait. Main loop only. */
+ * down, KM_EINVAL (type), KM_ETOOBIG over 64 KiB, KM_EFULL when 1,024 messages wait. Main loop
+ * only. */
 int km_link_client_send(struct km_link_client *c, const char *type, json_t *data);
 /* Drops the connection, if any, and connects again after the usual wait. */
 void km_link_client_reconnect(struct km_link_client *c, const char *why);
 /* The usual waits begin again at the shortest: call it when auth has succeeded. */
 void km_link_client_settled(struct km_link_client *c);
-/* Closes the link (status 1001) and joins the thread; no callback follows. Accepts NULL. */
+/* Closes the link (status 1001, waiting 1 s at most for the answer) and joins the thread; no
+ * callback follows. Not from within a callback. Accepts NULL. */
 void km_link_client_free(struct km_link_client *c);
 
 #endif

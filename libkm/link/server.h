@@ -39,17 +39,21 @@ int km_link_server_start(struct km_link_server **out, struct event_base *base,
     __attribute__((warn_unused_result));
 /* The port it listens on (for listen with port 0). */
 uint16_t km_link_server_port(const struct km_link_server *s);
-/* Takes data's reference; a message over 1 MiB goes in parts. KM_ECLOSED for an id that is gone,
- * KM_EFULL when 16 MiB wait for this slow client, which is then closed. Main loop only. */
+/* Takes data's reference; a message over 1 MiB goes in parts. KM_ECLOSED for an id that is gone or
+ * closing, KM_EINVAL (type), KM_ETOOBIG over 256 MiB, KM_EFULL when 16 MiB wait for this slow
+ * client, which is then closed; of messages that are longer than that alone, one may wait besides.
+ * Main loop only. */
 int km_link_server_send(struct km_link_server *s, uint64_t id, const char *type, json_t *data);
 /* The connection has proven who it is: the auth timeout and bound no longer apply. */
 void km_link_server_authenticated(struct km_link_server *s, uint64_t id);
-/* Closes after what was sent has gone out (at most 2 s). */
+/* Closes (status 1008 with why) after what was sent has gone out, at most 2 s later. No message
+ * comes from it any more; id is gone at once with quiet, else with `closed`. */
 void km_link_server_close(struct km_link_server *s, uint64_t id, const char *why, int quiet);
 /* Swaps the server certificate for connections to come. */
 int km_link_server_set_certificate(struct km_link_server *s, const char *cert_pem,
 				   const char *key_pem, struct km_errtext *err);
-/* Closes all (status 1001), joins the thread; no callback follows. Accepts NULL. */
+/* Closes all (status 1001, waiting 1 s at most for answers), joins the thread; no callback follows.
+ * Not from within a callback. Accepts NULL. */
 void km_link_server_free(struct km_link_server *s);
 
 #endif
