@@ -318,8 +318,7 @@ static void dispose(struct km_link_server *s)
 		close(s->listen_fd);
 	km_cmdq_destroy(&s->cmds, km_server_cmd_free);
 	km_outbox_free(&s->out, km_server_event_free);
-	HASH_ITER(hh, s->by_id, conn, tmp)
-	{
+	HASH_ITER (hh, s->by_id, conn, tmp) {
 		HASH_DEL(s->by_id, conn);
 		km_conn_unref(conn);
 	}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What the two halves of the server share: server.c runs on the caller's main loop, server_lws.c on
- * the link thread. A connection is counted by both and freed by the last. */
+/* What the two halves of the server share: server.c runs on the caller's main loop, server_lws.c
+ * and server_conn.c on the link thread. A connection is counted by both and freed by the last. */
 #ifndef KM_LINK_SERVER_PRIV_H
 #define KM_LINK_SERVER_PRIV_H
 
@@ -13,8 +13,10 @@
 #include <uthash.h>
 #include <uv.h>
 
-#define KM_SERVER_BACKLOG_MAX (16u << 20) /* bytes of ordinary messages that wait for one client   \
-					   */
+#define KM_SERVER_STOP_MS 1000 /* for close frames to go out and be answered at the end */
+#define KM_SERVER_BACKLOG_MAX                                                                      \
+	(16u << 20) /* bytes of ordinary messages that wait for one client                         \
+		     */
 
 struct km_conn {
 	_Atomic unsigned refs;
@@ -123,6 +125,27 @@ struct km_link_server {
 	struct km_log_limit refused, invalid;
 };
 
+/* server_conn.c, all on the link thread. */
+extern const struct lws_protocols km_server_protocols[];
+/* Closes after what waits has gone out, within a time limit; not from its own callbacks. */
+void km_conn_close_soon(struct km_conn *conn, unsigned status, const char *why);
+/* Ends it at the loop's next turn, without regard for what waits. */
+void km_conn_kill_soon(struct km_conn *conn);
+/* Its time limit and bound no longer apply. */
+void km_conn_authenticated(struct km_conn *conn);
+/* Gives back what a message of so many bytes has taken (0: nothing). */
+void km_conn_credit(struct km_conn *conn, size_t bytes);
+/* The last that is heard of a connection. */
+void km_conn_gone(struct km_conn *conn);
+/* The close frames of those whose queue is empty; reading again after the main loop was behind. */
+void km_server_close_drained(struct km_link_server *s);
+void km_server_read_again(struct km_link_server *s);
+
+/* server_lws.c */
+/* Time limits are looked at from now on. */
+void km_server_tick(struct km_link_server *s);
+/* The vhost's SSL_CTX is there. 0, or -1 when it does not take the certificate. */
+int km_server_tls_context(struct km_link_server *s, SSL_CTX *ctx);
 /* Makes loop and context, not yet the thread. KM_EIO, KM_ENOMEM. */
 int km_server_thread_prepare(struct km_link_server *s, struct km_errtext *err)
     __attribute__((warn_unused_result));
