@@ -108,7 +108,7 @@ fuzz:
 fuzz-run: $(FUZZ)
 	$(Q)set -e; for f in $^; do mkdir -p $$f.corpus; $$f -max_total_time=$(FUZZ_TIME) -print_final_stats=1 \
 	  -artifact_prefix=$$f. $$f.corpus tests/fuzz/corpus/$${f##*/fuzz_}; done
-$(BUILD)/fuzz_%: $(OBJ)/tests/fuzz/fuzz_%.o $(BUILD)/libkm.a
+$(BUILD)/fuzz_%: $(OBJ)/tests/fuzz/fuzz_%.o $(BUILD)/libgatewayd.a $(BUILD)/libkm.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(KM_CFLAGS) -fsanitize=fuzzer $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 # What is judged by memory and size runs on the plain build.
