@@ -26,6 +26,7 @@ struct edge_shared {
 	struct tls *tls;
 	struct h1_limits limits;
 	size_t buf_max;
+	int64_t max_conns;
 	int https_port; /* for redirects */
 	struct km_mailbox *to_main;
 	_Atomic int64_t conns;

@@ -120,22 +120,22 @@ static int listeners_open(struct edge *e, struct km_errtext *err)
 	return 0;
 }
 
-/* Each connection may need two descriptors. */
-static void descriptors_raise(const struct gw_settings *s)
+/* How many connections the limit of descriptors bears (each may need two); raises it first. */
+static int64_t connections_bearable(int64_t wanted)
 {
 	struct rlimit r;
-	rlim_t want = (rlim_t)s->max_connections * 2 + SPARE_FDS;
+	rlim_t want = (rlim_t)wanted * 2 + SPARE_FDS;
 	if (getrlimit(RLIMIT_NOFILE, &r) || r.rlim_cur >= want)
-		return;
-	if (r.rlim_max < want) {
-		struct rlimit more = {want, want};
-		if (!setrlimit(RLIMIT_NOFILE, &more))
-			return;
-		km_warn("fewer descriptors than max_connections needs",
-			km_ki("limit", (int64_t)r.rlim_max), km_ki("needed", (int64_t)want));
-	}
-	r.rlim_cur = r.rlim_max < want ? r.rlim_max : want;
+		return wanted;
+	struct rlimit more = {want, r.rlim_max < want ? want : r.rlim_max};
+	if (!setrlimit(RLIMIT_NOFILE, &more))
+		return wanted;
+	r.rlim_cur = r.rlim_max;
 	(void)setrlimit(RLIMIT_NOFILE, &r);
+	int64_t bears = r.rlim_cur > 2 * SPARE_FDS ? (int64_t)(r.rlim_cur - SPARE_FDS) / 2 : SPARE_FDS;
+	km_warn("max_connections is more than the limit of descriptors bears",
+		km_ki("wanted", wanted), km_ki("used", bears));
+	return bears;
 }
 
 static void metrics_make(struct edge_shared *sh)
@@ -199,7 +199,7 @@ int edge_start(struct edge **out, const struct edge_opts *o, struct km_errtext *
 	/* A head, what the gateway adds to it, and what was read together with it. */
 	e->sh.buf_max = 2 * (size_t)s->max_header_size + 2 * CONN_HIGH;
 	metrics_make(&e->sh);
-	descriptors_raise(s);
+	e->sh.max_conns = connections_bearable(s->max_connections);
 	if (!(e->sh.to_main = km_mailbox_new(1024)) ||
 	    !(e->sh.tls = tls_new(o->routes, o->certs)) ||
 	    !(e->notes = event_new(base, km_mailbox_fd(e->sh.to_main), EV_READ | EV_PERSIST, on_note,

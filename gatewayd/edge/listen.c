@@ -9,18 +9,41 @@
 #include <unistd.h>
 
 #define BACKLOG 4096
+/* A client that is gone without a word: probed after a minute of silence, given up after two; what
+ * it does not acknowledge is given up after one. */
+#define KEEPALIVE_IDLE_S 60
+#define KEEPALIVE_EVERY_S 20
+#define KEEPALIVE_PROBES 3
+#define UNACKNOWLEDGED_MS 60000
+
+/* Accepted sockets inherit these. */
+static void options_set(int fd)
+{
+	static const struct {
+		int level, name, value;
+	} options[] = {
+	    {SOL_SOCKET, SO_REUSEADDR, 1},
+	    {SOL_SOCKET, SO_KEEPALIVE, 1},
+	    {IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_S},
+	    {IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_EVERY_S},
+	    {IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES},
+	    {IPPROTO_TCP, TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS},
+	    {IPPROTO_TCP, TCP_NODELAY, 1},
+	};
+	for (size_t i = 0; i < KM_ARRAY_LEN(options); i++)
+		(void)setsockopt(fd, options[i].level, options[i].name, &options[i].value,
+				 sizeof(options[i].value));
+}
 
 static int bind_one(int *out, const struct km_addr *a, uint16_t port)
 {
 	struct sockaddr_storage ss;
 	socklen_t len = km_addr_to_sa(&ss, a, port);
-	int on = 1, off = 0;
+	int off = 0;
 	int fd = socket(a->family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return KM_EIO;
-	(void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-	(void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
-	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	options_set(fd);
 	if (a->family == AF_INET6)
 		(void)setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off));
 	if (bind(fd, (struct sockaddr *)&ss, len) || listen(fd, BACKLOG)) {

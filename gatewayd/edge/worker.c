@@ -60,8 +60,7 @@ static void accept_resume(struct worker_thread *t)
 static bool full(const struct worker_thread *t)
 {
 	const struct edge_shared *sh = t->w.sh;
-	return atomic_load_explicit(&sh->conns, memory_order_relaxed) >=
-	       sh->settings->max_connections;
+	return atomic_load_explicit(&sh->conns, memory_order_relaxed) >= sh->max_conns;
 }
 
 /* Whether accept's failure concerns one connection only (accept(2): treat them like EAGAIN, go on). */

@@ -13,6 +13,8 @@
 #include <uthash.h>
 #include <utlist.h>
 
+#define UNACKNOWLEDGED_MS 20000
+
 /* The unused connections of one version of one tunnel, the latest first. */
 struct pool_set {
 	uint64_t serial;
@@ -172,6 +174,23 @@ static int socket_take(struct pool *p, int family, int *fd)
 	return 0;
 }
 
+/* An agent that is gone without a word is noticed: at once when it owes an acknowledgement, by
+ * probes when an upgraded connection is silent. */
+static void options_set(int fd)
+{
+	static const struct {
+		int level, name, value;
+	} options[] = {
+	    {IPPROTO_TCP, TCP_NODELAY, 1},
+	    {IPPROTO_TCP, TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS},
+	    {SOL_SOCKET, SO_KEEPALIVE, 1},
+	    {IPPROTO_TCP, TCP_KEEPIDLE, UNACKNOWLEDGED_MS / 1000},
+	};
+	for (size_t i = 0; i < KM_ARRAY_LEN(options); i++)
+		(void)setsockopt(fd, options[i].level, options[i].name, &options[i].value,
+				 sizeof(options[i].value));
+}
+
 static int header_write(struct up *u, const struct route *r)
 {
 	struct km_proxy2 h = {.has_tunnel = true, .has_target = true};
@@ -185,7 +204,7 @@ static int up_open(struct pool *p, const struct route *r, void *owner, struct up
 {
 	struct sockaddr_storage ss;
 	socklen_t len = km_addr_to_sa(&ss, &r->agent, UP_AGENT_PORT);
-	int fd = -1, on = 1, rc;
+	int fd = -1, rc;
 	struct up *u = calloc(1, sizeof(*u));
 	if (!u)
 		return KM_ENOMEM;
@@ -198,7 +217,7 @@ static int up_open(struct pool *p, const struct route *r, void *owner, struct up
 	km_buf_init(&u->out, p->o.buf_max);
 	if ((rc = header_write(u, r)) || (rc = socket_take(p, r->agent.family, &fd)))
 		goto out;
-	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	options_set(fd);
 	if (connect(fd, (struct sockaddr *)&ss, len) && errno != EINPROGRESS) {
 		rc = KM_EIO;
 		goto out;
