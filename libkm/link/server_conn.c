@@ -215,7 +215,7 @@ static int reply_invalid(struct km_conn *conn, const char *why)
 
 static int on_whole_text(struct km_conn *conn)
 {
-	struct km_envelope env;
+	struct km_envelope env = {0};
 	struct km_errtext err;
 	size_t bytes = conn->rx.len;
 	int r = KM_EPROTO;

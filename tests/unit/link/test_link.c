@@ -147,6 +147,7 @@ static void a_new_certificate_is_for_new_connections(void **state)
 	snprintf(url, sizeof(url), "wss://127.0.0.1:%u", km_link_server_port(s.s));
 	dial_with(&b, url, next.pin);
 	wait_for(b.opened, 1);
+	wait_for(a.opened, 1);
 	assert_int_equal(km_link_client_send(a.c, "heartbeat", json_null()), 0);
 	wait_for(s.messages, 1);
 	assert_int_equal(a.closed, 0);
