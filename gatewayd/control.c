@@ -11,6 +11,8 @@
 
 #define HEARTBEAT_S 30
 #define REPORT_S 10
+#define SOON_S 2  /* a new agent's endpoint is looked for sooner, so that it is on disk */
+#define SOON_TIMES 3
 #define KEY_FILE_MAX 4096
 
 /* A tunnel that could not be routed because another one has its domain; in the same configuration
@@ -25,7 +27,8 @@ struct control {
 	struct km_link_client *link;
 	struct km_replica *replica;
 	struct report *report;
-	struct event *heartbeat, *tick;
+	struct event *heartbeat, *tick, *soon;
+	int soon_left;
 	char *api_key, *pin;
 	uint8_t public_key[KM_WG_KEY_LEN];
 	bool authenticated;
@@ -143,6 +146,8 @@ static int on_settled(void *arg, struct km_errtext *err)
 	if (published)
 		return km_errtext_set(err, published, "routes: %s", km_strerror(published));
 	int settled = peers_settled(c->o.peers, err);
+	c->soon_left = SOON_TIMES;
+	(void)event_add(c->soon, &(struct timeval){SOON_S, 0});
 	return rc ? rc : settled;
 }
 
@@ -162,6 +167,15 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
 	peers_look(c->o.peers, now);
 	if (c->authenticated)
 		report_send(c->report, now, km_wall_ms(), report_out, c);
+}
+
+static void on_soon(evutil_socket_t fd, short what, void *arg)
+{
+	struct control *c = arg;
+	(void)fd, (void)what;
+	peers_look(c->o.peers, km_now_ms());
+	if (--c->soon_left > 0)
+		(void)event_add(c->soon, &(struct timeval){SOON_S, 0});
 }
 
 static void on_heartbeat(evutil_socket_t fd, short what, void *arg)
@@ -322,7 +336,8 @@ int control_start(struct control **out, const struct control_opts *opts, struct 
 	c->report = report_new(opts->routes, opts->peers, opts->certs);
 	c->heartbeat = event_new(opts->base, -1, EV_PERSIST, on_heartbeat, c);
 	c->tick = event_new(opts->base, -1, EV_PERSIST, on_tick, c);
-	if (!c->heartbeat || !c->tick || event_add(c->heartbeat, &beat) ||
+	c->soon = event_new(opts->base, -1, 0, on_soon, c);
+	if (!c->heartbeat || !c->tick || !c->soon || event_add(c->heartbeat, &beat) ||
 	    event_add(c->tick, &tick)) {
 		rc = km_errtext_set(err, KM_ENOMEM, "no memory");
 		goto fail;
@@ -370,6 +385,8 @@ void control_free(struct control *c)
 		event_free(c->heartbeat);
 	if (c->tick)
 		event_free(c->tick);
+	if (c->soon)
+		event_free(c->soon);
 	if (c->api_key)
 		km_wipe(c->api_key, strlen(c->api_key));
 	free(c->api_key);

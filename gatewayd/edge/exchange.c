@@ -58,6 +58,12 @@ static void fail(struct conn *c, int status, const char *why)
 	exchange_drop(c, false);
 }
 
+/* What pool_take's error means. */
+static const char *why_of(int rc)
+{
+	return rc == KM_EIO ? strerror(errno) : km_strerror(rc);
+}
+
 /* The connection to the agent is broken or refused. */
 static void up_failed(struct conn *c, const char *why)
 {
@@ -70,8 +76,9 @@ static void up_failed(struct conn *c, const char *why)
 	}
 	pool_drop(c->w->pool, c->up, false);
 	c->up = NULL;
-	if (pool_take(c->w->pool, &x->route, -1, c->w->now, c, &u)) {
-		fail(c, 502, strerror(errno));
+	int rc = pool_take(c->w->pool, &x->route, -1, c->w->now, c, &u);
+	if (rc) {
+		fail(c, 502, why_of(rc));
 		return;
 	}
 	c->up = u;
@@ -99,8 +106,9 @@ void exchange_begin(struct conn *c, const struct h1_request *r)
 		fail(c, 502, "no memory");
 		return;
 	}
-	if (pool_take(w->pool, &x->route, max_idle, w->now, c, &c->up)) {
-		fail(c, 502, strerror(errno));
+	int rc = pool_take(w->pool, &x->route, max_idle, w->now, c, &c->up);
+	if (rc) {
+		fail(c, 502, why_of(rc));
 		return;
 	}
 	if (km_buf_add(&c->up->out, km_buf_head(&w->head), w->head.len) ||
