@@ -14,7 +14,6 @@
 #include "libkm/event/mailbox.h"
 
 #define CONN_READ 16384       /* bytes asked from a client at once: one TLS record */
-#define CONN_UP_READ 65536    /* bytes asked from an agent at once */
 #define CONN_HIGH 65536       /* a buffer that holds this much holds back its sender */
 #define CONN_LINGER_BYTES (1 << 20) /* read and dropped after our last answer */
 #define CONN_INTERIM_MAX 16   /* 1xx answers to one request */
@@ -113,6 +112,8 @@ bool exchange_step(struct conn *c);
 bool raw_step(struct conn *c);
 /* Its timer has ended. */
 void exchange_late(struct conn *c);
+/* The private network of its upstream connection is no more, and the pool has another. */
+void exchange_net_gone(struct conn *c);
 /* Gives back what it holds (upstream connection, route, counters). Any time. */
 void exchange_drop(struct conn *c, bool polite);
 

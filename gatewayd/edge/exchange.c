@@ -89,6 +89,34 @@ static void up_failed(struct conn *c, const char *why)
 	km_buf_free(&x->again);
 }
 
+/* What waited for its connection goes out on another one, whatever it is: nothing was sent. */
+static void up_again(struct conn *c)
+{
+	struct up *u = NULL, *old = c->up;
+	int rc = pool_take(c->w->pool, &c->x.route, -1, c->w->now, c, &u);
+	if (!rc) {
+		struct km_buf out = u->out;
+		u->out = old->out;
+		old->out = out;
+	}
+	pool_drop(c->w->pool, old, false);
+	c->up = u;
+	if (rc)
+		fail(c, 502, why_of(rc));
+	else
+		timer_set(&c->w->timers, &c->timer, TIMER_CONNECT, c->w->now);
+}
+
+void exchange_net_gone(struct conn *c)
+{
+	if (c->state == CONN_RAW)
+		conn_over(c, false);
+	else if (c->state == CONN_EXCHANGE && !c->up->connected)
+		up_again(c);
+	else if (c->state == CONN_EXCHANGE)
+		up_failed(c, "the private network was lost");
+}
+
 /* ---- the request ---- */
 
 void exchange_begin(struct conn *c, const struct h1_request *r)
@@ -194,10 +222,12 @@ static bool up_flush(struct conn *c)
 static bool up_read(struct conn *c)
 {
 	struct up *u = c->up;
-	if (!u->connected || u->io.eof || u->io.broken || u->in.len >= CONN_HIGH ||
+	size_t head = c->w->sh->limits.head;
+	size_t most = c->x.answer_begun || head < CONN_HIGH ? CONN_HIGH : head;
+	if (!u->connected || u->io.eof || u->io.broken || u->in.len >= most ||
 	    c->out.len >= CONN_HIGH)
 		return false;
-	switch (io_read(&u->io, &u->in, CONN_UP_READ - u->in.len)) {
+	switch (io_read(&u->io, &u->in, most - u->in.len)) {
 	case IO_WAIT:
 		return false;
 	case IO_BYTES:

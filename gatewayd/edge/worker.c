@@ -199,6 +199,16 @@ static void cut(struct worker_thread *t)
 	drained_check(t);
 }
 
+static void net_take(struct worker_thread *t, struct km_privnet *net)
+{
+	struct conn *c, *tmp;
+	pool_net(t->w.pool, net);
+	DL_FOREACH_SAFE (t->w.conns, c, tmp) {
+		exchange_net_gone(c);
+		conn_drive(c);
+	}
+}
+
 static void on_command(evutil_socket_t fd, short what, void *arg)
 {
 	struct worker_thread *t = arg;
@@ -208,7 +218,7 @@ static void on_command(evutil_socket_t fd, short what, void *arg)
 	while ((k = km_mailbox_take(t->box))) {
 		switch (k->kind) {
 		case COMMAND_NET:
-			pool_net(t->w.pool, k->net);
+			net_take(t, k->net);
 			break;
 		case COMMAND_DRAIN:
 			drain(t);

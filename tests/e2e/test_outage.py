@@ -94,6 +94,13 @@ def test_gateway_host_loses_everything_but_its_disk(served):
     back_within(s, "gateway host restarted")
 
 
+def test_gateway_warden_killed(served):
+    s = served
+    warden, = s.family("gatewayd", "km-warden")
+    os.kill(warden, signal.SIGKILL)
+    back_within(s, "gateway's warden killed")
+
+
 def test_agent_warden_killed(served):
     s = served
     warden, = s.family("agentd", "km-warden")
