@@ -6,7 +6,7 @@
 #include <string.h>
 
 #define ITEMS_PER_MESSAGE 64  /* far below 64 KiB, also with long errors */
-#define CERTS_PER_REPORT 256  /* domains looked at in one round; the next round goes on */
+#define CERTS_PER_REPORT 64  /* domains looked at in one round; the next round goes on */
 
 struct report {
 	const struct route_table *routes;

@@ -535,6 +535,39 @@ def test_session_resumption(gw):
             session = s.session
 
 
+def test_request_together_with_the_end_of_the_handshake(gw):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    for _ in range(50):
+        into, out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(into, out, server_hostname="hello.test")
+        with socket.create_connection(("127.0.0.1", gw.https), timeout=5) as s:
+            def more(call):
+                while True:
+                    try:
+                        return call()
+                    except ssl.SSLWantReadError:
+                        if out.pending:
+                            s.sendall(out.read())
+                        into.write(s.recv(65536))
+            more(tls.do_handshake)  # the last flight stays in `out`
+            tls.write(b"GET /bytes/3 HTTP/1.1\r\nHost: hello.test\r\n\r\n")
+            s.sendall(out.read())
+            assert more(lambda: tls.read(100)).startswith(b"HTTP/1.1 200")
+
+
+def test_only_allowed_domains_are_opened(agent):
+    with running(allow_domains="hello.test *.wild.test") as g:
+        with g.tls() as s:
+            assert Client(s).get("/echo").status == 200
+        with g.tls("x.wild.test") as s:
+            assert Client(s).get("/echo", host="x.wild.test").status == 200
+        with pytest.raises(ssl.SSLError):
+            g.tls("other.test")
+        with g.plain() as s:
+            assert Client(s).get("/", host="other.test").status == 404
+
+
 @pytest.mark.parametrize("host,status,text", [
     ("nobody.test", 404, "Tunnel not found\n"),
     ("other.test", 421, "Misdirected Request\n"),
