@@ -38,11 +38,15 @@ static void arm(struct dial *d, int64_t ms)
 	event_add(&d->timer, &tv);
 }
 
+/* A target that had accepted sees that nobody is there any more, rather than an orderly end. */
 static void hang_up(struct dial *d)
 {
+	static const struct linger at_once = {1, 0};
+
 	if (d->fd < 0)
 		return;
 	event_del(&d->connected);
+	setsockopt(d->fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
 	close(d->fd);
 	d->fd = -1;
 }
