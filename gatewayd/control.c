@@ -11,7 +11,7 @@
 
 #define HEARTBEAT_S 30
 #define REPORT_S 10
-#define SOON_S 2  /* a new agent's endpoint is looked for sooner, so that it is on disk */
+#define SOON_S 2 /* a new agent's endpoint is looked for sooner, so that it is on disk */
 #define SOON_TIMES 3
 #define KEY_FILE_MAX 4096
 
@@ -61,8 +61,8 @@ static int tunnel_check(const struct control *c, const struct km_msg_tunnel *t,
 	if (!route_domain_ok(t->domain))
 		return km_errtext_set(err, KM_EINVAL, "%s: not a domain", t->domain);
 	if (allow->n && !route_domain_allowed(t->domain, allow->items, allow->n))
-		return km_errtext_set(err, KM_EPERM,
-				      "%s: not among this gateway's allow_domains", t->domain);
+		return km_errtext_set(err, KM_EPERM, "%s: not among this gateway's allow_domains",
+				      t->domain);
 	if (t->protocol && strcmp(t->protocol, "http"))
 		return km_errtext_set(err, KM_EUNSUPPORTED,
 				      "%s: protocol %s is not supported by this gateway", t->domain,
@@ -257,8 +257,8 @@ static void on_configuration(struct control *c, const char *type, const json_t *
 	}
 	c->from_zero = false;
 	if (json_is_true(json_object_get(ack, "success")))
-		km_info("configuration applied",
-			km_ks("type", type), km_ki("revision", km_replica_revision(c->replica)),
+		km_info("configuration applied", km_ks("type", type),
+			km_ki("revision", km_replica_revision(c->replica)),
 			km_ki("tunnels", (int64_t)route_count(c->o.routes)));
 	else
 		km_error("configuration applied in part", km_ks("type", type),

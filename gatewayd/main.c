@@ -53,7 +53,8 @@ static int net_open(struct gateway *g, struct km_errtext *err)
 	if (rc)
 		return rc;
 	km_info("private network", km_ks("wireguard", km_privnet_backend(g->net)),
-		km_ks("why", km_privnet_backend_why(g->net)), km_ks("warden", reused ? "found" : "started"));
+		km_ks("why", km_privnet_backend_why(g->net)),
+		km_ks("warden", reused ? "found" : "started"));
 	int fd = km_privnet_fd(g->net);
 	if (fd >= 0) {
 		g->net_gone = event_new(g->base, fd, EV_READ, on_net_gone, g);
@@ -175,11 +176,8 @@ static int start(struct gateway *g, struct km_errtext *err)
 				       .peers = g->peers,
 				       .certs = g->certs,
 				       .public_key = km_privnet_public_key(g->net)};
-	struct edge_opts edge = {.settings = s,
-				 .base = g->base,
-				 .routes = g->routes,
-				 .certs = g->certs,
-				 .net = g->net};
+	struct edge_opts edge = {
+	    .settings = s, .base = g->base, .routes = g->routes, .certs = g->certs, .net = g->net};
 	/* The configuration comes first, so that the first stranger finds it. */
 	if ((rc = control_start(&g->control, &control, err)) ||
 	    (rc = edge_start(&g->edge, &edge, err)))
@@ -220,7 +218,8 @@ int main(int argc, char **argv)
 		km_conf_free(&gw_settings_spec, &g.settings);
 		return status;
 	}
-	km_log_init("gatewayd", verbose ? KM_LOG_DEBUG : (enum km_log_level)gw_log_level(&g.settings),
+	km_log_init("gatewayd",
+		    verbose ? KM_LOG_DEBUG : (enum km_log_level)gw_log_level(&g.settings),
 		    g.settings.log_format ? KM_LOG_JSON : KM_LOG_TEXT);
 	urcu_memb_register_thread();
 	if (start(&g, &err)) {

@@ -9,9 +9,9 @@
 #include <uthash.h>
 
 #define FILE_MAX (16u << 20)
-#define ROUTES_EXACT 1024     /* up to so many agents each has a route of its own */
-#define KNOCK_KEEPALIVE_S 5   /* while the gateway begins the handshake itself */
-#define KNOCK_MS 120000       /* then the agent has to come by itself */
+#define ROUTES_EXACT 1024   /* up to so many agents each has a route of its own */
+#define KNOCK_KEEPALIVE_S 5 /* while the gateway begins the handshake itself */
+#define KNOCK_MS 120000     /* then the agent has to come by itself */
 
 struct peer {
 	char id[KM_UUID_STRLEN];
@@ -89,7 +89,8 @@ static void endpoint_note(struct peers *p, const struct km_wg_peer_status *s)
 	    km_addr_from_sa(&a, &port, (const struct sockaddr *)&s->endpoint))
 		return;
 	km_endpoint_str(&a, port, text);
-	const char *old = json_string_value(json_object_get(p->endpoints, km_wg_key_str(s->key, name)));
+	const char *old =
+	    json_string_value(json_object_get(p->endpoints, km_wg_key_str(s->key, name)));
 	if (old && !strcmp(old, text))
 		return;
 	if (!json_object_set_new(p->endpoints, name, json_string(text)))

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ITEMS_PER_MESSAGE 64  /* far below 64 KiB, also with long errors */
+#define ITEMS_PER_MESSAGE 64 /* far below 64 KiB, also with long errors */
 #define CERTS_PER_REPORT 64  /* domains looked at in one round; the next round goes on */
 
 struct report {
@@ -71,7 +71,7 @@ static void flush(struct report *r, const char *key)
 		r->failed = true;
 	else
 		json_array_foreach(items, i, item)
-			json_object_set(r->sent, json_string_value(json_object_get(item, key)), item);
+		    json_object_set(r->sent, json_string_value(json_object_get(item, key)), item);
 	json_decref(items);
 }
 
@@ -149,9 +149,9 @@ static void add_certificate(void *arg, const struct route_entry *e)
 	size_t i = r->cert_at++;
 	if (i < r->cert_from || i >= r->cert_from + CERTS_PER_REPORT)
 		return;
-	int rc = e->domain[0] == '*' ? certs_get(r->certs, e->domain, r->now_ms, &cert, &err)
-				     : certs_for_host(r->certs, e->domain, false, r->now_ms, &cert,
-						      &err);
+	int rc = e->domain[0] == '*'
+		     ? certs_get(r->certs, e->domain, r->now_ms, &cert, &err)
+		     : certs_for_host(r->certs, e->domain, false, r->now_ms, &cert, &err);
 	if (rc) {
 		s.status = "error";
 		s.error = err.text;

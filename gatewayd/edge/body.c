@@ -69,8 +69,8 @@ static int move_chunked(struct body *b, struct km_buf *src, struct km_buf *dst, 
 		const char *data;
 		size_t used, n;
 		int rc = 0;
-		switch (h1_chunked_next(&b->chunked, (const char *)km_buf_head(src), src->len, &used,
-					&data, &n)) {
+		switch (h1_chunked_next(&b->chunked, (const char *)km_buf_head(src), src->len,
+					&used, &data, &n)) {
 		case H1_CHUNK_BAD:
 			return KM_EPROTO;
 		case H1_CHUNK_DATA:

@@ -36,7 +36,8 @@ bool cert_covers(const struct cert *c, const char *host)
 	return X509_check_host(c->leaf, host, strlen(host), 0, NULL) == 1;
 }
 
-/* What PEM_read asks for a pass phrase: none, so that an encrypted key is an error and no prompt. */
+/* What PEM_read asks for a pass phrase: none, so that an encrypted key is an error and no prompt.
+ */
 static int no_phrase(char *buf, int size, int rwflag, void *arg)
 {
 	(void)buf, (void)size, (void)rwflag, (void)arg;
@@ -92,7 +93,8 @@ int cert_load(struct cert **out, const char *path, struct km_errtext *err)
 	int rc = km_file_read(path, CERTS_FILE_MAX, &text, &n);
 	if (rc) {
 		int e = errno;
-		km_errtext_set(err, rc, "%s: %s", path, rc == KM_EIO ? strerror(e) : km_strerror(rc));
+		km_errtext_set(err, rc, "%s: %s", path,
+			       rc == KM_EIO ? strerror(e) : km_strerror(rc));
 		errno = e;
 		return rc;
 	}
@@ -158,7 +160,8 @@ struct certs *certs_new(const char *dir, size_t max)
 
 static void slot_drop(struct certs *c, struct slot *s)
 {
-	HASH_DEL(c->slots, s); /* NOLINT(clang-analyzer-core.NullDereference): a full cache has an oldest */
+	HASH_DEL(c->slots,
+		 s); /* NOLINT(clang-analyzer-core.NullDereference): a full cache has an oldest */
 	DL_DELETE(c->lru, s);
 	cert_put(s->cert);
 	free(s->why);
@@ -186,7 +189,8 @@ struct found {
 	struct stat st;
 };
 
-static void find_file(struct found *f, const char *dir, const char *domain, const struct slot *known)
+static void find_file(struct found *f, const char *dir, const char *domain,
+		      const struct slot *known)
 {
 	static const char *const endings[] = {"", ".pem"};
 	char path[4096];

@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define CERTS_MAX 1024       /* domains in the cache */
+#define CERTS_MAX 1024        /* domains in the cache */
 #define CERTS_RECHECK_MS 2000 /* how long a file may be changed unnoticed */
 #define CERTS_FILE_MAX 262144
 

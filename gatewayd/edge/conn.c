@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* A stranger's connection from accept to close; what happens between a request's head and the end of
- * its answer is in exchange.c. */
+/* A stranger's connection from accept to close; what happens between a request's head and the end
+ * of its answer is in exchange.c. */
 #include "gatewayd/edge/conn.h"
 #include "gatewayd/edge/heads.h"
 #include "libkm/base/util.h"
@@ -208,7 +208,8 @@ static void on_head(struct conn *c, size_t n)
 	struct exchange *x = &c->x;
 	const char *why;
 	km_metric_add(w->sh->m_requests, 1);
-	int status = h1_request_parse(r, (const char *)km_buf_head(&c->in), n, &w->sh->limits, &why);
+	int status =
+	    h1_request_parse(r, (const char *)km_buf_head(&c->in), n, &w->sh->limits, &why);
 	if (status) {
 		answer_bad(c, status, why);
 		return;

@@ -13,10 +13,10 @@
 #include "libkm/base/metrics.h"
 #include "libkm/event/mailbox.h"
 
-#define CONN_READ 16384       /* bytes asked from a client at once: one TLS record */
-#define CONN_HIGH 65536       /* a buffer that holds this much holds back its sender */
+#define CONN_READ 16384             /* bytes asked from a client at once: one TLS record */
+#define CONN_HIGH 65536             /* a buffer that holds this much holds back its sender */
 #define CONN_LINGER_BYTES (1 << 20) /* read and dropped after our last answer */
-#define CONN_INTERIM_MAX 16   /* 1xx answers to one request */
+#define CONN_INTERIM_MAX 16         /* 1xx answers to one request */
 
 /* What all workers share. */
 struct edge_shared {
@@ -42,11 +42,11 @@ struct worker {
 	struct conn *conns; /* all of this worker */
 	struct conn *later; /* have more to do when others had their turn */
 	struct event *later_ev;
-	int64_t now;        /* monotonic, of this turn of the loop */
+	int64_t now; /* monotonic, of this turn of the loop */
 	bool draining;
-	struct h1_request req;   /* of the connection at hand */
+	struct h1_request req; /* of the connection at hand */
 	struct h1_response resp;
-	struct km_buf head;      /* a head being written */
+	struct km_buf head; /* a head being written */
 };
 
 enum conn_state {

@@ -61,8 +61,7 @@ static void on_late(evutil_socket_t fd, short what, void *arg)
 {
 	struct edge *e = arg;
 	(void)fd, (void)what;
-	km_warn("draining took too long, cutting",
-		km_ki("connections", atomic_load(&e->sh.conns)));
+	km_warn("draining took too long, cutting", km_ki("connections", atomic_load(&e->sh.conns)));
 	edge_cut(e);
 }
 
@@ -132,7 +131,8 @@ static int64_t connections_bearable(int64_t wanted)
 		return wanted;
 	r.rlim_cur = r.rlim_max;
 	(void)setrlimit(RLIMIT_NOFILE, &r);
-	int64_t bears = r.rlim_cur > 2 * SPARE_FDS ? (int64_t)(r.rlim_cur - SPARE_FDS) / 2 : SPARE_FDS;
+	int64_t bears =
+	    r.rlim_cur > 2 * SPARE_FDS ? (int64_t)(r.rlim_cur - SPARE_FDS) / 2 : SPARE_FDS;
 	km_warn("max_connections is more than the limit of descriptors bears",
 		km_ki("wanted", wanted), km_ki("used", bears));
 	return bears;
@@ -151,8 +151,8 @@ static void metrics_make(struct edge_shared *sh)
 	sh->m_upstream_errors =
 	    COUNTER("upstream_errors_total", "Requests to which the target gave no whole answer.");
 	sh->m_handshake_errors = COUNTER("tls_handshake_errors_total", "Failed TLS handshakes.");
-	sh->m_paused = COUNTER("accept_paused_total",
-			       "Times that accepting was paused for lack of room.");
+	sh->m_paused =
+	    COUNTER("accept_paused_total", "Times that accepting was paused for lack of room.");
 #undef COUNTER
 }
 
@@ -202,8 +202,8 @@ int edge_start(struct edge **out, const struct edge_opts *o, struct km_errtext *
 	e->sh.max_conns = connections_bearable(s->max_connections);
 	if (!(e->sh.to_main = km_mailbox_new(1024)) ||
 	    !(e->sh.tls = tls_new(o->routes, o->certs)) ||
-	    !(e->notes = event_new(base, km_mailbox_fd(e->sh.to_main), EV_READ | EV_PERSIST, on_note,
-				   e)) ||
+	    !(e->notes = event_new(base, km_mailbox_fd(e->sh.to_main), EV_READ | EV_PERSIST,
+				   on_note, e)) ||
 	    !(e->settled = event_new(base, -1, 0, on_settled, e)) ||
 	    !(e->late = event_new(base, -1, 0, on_late, e)) || event_add(e->notes, NULL))
 		goto fail;

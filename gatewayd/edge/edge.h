@@ -26,8 +26,8 @@ int edge_start(struct edge **out, const struct edge_opts *opts, struct km_errtex
 /* Gives every worker a handle of its own on this private network, in place of the one it had. */
 int edge_net(struct edge *e, const struct km_privnet *net, struct km_errtext *err)
     __attribute__((warn_unused_result));
-/* Stops listening without losing a connection that the kernel has taken, lets requests in flight end
- * (at most drain_timeout), and then calls done(arg) once, on the main loop. */
+/* Stops listening without losing a connection that the kernel has taken, lets requests in flight
+ * end (at most drain_timeout), and then calls done(arg) once, on the main loop. */
 void edge_drain(struct edge *e, void (*done)(void *arg), void *arg);
 /* Cuts what is still there; done of edge_drain is called soon. */
 void edge_cut(struct edge *e);

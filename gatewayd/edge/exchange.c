@@ -36,8 +36,8 @@ void exchange_drop(struct conn *c, bool polite)
 
 /* ---- failures ---- */
 
-/* The target gave no whole answer: says so, or, when an answer has begun, cuts the client, which must
- * not take half an answer for a whole one. */
+/* The target gave no whole answer: says so, or, when an answer has begun, cuts the client, which
+ * must not take half an answer for a whole one. */
 static void fail(struct conn *c, int status, const char *why)
 {
 	struct edge_shared *sh = c->w->sh;
@@ -374,7 +374,7 @@ static void quiet(struct km_buf *b)
 bool exchange_step(struct conn *c)
 {
 	static bool (*const rounds[])(struct conn *) = {connect_check, client_read, request_move,
-							up_flush,      up_read,	    answer_head,
+							up_flush,      up_read,     answer_head,
 							answer_move,   client_flush};
 	bool moved = false;
 	for (size_t i = 0; i < KM_ARRAY_LEN(rounds); i++) {

@@ -8,8 +8,8 @@
 
 enum { TOKEN = 1, VALUE = 2, TARGET = 4, DIGIT = 8 };
 
-/* RFC 9110 section 5.6.2 (tchar), section 5.5 (field-vchar, SP, HTAB, obs-text); a target's bytes are
- * the visible ones but '#'. */
+/* RFC 9110 section 5.6.2 (tchar), section 5.5 (field-vchar, SP, HTAB, obs-text); a target's bytes
+ * are the visible ones but '#'. */
 static unsigned char class_of(unsigned char c)
 {
 	static const char marks[] = "!#$%&'*+-.^_`|~";
@@ -51,8 +51,8 @@ bool h1_str_is(struct h1_str s, const char *what)
 	return s.n == strlen(what) && strncasecmp(s.p, what, s.n) == 0;
 }
 
-/* Cuts s at the first c: what stands before is returned, s keeps what stands behind. Without a c all
- * of s is returned, s becomes empty, and *found says so. */
+/* Cuts s at the first c: what stands before is returned, s keeps what stands behind. Without a c
+ * all of s is returned, s becomes empty, and *found says so. */
 static struct h1_str cut(struct h1_str *s, char c, bool *found)
 {
 	const char *at = s->n ? memchr(s->p, c, s->n) : NULL;
@@ -157,7 +157,8 @@ static void field_know(struct h1_field *f)
 {
 	bool masked;
 	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
-		if (strlen(known[i].name) != f->name.n || !same_name(f->name, known[i].name, &masked))
+		if (strlen(known[i].name) != f->name.n ||
+		    !same_name(f->name, known[i].name, &masked))
 			continue;
 		f->id = masked ? H1_OTHER : known[i].id;
 		f->hop = masked || known[i].hop;
@@ -447,9 +448,9 @@ static int expect_read(struct h1_request *r, const struct said *s, const char **
 static bool upgrade_ok(const struct said *s)
 {
 	return s->upgrade_named && s->upgrades == 1 && s->upgrade.n && s->upgrade.n <= 64 &&
-	       !memchr(s->upgrade.p, ',', s->upgrade.n) && !memchr(s->upgrade.p, ' ', s->upgrade.n) &&
-	       strncasecmp(s->upgrade.p, "h2", 2) && strncasecmp(s->upgrade.p, "http", 4) &&
-	       strncasecmp(s->upgrade.p, "tls", 3);
+	       !memchr(s->upgrade.p, ',', s->upgrade.n) &&
+	       !memchr(s->upgrade.p, ' ', s->upgrade.n) && strncasecmp(s->upgrade.p, "h2", 2) &&
+	       strncasecmp(s->upgrade.p, "http", 4) && strncasecmp(s->upgrade.p, "tls", 3);
 }
 
 int h1_request_parse(struct h1_request *r, const char *p, size_t n, const struct h1_limits *lim,

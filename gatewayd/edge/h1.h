@@ -9,12 +9,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define H1_FIELDS_MAX 128     /* header fields in one head */
-#define H1_CONNECTION_MAX 16  /* names in Connection */
-#define H1_METHOD_MAX 32      /* bytes */
-#define H1_HOST_MAX 253       /* bytes of a host name, without port */
+#define H1_FIELDS_MAX 128      /* header fields in one head */
+#define H1_CONNECTION_MAX 16   /* names in Connection */
+#define H1_METHOD_MAX 32       /* bytes */
+#define H1_HOST_MAX 253        /* bytes of a host name, without port */
 #define H1_CHUNK_LINE_MAX 1024 /* bytes of chunk extensions in one chunk */
-#define H1_TRAILER_MAX 16384  /* bytes of trailers */
+#define H1_TRAILER_MAX 16384   /* bytes of trailers */
 
 /* Bytes inside the head that was parsed. */
 struct h1_str {
@@ -41,7 +41,8 @@ struct h1_field {
 	struct h1_str name, value; /* value without white space around it */
 	enum h1_name id;
 	bool hop; /* must not be passed on: a hop-by-hop field, named in Connection, or written with
-		     '_' in the place of '-' of a field above (some servers take one for the other) */
+		     '_' in the place of '-' of a field above (some servers take one for the other)
+		   */
 };
 
 enum h1_body {
@@ -64,21 +65,21 @@ int h1_scan(const char *p, size_t n, size_t *at, size_t max);
 
 struct h1_request {
 	struct h1_str method;
-	struct h1_str target;    /* origin-form, or "*"; absolute-form is cut down to its origin-form
-				    ("" when it has neither path nor query: use "/") */
-	bool target_query;       /* target begins with '?': an absolute-form without a path */
-	struct h1_str authority; /* the value of Host */
+	struct h1_str target; /* origin-form, or "*"; absolute-form is cut down to its origin-form
+				 ("" when it has neither path nor query: use "/") */
+	bool target_query;    /* target begins with '?': an absolute-form without a path */
+	struct h1_str authority;    /* the value of Host */
 	char host[H1_HOST_MAX + 1]; /* lower case, no port, no last dot; "[v6]" in brackets */
-	uint8_t minor;           /* HTTP/1.minor */
-	bool head;               /* method HEAD */
-	bool safe, idempotent;   /* RFC 9110 section 9.2 */
-	bool keep_alive;         /* what the client asks for */
+	uint8_t minor;              /* HTTP/1.minor */
+	bool head;                  /* method HEAD */
+	bool safe, idempotent;      /* RFC 9110 section 9.2 */
+	bool keep_alive;            /* what the client asks for */
 	bool expect_continue;
-	bool upgrade;            /* Connection: upgrade, and one protocol in Upgrade that is passed on */
+	bool upgrade; /* Connection: upgrade, and one protocol in Upgrade that is passed on */
 	struct h1_str upgrade_to;
-	struct h1_str accept;    /* the first Accept, or empty */
-	enum h1_body body;       /* NONE, LENGTH or CHUNKED */
-	uint64_t length;         /* at most INT64_MAX */
+	struct h1_str accept; /* the first Accept, or empty */
+	enum h1_body body;    /* NONE, LENGTH or CHUNKED */
+	uint64_t length;      /* at most INT64_MAX */
 	size_t n_fields;
 	struct h1_field fields[H1_FIELDS_MAX];
 };
@@ -92,10 +93,10 @@ struct h1_response {
 	struct h1_str reason;
 	uint8_t minor;
 	bool keep_alive;
-	bool upgrade;         /* status 101 with Connection: upgrade and Upgrade */
+	bool upgrade; /* status 101 with Connection: upgrade and Upgrade */
 	struct h1_str upgrade_to;
 	enum h1_body body;
-	uint64_t length;      /* with BODY_LENGTH; and what a bodiless answer declares, see has_length */
+	uint64_t length; /* with BODY_LENGTH; and what a bodiless answer declares, see has_length */
 	bool has_length;
 	size_t n_fields;
 	struct h1_field fields[H1_FIELDS_MAX];
@@ -118,13 +119,15 @@ enum h1_chunk {
 	H1_CHUNK_END = 2,  /* the body ended; what follows *used belongs to the next message */
 };
 /* Takes bytes from the n at p, at most up to the end of one run of data; *used says how many (the
- * data included). Trailers are checked and dropped. Call again with the rest until MORE, END or BAD. */
+ * data included). Trailers are checked and dropped. Call again with the rest until MORE, END or
+ * BAD. */
 enum h1_chunk h1_chunked_next(struct h1_chunked *c, const char *p, size_t n, size_t *used,
 			      const char **data, size_t *data_len);
 
 /* Whether an Accept value likes text/html better than text/plain (RFC 9110 section 12.5.1). */
 bool h1_prefers_html(struct h1_str accept);
-/* Lower-cases, cuts port and last dot of an authority ("Example.org.:443"); false when it is none. */
+/* Lower-cases, cuts port and last dot of an authority ("Example.org.:443"); false when it is none.
+ */
 bool h1_host_normal(struct h1_str authority, char out[static H1_HOST_MAX + 1], uint32_t *port);
 
 #endif

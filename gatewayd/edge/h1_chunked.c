@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The chunked coding, RFC 9112 section 7.1. Extensions are skipped, trailers checked and dropped. */
+/* The chunked coding, RFC 9112 section 7.1. Extensions are skipped, trailers checked and dropped.
+ */
 #include "gatewayd/edge/h1.h"
 #include <string.h>
 

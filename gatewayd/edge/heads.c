@@ -57,8 +57,8 @@ static void put_client(struct out *o, const struct h1_request *r, const struct k
 		 ip, ip, proto);
 	put_text(o, text);
 	put_str(o, r->authority);
-	snprintf(text, sizeof(text), "\r\nForwarded: for=%s%s%s;proto=%s;host=\"", v6 ? "\"[" : "", ip,
-		 v6 ? "]\"" : "", proto);
+	snprintf(text, sizeof(text), "\r\nForwarded: for=%s%s%s;proto=%s;host=\"", v6 ? "\"[" : "",
+		 ip, v6 ? "]\"" : "", proto);
 	put_text(o, text);
 	put_str(o, r->authority);
 	put_text(o, "\"\r\n");
@@ -97,7 +97,8 @@ int heads_request(struct km_buf *out, const struct h1_request *r, const struct k
 
 /* ---- responses ---- */
 
-int heads_response(struct km_buf *out, const struct h1_response *r, const struct heads_response *how)
+int heads_response(struct km_buf *out, const struct h1_response *r,
+		   const struct heads_response *how)
 {
 	struct out o = {out, 0};
 	char line[24];

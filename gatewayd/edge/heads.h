@@ -23,8 +23,8 @@ struct heads_response {
 	bool keep_alive; /* Connection: keep-alive, for HTTP/1.0 clients */
 	bool upgrade;    /* Connection: upgrade and Upgrade */
 };
-int heads_response(struct km_buf *out, const struct h1_response *r, const struct heads_response *how)
-    __attribute__((warn_unused_result));
+int heads_response(struct km_buf *out, const struct h1_response *r,
+		   const struct heads_response *how) __attribute__((warn_unused_result));
 
 /* Appends an answer of the gateway's own: a short text (or HTML), or with `location` a redirect.
  * what: a few words, NULL: the status's usual ones. */

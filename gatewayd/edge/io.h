@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* A non-blocking byte stream in a worker's loop, plain or TLS. Its event is edge-triggered and added
- * once; what the kernel said last is remembered, so that holding back a sender is simply not reading
- * from it. */
+/* A non-blocking byte stream in a worker's loop, plain or TLS. Its event is edge-triggered and
+ * added once; what the kernel said last is remembered, so that holding back a sender is simply not
+ * reading from it. */
 #ifndef GATEWAYD_EDGE_IO_H
 #define GATEWAYD_EDGE_IO_H
 

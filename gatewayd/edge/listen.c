@@ -72,7 +72,8 @@ int listen_open(int *fd, uint16_t *port, const char *where, struct km_errtext *e
 	if (hp.is_addr)
 		a = hp.addr;
 	else if (hp.host[0])
-		return km_errtext_set(err, KM_EINVAL, "%s: an address is needed, not a name", where);
+		return km_errtext_set(err, KM_EINVAL, "%s: an address is needed, not a name",
+				      where);
 	*port = hp.port;
 	rc = bind_one(fd, &a, hp.port);
 	if (rc && is_any6(&a) && (errno == EAFNOSUPPORT || errno == EADDRNOTAVAIL))

@@ -6,9 +6,9 @@
 #include "libkm/base/err.h"
 #include <stdint.h>
 
-/* A non-blocking TCP listener on "addr:port" ("[::]:443" serves IPv4 too; where the host has no IPv6
- * it becomes 0.0.0.0). *port gets the port that was asked for. Accepted sockets have TCP_NODELAY and
- * keepalive. KM_EINVAL, KM_EIO, both with a sentence. */
+/* A non-blocking TCP listener on "addr:port" ("[::]:443" serves IPv4 too; where the host has no
+ * IPv6 it becomes 0.0.0.0). *port gets the port that was asked for. Accepted sockets have
+ * TCP_NODELAY and keepalive. KM_EINVAL, KM_EIO, both with a sentence. */
 int listen_open(int *fd, uint16_t *port, const char *where, struct km_errtext *err)
     __attribute__((warn_unused_result));
 /* From now on the kernel ignores new connections (their SYNs are dropped, so that they come again

@@ -83,8 +83,8 @@ static int on_certificate(SSL *ssl, void *arg)
 {
 	struct tls_peer *peer = SSL_get_app_data(ssl);
 	(void)arg;
-	return peer->cert &&
-	       SSL_use_cert_and_key(ssl, peer->cert->leaf, peer->cert->key, peer->cert->chain, 1) == 1;
+	return peer->cert && SSL_use_cert_and_key(ssl, peer->cert->leaf, peer->cert->key,
+						  peer->cert->chain, 1) == 1;
 }
 
 static int on_alpn(SSL *ssl, const unsigned char **out, unsigned char *outlen,
@@ -128,9 +128,9 @@ struct tls *tls_new(const struct route_table *routes, struct certs *certs)
 	t->certs = certs;
 	t->refused = km_metric(KM_METRIC_COUNTER, "kakuremichi_tls_refused_total",
 			       "reason=\"name\"", "TLS handshakes refused before they began.");
-	t->no_cert = km_metric(KM_METRIC_COUNTER, "kakuremichi_tls_refused_total",
-			       "reason=\"no_certificate\"",
-			       "TLS handshakes refused before they began.");
+	t->no_cert =
+	    km_metric(KM_METRIC_COUNTER, "kakuremichi_tls_refused_total",
+		      "reason=\"no_certificate\"", "TLS handshakes refused before they began.");
 	t->ctx = SSL_CTX_new(TLS_server_method());
 	if (t->ctx && ctx_set(t))
 		return t;

@@ -63,7 +63,8 @@ static bool full(const struct worker_thread *t)
 	return atomic_load_explicit(&sh->conns, memory_order_relaxed) >= sh->max_conns;
 }
 
-/* Whether accept's failure concerns one connection only (accept(2): treat them like EAGAIN, go on). */
+/* Whether accept's failure concerns one connection only (accept(2): treat them like EAGAIN, go on).
+ */
 static bool passing(int error)
 {
 	switch (error) {
@@ -165,8 +166,8 @@ static void on_later(evutil_socket_t fd, short what, void *arg)
 	struct conn *c, *list = w->later;
 	(void)fd, (void)what;
 	w->later = NULL;
-	LL_FOREACH2 (list, c, later_next)
-		c->later_on = false;
+	LL_FOREACH2(list, c, later_next)
+	c->later_on = false;
 	while ((c = list)) {
 		list = c->later_next;
 		conn_drive(c);

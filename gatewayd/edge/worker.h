@@ -22,8 +22,8 @@ struct worker_note {
 	enum worker_event event;
 };
 
-/* Starts the thread. sh and the listeners must outlive it; net becomes its own. KM_ENOMEM: net stays
- * the caller's. */
+/* Starts the thread. sh and the listeners must outlive it; net becomes its own. KM_ENOMEM: net
+ * stays the caller's. */
 int worker_start(struct worker_thread **out, struct edge_shared *sh, const struct listener *l,
 		 size_t n, struct km_privnet *net) __attribute__((warn_unused_result));
 /* Hands over a handle on the private network. KM_ENOMEM, KM_EFULL: it stays the caller's. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Readers see an open-addressed array of pointers to entries. The writer keeps the same entries in
- * two hash tables (by tunnel and by domain) and publishes by filling a new array, so that publishing
- * is one pass over pointers and readers never meet a half-made change. */
+ * two hash tables (by tunnel and by domain) and publishes by filling a new array, so that
+ * publishing is one pass over pointers and readers never meet a half-made change. */
 #define URCU_INLINE_SMALL_FUNCTIONS
 #include <urcu/urcu-memb.h>
 
@@ -32,8 +32,8 @@ struct route_table {
 	bool changed;
 };
 
-/* ThreadSanitizer does not see liburcu's barriers: it is told that what readers did comes before the
- * end of the grace period. */
+/* ThreadSanitizer does not see liburcu's barriers: it is told that what readers did comes before
+ * the end of the grace period. */
 #ifdef __SANITIZE_THREAD__
 void __tsan_acquire(void *addr);
 void __tsan_release(void *addr);
@@ -142,8 +142,8 @@ static void bury(struct route_table *t, struct entry *e)
 static void dead_free(struct route_table *t)
 {
 	struct entry *e, *tmp;
-	LL_FOREACH_SAFE2 (t->dead, e, tmp, next_dead)
-		entry_free(e);
+	LL_FOREACH_SAFE2(t->dead, e, tmp, next_dead)
+	entry_free(e);
 	t->dead = NULL;
 }
 

@@ -22,7 +22,7 @@ struct up {
 	void *owner;           /* the client's connection; NULL: unused, in the pool */
 	bool reused;           /* has carried a request before */
 	bool connected;
-	bool no_write;         /* the agent takes no more; it may still answer */
+	bool no_write; /* the agent takes no more; it may still answer */
 	uint64_t serial;
 	int64_t idle_since;
 	struct pool *pool;
@@ -35,8 +35,8 @@ struct pool_opts {
 	struct event_base *base;
 	struct timers *timers;
 	size_t per_target;
-	size_t buf_max;                /* bound of each buffer */
-	void (*woken)(struct up *u);   /* something may be possible on a connection in use */
+	size_t buf_max;              /* bound of each buffer */
+	void (*woken)(struct up *u); /* something may be possible on a connection in use */
 };
 
 /* net (may be NULL for the time being) becomes the pool's. NULL: no memory. */
@@ -50,11 +50,12 @@ void pool_net(struct pool *p, struct km_privnet *net);
 struct km_privnet *pool_net_release(struct pool *p);
 
 /* A connection for this route: an unused one that is not older than max_idle_ms (none when that is
- * negative), else a new one that is being opened. Its header is already in `out`. KM_EIO: the system
- * refused (errno); KM_ENOMEM; KM_ECLOSED: there is no private network. */
+ * negative), else a new one that is being opened. Its header is already in `out`. KM_EIO: the
+ * system refused (errno); KM_ENOMEM; KM_ECLOSED: there is no private network. */
 int pool_take(struct pool *p, const struct route *r, int64_t max_idle_ms, int64_t now, void *owner,
 	      struct up **out) __attribute__((warn_unused_result));
-/* Gives back one on which a whole request and its whole answer have passed; it is kept or closed. */
+/* Gives back one on which a whole request and its whole answer have passed; it is kept or closed.
+ */
 void pool_give(struct pool *p, struct up *u, int64_t now);
 /* Closes one that is in use. politely: with a FIN; else with a reset, so that the agent and the
  * target see that something is missing. Accepts NULL. */
