@@ -132,8 +132,12 @@ void tunnels_update(struct req *rq)
 			       : "false",
 	       in.has_description ? in.description : NULL);
 	tx_add(&tx,
+	       /* Another place is another target: connections that gateways keep to the old one
+		* carry its id, and an agent that has not heard yet does not know the new one. */
 	       "UPDATE targets SET agent_id = coalesce($2::uuid, agent_id), "
-	       "address = coalesce($3, address) WHERE tunnel_id = $1::uuid",
+	       "address = coalesce($3, address), id = CASE WHEN (agent_id, address) = "
+	       "(coalesce($2::uuid, agent_id), coalesce($3, address)) THEN id "
+	       "ELSE gen_random_uuid() END WHERE tunnel_id = $1::uuid",
 	       rq->id, in.agent_id, in.target);
 	tx_audit(&tx, rq, "tunnel.update", details);
 	tx_add(&tx, SELECT_ONE, rq->id);

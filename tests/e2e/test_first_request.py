@@ -72,6 +72,26 @@ def test_changes_are_served_and_withdrawn(system):
     conn.close()
 
 
+def test_a_changed_target_is_left_for_good(system):
+    """Requests without a pause, on kept connections: after the new target's first answer none comes
+    from the old one."""
+    system.start_target(8083, "second", "target2")
+    domain = "moved.demo.test"
+    system.add_certificate(domain)
+    t = system.create_tunnel(domain)
+    system.wait_served(domain=domain)
+    conns = [system.stranger(domain) for _ in range(4)]
+    for c in conns:
+        assert client.request(c, "GET", "/").text == "hello\n"
+    system.api("PATCH", f"/api/tunnels/{t['id']}", {"target": "127.0.0.1:8083"}, expect=200)
+    answers = [client.request(conns[i % 4], "GET", "/").text for i in range(400)]
+    moved = answers.index("second\n")
+    assert set(answers[moved:]) == {"second\n"} and set(answers[:moved]) <= {"hello\n"}
+    for c in conns:
+        c.close()
+    system.api("DELETE", f"/api/tunnels/{t['id']}", expect=204)
+
+
 def test_from_post_to_first_answer(system):
     """Twenty tunnels, one after the other; the figure is printed, not asserted (shared machines)."""
     times = []
