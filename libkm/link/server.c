@@ -342,6 +342,8 @@ int km_link_server_start(struct km_link_server **out, struct event_base *base,
 	s->next_id = 1;
 	s->max_connections = opts->max_connections ? opts->max_connections : 10000;
 	s->max_unauthenticated = opts->max_unauthenticated ? opts->max_unauthenticated : 256;
+	s->max_unauthenticated_per_address =
+	    opts->max_unauthenticated_per_address ? opts->max_unauthenticated_per_address : 16;
 	s->auth_timeout_ms = opts->auth_timeout_ms > 0 ? opts->auth_timeout_ms : 10000;
 	km_cmdq_init(&s->cmds);
 	r = km_outbox_init(&s->out, EVENTS_MAX, EVENT_BYTES_MAX);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Control's end of the link: a WebSocket server on a thread of its own (libwebsockets with its
- * libuv plugin); every callback is called on the caller's libevent loop. */
+ * libuv plugin); every callback is called on the caller's libevent loop. Connections that its
+ * bounds refuse are counted in kakuremichi_link_refused_total. */
 #ifndef KM_LINK_SERVER_H
 #define KM_LINK_SERVER_H
 
@@ -17,6 +18,9 @@ struct km_link_server_opts {
 	const char *key_pem;
 	size_t max_connections;     /* 0: 10,000 */
 	size_t max_unauthenticated; /* 0: 256; more are refused */
+	/* 0: 16; those of one address (of one /64 in IPv6), so that it cannot hold all the others'
+	 * places. A host that is refused tries again, and an authentication takes milliseconds. */
+	size_t max_unauthenticated_per_address;
 	int64_t auth_timeout_ms;    /* closed when not authenticated by then; 0: 10 s */
 };
 /* id: never reused within a process; it stays valid to name after the connection is gone. */

@@ -2,6 +2,7 @@
 /* The link thread of the server. libwebsockets runs on a libuv loop of ours: on one of its own it
  * would take over SIGINT and SIGTERM for the whole process. We also accept ourselves and hand over
  * the sockets, so that the bounds hold before a byte is read. */
+#include "libkm/base/metrics.h"
 #include "libkm/base/util.h"
 #include "libkm/link/server_priv.h"
 #include <dlfcn.h>
@@ -38,29 +39,59 @@ int km_server_tls_context(struct km_link_server *s, SSL_CTX *ctx)
 
 /* --- accepting --- */
 
-static void log_refused(struct km_link_server *s, const char *why)
+static void log_refused(struct km_link_server *s, const struct km_addr *peer, const char *why)
 {
+	char text[KM_ADDR_STRLEN];
 	uint32_t held = 0;
 
+	km_metric_add(km_metric(KM_METRIC_COUNTER, "kakuremichi_link_refused_total", "",
+				"Connections that a bound of the link's server refused"),
+		      1);
 	if (km_log_allow(&s->refused, km_now_ms(), 5, 10000, &held))
-		km_warn("link connection refused", km_ks("why", why), km_ki("held_back", held));
+		km_warn("link connection refused", km_ks("why", why),
+			km_ks("peer", peer ? km_addr_str(peer, text) : NULL),
+			km_ki("held_back", held));
+}
+
+/* Whether they count as one: an IPv6 host has a /64 to choose its address from. */
+static bool same_source(const struct km_addr *a, const struct km_addr *b)
+{
+	return a->family == b->family && !memcmp(a->ip, b->ip, a->family == AF_INET ? 4 : 8);
+}
+
+/* The list is bounded by max_unauthenticated, and short. */
+static bool source_full(const struct km_link_server *s, const struct km_addr *peer)
+{
+	const struct km_conn *conn;
+	size_t n = 0;
+
+	DL_FOREACH2(s->unauthenticated, conn, u_next)
+		n += same_source(&conn->peer, peer);
+	return n >= s->max_unauthenticated_per_address;
 }
 
 static void adopt(struct km_link_server *s, int fd, const struct sockaddr *sa)
 {
 	struct km_conn *conn = NULL;
+	struct km_addr peer;
 
-	if (s->n_all >= s->max_connections)
-		log_refused(s, "max_connections reached");
-	else if (s->n_unauthenticated >= s->max_unauthenticated)
-		log_refused(s, "too many that have not authenticated");
-	else
-		conn = calloc(1, sizeof(*conn));
-	if (!conn || km_addr_from_sa(&conn->peer, NULL, sa)) {
-		free(conn);
+	if (km_addr_from_sa(&peer, NULL, sa)) {
 		close(fd);
 		return;
 	}
+	if (s->n_all >= s->max_connections)
+		log_refused(s, &peer, "max_connections reached");
+	else if (s->n_unauthenticated >= s->max_unauthenticated)
+		log_refused(s, &peer, "too many that have not authenticated");
+	else if (source_full(s, &peer))
+		log_refused(s, &peer, "too many from its address that have not authenticated");
+	else
+		conn = calloc(1, sizeof(*conn));
+	if (!conn) {
+		close(fd);
+		return;
+	}
+	conn->peer = peer;
 	conn->refs = 1;
 	conn->s = s;
 	conn->id = s->next_id++;
@@ -107,7 +138,7 @@ static void on_accept(uv_poll_t *p, int status, int events)
 		if (errno == EINTR || errno == ECONNABORTED)
 			continue;
 		if (errno != EAGAIN) {
-			log_refused(s, strerror(errno));
+			log_refused(s, NULL, strerror(errno));
 			uv_poll_stop(&s->accept);
 			uv_timer_start(&s->rest, on_rested, REST_MS, 0);
 		}

@@ -90,7 +90,7 @@ void km_server_tls_free(struct km_server_tls *t);
 
 struct km_link_server {
 	/* set at start */
-	size_t max_connections, max_unauthenticated;
+	size_t max_connections, max_unauthenticated, max_unauthenticated_per_address;
 	int64_t auth_timeout_ms;
 	uint16_t port;
 	int listen_fd;

@@ -36,18 +36,40 @@ static inline void raw_close(struct raw *r)
 	ERR_clear_error();
 }
 
-/* TCP and TLS; false when the server refuses. max_version 0: any. */
-static inline bool raw_connect(struct raw *r, uint16_t port, int max_version)
+/* A TCP socket on a loopback address of ours, connected to the server on loopback; -1. */
+static inline int raw_socket_from(const char *address, uint16_t port)
 {
-	struct sockaddr_in sin = {.sin_family = AF_INET,
-				  .sin_port = htons(port),
-				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	struct sockaddr_in sin = {.sin_family = AF_INET};
+	struct sockaddr_in6 sin6 = {.sin6_family = AF_INET6};
+	bool v6 = inet_pton(AF_INET, address, &sin.sin_addr) != 1;
+	struct sockaddr *sa = v6 ? (struct sockaddr *)&sin6 : (struct sockaddr *)&sin;
+	socklen_t len = v6 ? sizeof(sin6) : sizeof(sin);
+	int fd = socket(sa->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (v6)
+		inet_pton(AF_INET6, address, &sin6.sin6_addr);
+	if (bind(fd, sa, len))
+		goto fail;
+	sin.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	sin6.sin6_addr = in6addr_loopback;
+	sin.sin_port = sin6.sin6_port = htons(port);
+	if (!connect(fd, sa, len))
+		return fd;
+fail:
+	close(fd);
+	return -1;
+}
+
+/* TCP and TLS; false when the server refuses. max_version 0: any. */
+static inline bool raw_connect_from(struct raw *r, const char *address, uint16_t port,
+				    int max_version)
+{
 	struct timeval tv = {RAW_TIMEOUT_S, 0};
 
-	*r = (struct raw){.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
-	setsockopt(r->fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv));
-	if (connect(r->fd, (struct sockaddr *)&sin, sizeof(sin)))
+	*r = (struct raw){.fd = raw_socket_from(address, port)};
+	if (r->fd < 0)
 		return false;
+	setsockopt(r->fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv));
 	r->ctx = SSL_CTX_new(TLS_client_method());
 	SSL_CTX_set_mode(r->ctx,
 			 SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
@@ -58,6 +80,11 @@ static inline bool raw_connect(struct raw *r, uint16_t port, int max_version)
 	r->ssl = SSL_new(r->ctx);
 	SSL_set_fd(r->ssl, r->fd);
 	return SSL_connect(r->ssl) == 1;
+}
+
+static inline bool raw_connect(struct raw *r, uint16_t port, int max_version)
+{
+	return raw_connect_from(r, "127.0.0.1", port, max_version);
 }
 
 static inline bool raw_write(struct raw *r, const void *p, size_t n)

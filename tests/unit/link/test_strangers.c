@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What the server of the link does with those who break its rules, or are slow. */
+#include "libkm/base/metrics.h"
 #include "tests/unit/link/harness.h"
 
 static void what_is_no_link_is_answered_with_a_status(void **state)
@@ -292,6 +293,46 @@ static void who_does_not_authenticate_is_shown_out(void **state)
 	server_end(&s);
 }
 
+static void one_address_does_not_take_all_places(void **state)
+{
+	static const char *const others[] = {"127.0.0.2", "::1"};
+	struct server s = {0};
+	struct raw r[16], more, member[3];
+	struct km_metric *refused = km_metric(KM_METRIC_COUNTER, "kakuremichi_link_refused_total",
+					      "", "Connections that a bound refused");
+	int64_t before = refused->value;
+
+	(void)state;
+	serve_with(&s, (struct km_link_server_opts){.listen = "[::]:0"});
+	for (size_t i = 0; i < KM_ARRAY_LEN(r); i++)
+		assert_true(raw_connect(&r[i], km_link_server_port(s.s), 0));
+	assert_false(raw_connect(&more, km_link_server_port(s.s), 0));
+	raw_close(&more);
+	assert_int_equal(refused->value, before + 1);
+	for (size_t i = 0; i < KM_ARRAY_LEN(others); i++) {
+		assert_true(raw_connect_from(&more, others[i], km_link_server_port(s.s), 0));
+		raw_close(&more);
+	}
+	/* in the one place that gets free there is room for all who authenticate */
+	raw_close(&r[0]);
+	s.authenticate = true;
+	for (int i = 0; i < 3; i++) {
+		bool in = false;
+		for (int k = 0; k < 100 && !in; k++) { /* it is free a little later */
+			in = raw_open(&member[i], km_link_server_port(s.s));
+			if (!in)
+				raw_close(&member[i]);
+		}
+		assert_true(in);
+		wait_for(s.opened, i + 1);
+	}
+	for (size_t i = 0; i < KM_ARRAY_LEN(member); i++)
+		raw_close(&member[i]);
+	for (size_t i = 1; i < KM_ARRAY_LEN(r); i++)
+		raw_close(&r[i]);
+	server_end(&s);
+}
+
 static void there_is_a_most_of_connections(void **state)
 {
 	struct server s = {.authenticate = true};
@@ -396,6 +437,7 @@ int main(void)
 	    cmocka_unit_test(broken_framing_ends_that_connection_only),
 	    cmocka_unit_test(ten_mebibytes_are_refused_unread),
 	    cmocka_unit_test(who_does_not_authenticate_is_shown_out),
+	    cmocka_unit_test(one_address_does_not_take_all_places),
 	    cmocka_unit_test(there_is_a_most_of_connections),
 	    cmocka_unit_test(a_slow_client_is_bounded),
 	    cmocka_unit_test(a_slow_main_loop_stops_the_readers),
