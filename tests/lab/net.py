@@ -35,9 +35,13 @@ class Namespace:
         os.makedirs(self.etc)
         with open(f"{self.etc}/hosts", "w") as f:
             f.write("127.0.0.1 localhost\n::1 localhost ip6-localhost\n" + hosts)
-        run("ip", "netns", "add", name)
         self._thread = None
-        self.ip("link", "set", "lo", "up")
+        try:
+            run("ip", "netns", "add", name)
+            self.ip("link", "set", "lo", "up")
+        except BaseException:
+            self.close()
+            raise
 
     def ip(self, *args):
         return run("ip", "-n", self.name, *args)
