@@ -206,12 +206,14 @@ int km_mkdirs(const char *path, mode_t mode)
 		errno = n ? ENAMETOOLONG : ENOENT;
 		return KM_EIO;
 	}
+	while (n > 1 && path[n - 1] == '/')
+		n--;
 	for (size_t i = 1; i <= n; i++) {
 		if (i < n && path[i] != '/')
 			continue;
 		memcpy(part, path, i);
 		part[i] = '\0';
-		if (mkdir(part, mode) && errno != EEXIST)
+		if (mkdir(part, i < n ? 0755 : mode) && errno != EEXIST)
 			return KM_EIO;
 	}
 	if (stat(path, &st))

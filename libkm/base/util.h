@@ -68,7 +68,8 @@ int km_secret_read(const char *path, size_t max, char **out, struct km_errtext *
  * A symbolic link at path is replaced, not followed. */
 int km_file_write(const char *path, const void *p, size_t n, mode_t mode)
     __attribute__((warn_unused_result));
-/* Makes a folder and its missing parents with this mode. KM_EIO. */
+/* Makes a folder with this mode, and its missing parents, which others may pass through: 0755 (all
+ * less the umask). One that is there keeps its mode. KM_EIO with errno. */
 int km_mkdirs(const char *path, mode_t mode) __attribute__((warn_unused_result));
 
 #endif

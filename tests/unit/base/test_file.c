@@ -194,11 +194,15 @@ static void secrets(void **state)
 static void folders(void **state)
 {
 	struct stat st;
+	mode_t mask = umask(022);
 
 	(void)state;
 	assert_int_equal(km_mkdirs("x/y//z/", 0700), 0);
 	assert_int_equal(stat("x/y/z", &st), 0);
 	assert_int_equal(st.st_mode & 0777, 0700);
+	/* another daemon's folder may lie beside it, under another user */
+	assert_int_equal(stat("x/y", &st), 0);
+	assert_int_equal(st.st_mode & 0777, 0755);
 	assert_int_equal(km_mkdirs("x/y/z", 0700), 0);
 	assert_int_equal(km_mkdirs("/", 0700), 0);
 	assert_int_equal(km_file_write("file", "", 0, 0600), 0);
@@ -206,6 +210,7 @@ static void folders(void **state)
 	assert_int_equal(errno, ENOTDIR);
 	assert_int_equal(km_mkdirs("file/under", 0700), KM_EIO);
 	assert_int_equal(km_mkdirs("", 0700), KM_EIO);
+	umask(mask);
 }
 
 #define in_folder(f) cmocka_unit_test_setup_teardown(f, enter_folder, leave_folder)
