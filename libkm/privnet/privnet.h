@@ -15,7 +15,7 @@
 struct km_privnet;
 
 struct km_privnet_opts {
-	/* the program; NULL: km-warden beside this executable, else in KM_LIBEXEC */
+	/* the program; NULL: km-warden beside this executable, else where it is installed */
 	const char *warden;
 	const char *runtime_dir; /* warden.sock is made here, 0600 */
 	const char *state_dir;   /* wireguard.key is kept here, 0600 */

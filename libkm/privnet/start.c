@@ -135,7 +135,8 @@ int km_start_spawn(const char *program, int *fd, struct km_errtext *err)
 
 int km_start_find(const char *given, char out[static KM_WIRE_PATH_MAX], struct km_errtext *err)
 {
-	char self[KM_WIRE_PATH_MAX - 16];
+	static const char *const places[] = {"", "/../lib/kakuremichi"};
+	char self[KM_WIRE_PATH_MAX - 32];
 	ssize_t n;
 	char *slash;
 
@@ -149,8 +150,9 @@ int km_start_find(const char *given, char out[static KM_WIRE_PATH_MAX], struct k
 	n = readlink("/proc/self/exe", self, sizeof(self) - 1);
 	self[n > 0 ? n : 0] = 0;
 	slash = strrchr(self, '/');
-	if (slash) {
-		snprintf(out, KM_WIRE_PATH_MAX, "%.*s/km-warden", (int)(slash - self), self);
+	for (size_t i = 0; slash && i < KM_ARRAY_LEN(places); i++) {
+		snprintf(out, KM_WIRE_PATH_MAX, "%.*s%s/km-warden", (int)(slash - self), self,
+			 places[i]);
 		if (!access(out, X_OK))
 			return 0;
 	}

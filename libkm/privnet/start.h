@@ -15,7 +15,8 @@ int km_start_connect(const char *path, int *fd, struct km_errtext *err)
  * executed, the first reply says so. */
 int km_start_spawn(const char *program, int *fd, struct km_errtext *err)
     __attribute__((warn_unused_result));
-/* The program to start: `given`, else km-warden beside this executable, else in KM_LIBEXEC.
+/* The program to start: `given`, else km-warden beside this executable, else in
+ * ../lib/kakuremichi from there (wherever `make install` has put both), else in KM_LIBEXEC.
  * KM_ENOTFOUND with a sentence. */
 int km_start_find(const char *given, char out[static KM_WIRE_PATH_MAX], struct km_errtext *err)
     __attribute__((warn_unused_result));
