@@ -4,7 +4,7 @@
 #include "libkm/base/addr.h"
 #include "libkm/base/log.h"
 #include "libkm/base/util.h"
-#include <string.h>
+#include "libkm/link/pin.h"
 
 static const char *const levels[] = {"error", "warn", "info", "debug", NULL};
 static const char *const formats[] = {"text", "json", NULL};
@@ -14,15 +14,6 @@ static const char *const networks[] = {"private", "host", NULL};
 static const char *check_target(const char *value)
 {
 	return allow_check(value);
-}
-
-static const char *check_pin(const char *value)
-{
-	uint8_t digest[32];
-
-	if (strncmp(value, "sha256//", 8) == 0 && km_unb64(digest, 32, value + 8) == 0)
-		return NULL;
-	return "not sha256// and the base64 of 32 bytes";
 }
 
 static const char *check_listen(const char *value)
@@ -43,7 +34,7 @@ static const struct km_opt opts[] = {
     {.key = "control_pin",
      .type = KM_OPT_STRING,
      .offset = AT(control_pin),
-     .check = check_pin,
+     .check = km_pin_check,
      .help = "The pin of control's root certificate, sha256//..., as control writes it into "
 	     "root.pin."},
     {.key = "api_key_file",
@@ -136,12 +127,11 @@ static const struct km_opt opts[] = {
      .offset = AT(metrics_listen),
      .def = "127.0.0.1:9102",
      .check = check_listen,
-     .help = "Where /metrics, /healthz and /readyz are served, without TLS."},
+     .help = "Where /metrics, /healthz and /readyz are served, without TLS. Empty: nowhere."},
     {.key = "warden",
      .type = KM_OPT_PATH,
      .offset = AT(warden),
-     .help = "The warden's program; by default km-warden beside agentd, or in its libexec "
-	     "folder."},
+     .help = "The program km-warden. Unset: beside this program, else where it is installed."},
     {.key = "warden_linger",
      .type = KM_OPT_DURATION,
      .offset = AT(warden_linger),

@@ -3,6 +3,7 @@
 #include "libkm/base/addr.h"
 #include "libkm/base/log.h"
 #include "libkm/base/util.h"
+#include "libkm/link/pin.h"
 
 static const char *const log_levels[] = {"error", "warn", "info", "debug", NULL};
 static const char *const log_formats[] = {"text", "json", NULL};
@@ -49,11 +50,14 @@ static const struct km_opt opts[] = {
     {.key = "control_pin",
      .type = KM_OPT_STRING,
      .offset = AT(control_pin),
-     .help = "The pin of control's root certificate (sha256//...), as control prints it."},
+     .check = km_pin_check,
+     .help = "The pin of control's root certificate, sha256//..., as control writes it into "
+	     "root.pin."},
     {.key = "api_key_file",
      .type = KM_OPT_PATH,
      .offset = AT(api_key_file),
-     .help = "A file with this gateway's API key, readable by its owner only."},
+     .def = KM_SYSCONF "/gateway.key",
+     .help = "The file with this gateway's API key. Nobody but its owner may read it."},
     {.key = "wireguard",
      .type = KM_OPT_ENUM,
      .offset = AT(wireguard),

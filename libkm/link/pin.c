@@ -16,6 +16,13 @@ int km_pin_parse(uint8_t pin[static KM_PIN_LEN], const char *s)
 	return km_unb64(pin, KM_PIN_LEN, s + strlen(PREFIX));
 }
 
+const char *km_pin_check(const char *value)
+{
+	uint8_t pin[KM_PIN_LEN];
+
+	return km_pin_parse(pin, value) ? "not sha256// and the base64 of 32 bytes" : NULL;
+}
+
 char *km_pin_str(const uint8_t pin[static KM_PIN_LEN], char out[static KM_PIN_STRLEN])
 {
 	/* km_b64 ends the text. NOLINTNEXTLINE(bugprone-not-null-terminated-result) */

@@ -13,6 +13,8 @@
 
 /* KM_EINVAL. */
 int km_pin_parse(uint8_t pin[static KM_PIN_LEN], const char *s) __attribute__((warn_unused_result));
+/* The check of a setting that holds a pin: NULL, or what is wrong with it. */
+const char *km_pin_check(const char *value);
 /* The text of a pin; returns out. */
 char *km_pin_str(const uint8_t pin[static KM_PIN_LEN], char out[static KM_PIN_STRLEN]);
 /* The pin of a certificate. KM_EINVAL when it has no readable key. */
