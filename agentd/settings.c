@@ -5,6 +5,7 @@
 #include "libkm/base/log.h"
 #include "libkm/base/util.h"
 #include "libkm/link/pin.h"
+#include "libkm/link/url.h"
 
 static const char *const levels[] = {"error", "warn", "info", "debug", NULL};
 static const char *const formats[] = {"text", "json", NULL};
@@ -29,6 +30,7 @@ static const struct km_opt opts[] = {
     {.key = "control",
      .type = KM_OPT_LIST,
      .offset = AT(control),
+     .check = km_link_url_check,
      .help = "URLs of control, as wss://HOST:3001, tried in turn. Without one the agent serves the "
 	     "configuration that it has on disk."},
     {.key = "control_pin",

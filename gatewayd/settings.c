@@ -4,6 +4,7 @@
 #include "libkm/base/log.h"
 #include "libkm/base/util.h"
 #include "libkm/link/pin.h"
+#include "libkm/link/url.h"
 
 static const char *const log_levels[] = {"error", "warn", "info", "debug", NULL};
 static const char *const log_formats[] = {"text", "json", NULL};
@@ -45,6 +46,7 @@ static const struct km_opt opts[] = {
     {.key = "control",
      .type = KM_OPT_LIST,
      .offset = AT(control),
+     .check = km_link_url_check,
      .help = "URLs of the control servers, tried in turn. Without one the gateway serves what it "
 	     "has on disk."},
     {.key = "control_pin",

@@ -52,3 +52,13 @@ int km_link_url_parse(struct km_link_url *u, const char *s, struct km_errtext *e
 	strcpy(u->text, s);
 	return 0;
 }
+
+const char *km_link_url_check(const char *value)
+{
+	struct km_link_url u;
+	struct km_errtext err;
+
+	return km_link_url_parse(&u, value, &err)
+		   ? "not wss://HOST:PORT (or ws:// to a loopback address)"
+		   : NULL;
+}
