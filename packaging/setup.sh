@@ -1,12 +1,12 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Installs the Debian packages that are missing for: build, demo, check. Says what it installs;
+# Installs the Debian packages that are missing for: build, run, demo, check, lint. Says what it installs;
 # does nothing (and needs no privilege) when all are there.
 set -eu
 build="gcc make pkg-config libc6-dev libevent-dev libssl-dev libpq-dev libjansson-dev libwebsockets-dev
  libwebsockets-evlib-uv liburcu-dev libinih-dev libmnl-dev libidn2-dev uthash-dev wireguard-tools"
-run="postgresql-15 wireguard-go iproute2 nftables"
-demo="python3 curl openssl ca-certificates"
+run="postgresql-15 wireguard-go"
+demo="iproute2 nftables python3 curl openssl ca-certificates"
 check="libcmocka-dev python3-pytest python3-websockets conntrack procps"
 lint="clang clang-tidy clang-format cppcheck mandoc"
 
@@ -14,10 +14,11 @@ want=$build
 for part in "$@"; do
 	case $part in
 	build) ;;
+	run) want="$want $run" ;;
 	demo) want="$want $run $demo" ;;
 	check) want="$want $run $demo $check" ;;
 	lint) want="$want $lint" ;;
-	*) echo "setup.sh: unknown part '$part' (build, demo, check, lint)" >&2; exit 2 ;;
+	*) echo "setup.sh: unknown part '$part' (build, run, demo, check, lint)" >&2; exit 2 ;;
 	esac
 done
 
