@@ -10,12 +10,10 @@ static void on_event(evutil_socket_t fd, short what, void *arg)
 {
 	struct io *io = arg;
 	(void)fd;
-	if (what & EV_READ)
+	if (what & (EV_READ | EV_CLOSED))
 		io->can_read = true;
 	if (what & EV_WRITE)
 		io->can_write = true;
-	if (what & EV_CLOSED)
-		io->hup = io->can_read = true;
 	io->woken(io);
 }
 
@@ -96,10 +94,9 @@ static enum io_got plain_read(struct io *io, void *p, size_t want, size_t *n)
 		io->broken = got < 0;
 		return got < 0 ? IO_BROKEN : IO_END;
 	}
+	/* A short read does not end the turn: a reset that came together with these bytes has no
+	 * edge of its own, and only the next read tells of it. */
 	*n = (size_t)got;
-	/* A short read has emptied the socket; an end that came later is another edge. */
-	if ((size_t)got < want && !io->hup)
-		io->can_read = false;
 	return IO_BYTES;
 }
 

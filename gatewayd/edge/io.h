@@ -15,7 +15,6 @@ struct io {
 	int fd; /* -1: none */
 	SSL *ssl;
 	bool can_read, can_write; /* not known to block */
-	bool hup;                 /* the other side has ended or broken the connection */
 	bool eof;                 /* nothing more can be read */
 	bool broken;              /* an error: neither reading nor writing makes sense */
 	struct event ev;

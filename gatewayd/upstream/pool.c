@@ -266,7 +266,7 @@ void pool_give(struct pool *p, struct up *u, int64_t now)
 {
 	struct pool_set *s;
 	u->owner = NULL;
-	if (u->io.eof || u->io.broken || u->io.hup || u->in.len || u->out.len || u->no_write ||
+	if (u->io.eof || u->io.broken || u->in.len || u->out.len || u->no_write ||
 	    p->n_idle >= POOL_IDLE_MAX || !p->o.per_target || !p->o.timers->ms[TIMER_POOL])
 		goto drop;
 	if (u->io.can_read && io_read(&u->io, &u->in, 1) != IO_WAIT)

@@ -191,6 +191,10 @@ class Agent:
         s.sock.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n")
         return False
 
+    def do_shortreset(self, s, r, arg):
+        s.sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"x" * 10)
+        return self.do_reset(s, r, arg)
+
     def do_drop(self, s, r, arg):
         return False
 
@@ -727,6 +731,16 @@ def test_short_answer_is_cut(gw, path):
         c.send(f"GET {path} HTTP/1.1\r\nHost: hello.test\r\n\r\n")
         with pytest.raises((Gone, ConnectionResetError, ssl.SSLError)):
             c.answer()
+
+
+def test_reset_right_behind_bytes_is_noticed(gw):
+    """Both may come in one turn of the loop: nobody waits for the body timeout then."""
+    for _ in range(50):
+        with gw.tls(timeout=10) as s:
+            c = Client(s)
+            c.send("GET /shortreset HTTP/1.1\r\nHost: hello.test\r\n\r\n")
+            with pytest.raises((Gone, ConnectionResetError, ssl.SSLError)):
+                c.answer()
 
 
 def test_pipelining(client):
