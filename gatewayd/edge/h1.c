@@ -508,6 +508,15 @@ static const char *status_line_read(struct h1_response *r, struct h1_str line)
 	return NULL;
 }
 
+/* Careless targets send the body all the same when they must not; it would be taken for the next
+ * answer. So nothing is asked on a connection after an answer that stands for such a body. */
+static bool body_tempting(const struct h1_response *r, bool head)
+{
+	if (r->body == H1_BODY_LENGTH && !r->length)
+		return false;
+	return head || ((r->status == 204 || r->status == 304) && r->body != H1_BODY_CLOSE);
+}
+
 int h1_response_parse(struct h1_response *r, const char *p, size_t n, bool head,
 		      const struct h1_limits *lim, const char **why)
 {
@@ -525,10 +534,12 @@ int h1_response_parse(struct h1_response *r, const char *p, size_t n, bool head,
 	r->has_length = r->body == H1_BODY_LENGTH;
 	if (r->body == H1_BODY_NONE)
 		r->body = H1_BODY_CLOSE;
+	bool tempted = body_tempting(r, head);
 	if (head || r->status < 200 || r->status == 204 || r->status == 304)
 		r->body = H1_BODY_NONE;
 	r->upgrade = r->status == 101 && s.upgrade_named && s.upgrades == 1;
 	r->upgrade_to = s.upgrade;
-	r->keep_alive = r->body != H1_BODY_CLOSE && !s.close && (r->minor || s.keep_alive);
+	r->keep_alive =
+	    r->body != H1_BODY_CLOSE && !tempted && !s.close && (r->minor || s.keep_alive);
 	return 0;
 }

@@ -92,8 +92,8 @@ struct h1_response {
 	int status; /* 100 to 599 */
 	struct h1_str reason;
 	uint8_t minor;
-	bool keep_alive;
-	bool upgrade; /* status 101 with Connection: upgrade and Upgrade */
+	bool keep_alive; /* another request may follow; never where a body may come that must not */
+	bool upgrade;    /* status 101 with Connection: upgrade and Upgrade */
 	struct h1_str upgrade_to;
 	enum h1_body body;
 	uint64_t length; /* with BODY_LENGTH; and what a bodiless answer declares, see has_length */

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 #include <uthash.h>
 #include <utlist.h>
@@ -238,15 +239,30 @@ out:;
 	return rc;
 }
 
+/* Neither ended nor with bytes that nobody asked for, which would be taken for an answer; their
+ * event may stand behind the one that is being handled. */
+static bool silent(const struct up *u)
+{
+	char byte;
+	return recv(u->io.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
+	       (errno == EAGAIN || errno == EWOULDBLOCK);
+}
+
 static struct up *up_reuse(struct pool *p, const struct route *r, int64_t max_idle_ms, int64_t now)
 {
 	struct pool_set *s;
-	HASH_FIND(hh, p->sets, &r->serial, sizeof(r->serial), s);
-	struct up *u = s ? s->idle : NULL;
-	if (!u || now - u->idle_since > max_idle_ms)
-		return NULL;
-	up_unlink(p, u);
-	return u;
+	struct up *u;
+	for (;;) {
+		HASH_FIND(hh, p->sets, &r->serial, sizeof(r->serial), s);
+		u = s ? s->idle : NULL;
+		if (!u || now - u->idle_since > max_idle_ms)
+			return NULL;
+		if (silent(u)) {
+			up_unlink(p, u);
+			return u;
+		}
+		pool_drop(p, u, true);
+	}
 }
 
 int pool_take(struct pool *p, const struct route *r, int64_t max_idle_ms, int64_t now, void *owner,

@@ -183,6 +183,13 @@ class Agent:
                        (b"\r\n" if arg in ("204", "304") else b"Content-Length: 0\r\n\r\n"))
         return True
 
+    def do_headbody(self, s, r, arg):
+        """Sends a body where none may be: it looks like an answer of its own."""
+        s.sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 44\r\n\r\n")
+        time.sleep(0.0005)
+        s.sock.sendall(b"HTTP/1.1 200 WRONG\r\nContent-Length: 5\r\n\r\nwrong")
+        return True
+
     def do_short(self, s, r, arg):
         s.sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"x" * 10)
         return False
@@ -697,6 +704,29 @@ def test_no_body(client):
     a = client.answer("HEAD")
     assert a.status == 200 and int(a.headers["content-length"]) > 10
     assert client.get("/echo").status == 200
+
+
+def test_a_body_behind_the_answer_to_head_is_nobodys_answer(gw):
+    done = threading.Event()
+
+    def ask_for_heads():
+        with gw.tls() as sock:
+            c = Client(sock)
+            while not done.is_set():
+                c.send("HEAD /headbody HTTP/1.1\r\nHost: hello.test\r\n\r\n")
+                assert c.answer("HEAD").status == 200
+    threads = [threading.Thread(target=ask_for_heads) for _ in range(3)]
+    for t in threads:
+        t.start()
+    try:
+        with gw.tls() as sock:
+            c = Client(sock)
+            for _ in range(1000):
+                assert c.get("/hints").status == 103 and c.answer().body == b"ok"
+    finally:
+        done.set()
+        for t in threads:
+            t.join()
 
 
 def test_interim_answers(client):
