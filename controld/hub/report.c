@@ -15,17 +15,19 @@ void report_heartbeat(struct client *c)
 
 void report_ack(struct client *c, const struct km_msg_config_ack *m)
 {
+	char *error = m->success ? NULL : km_xstrdup(m->error ? m->error : "failed");
+	/* Each ack names what stands refused, so the same comes again and again. */
+	if (error && (!c->ack_error || strcmp(error, c->ack_error) != 0))
+		km_warn("configuration not wholly applied", km_ks("type", client_kind(c)),
+			km_ks("id", c->id), km_ks("name", c->name), km_ki("revision", m->revision),
+			km_ks("what", error));
 	memset(c->acked_epoch, 0, sizeof(c->acked_epoch));
 	strncpy(c->acked_epoch, m->epoch, HUB_EPOCH_LEN);
 	c->acked_revision = m->revision;
 	free(c->ack_error);
 	c->ack_by_auth = false;
-	c->ack_error = m->success ? NULL : km_xstrdup(m->error ? m->error : "failed");
+	c->ack_error = error;
 	c->ack_dirty = true;
-	if (!m->success)
-		km_warn("configuration not wholly applied", km_ks("type", client_kind(c)),
-			km_ks("id", c->id), km_ks("name", c->name), km_ki("revision", m->revision),
-			km_ks("what", c->ack_error));
 }
 
 void report_applied(struct client *c)
@@ -217,7 +219,7 @@ static void flushed(void *arg, const struct store_error *error, PGresult *const 
 	"ack_error = CASE WHEN x.acked AND NOT (x.by_auth AND t.acked_epoch = x.epoch "            \
 	"AND t.acked_revision = x.revision) THEN x.ack_error ELSE t.ack_error END "                \
 	"FROM jsonb_to_recordset($1::jsonb) AS x(id uuid, status text, seen timestamptz, "         \
-	"report jsonb, acked boolean, epoch text, revision bigint, ack_error text, "                 \
+	"report jsonb, acked boolean, epoch text, revision bigint, ack_error text, "               \
 	"by_auth boolean) "                                                                        \
 	"WHERE t.id = x.id AND (x.status = 'online' OR t.last_seen_at <= x.seen)"
 #define FLUSH_CERTIFICATES                                                                         \

@@ -5,24 +5,109 @@
 #include <stdio.h>
 #include <string.h>
 
-__attribute__((format(printf, 3, 4))) static void refuse(struct refusals *f, int error,
-							 const char *fmt, ...)
+/* ---- what stands refused ---- */
+
+#define MORE_MAX 32 /* bytes of "; and N more" */
+
+static void refuse(struct refusals *f, int error, const char *what, const char *why)
 {
-	size_t left = sizeof f->text - f->len;
-	va_list ap;
+	size_t left = sizeof f->text - MORE_MAX - f->len;
 	int n;
 
 	if (!f->n++)
 		f->first = error;
-	if (f->len && left > 3) {
-		memcpy(f->text + f->len, "; ", 3);
-		f->len += 2;
-		left -= 2;
+	if (f->held) {
+		f->held++;
+		return;
 	}
+	n = snprintf(f->text + f->len, left, "%s%s%s", f->len ? "; " : "", what, why);
+	if (n > 0 && (size_t)n < left) {
+		f->len += (size_t)n;
+	} else {
+		f->text[f->len] = 0;
+		f->held = 1;
+	}
+}
+
+static void refuse_item(struct refusals *f, enum kind kind, const struct item *item)
+{
+	char what[KM_UUID_STRLEN + 32];
+
+	snprintf(what, sizeof what, "%s %s: ", km_item_kinds[kind].name, item->id);
+	refuse(f, item->error, what, item->why ? item->why : km_strerror(item->error));
+}
+
+void km_apply_refusals(struct km_replica *r, struct refusals *f)
+{
+	const struct malformed *m;
+	const struct item *item;
+
+	bool found = false;
+
+	memset(f, 0, sizeof *f);
+	for (m = r->malformed; m; m = m->next)
+		refuse(f, KM_EINVAL, "", m->text);
+	for (enum kind k = N_KINDS; k-- > 0 && r->refused;)
+		for (item = r->maps[k]; item; item = item->hh.next)
+			if (item->error) {
+				refuse_item(f, k, item);
+				found = true;
+			}
+	r->refused = found;
+	if (r->unsettled_error)
+		refuse(f, r->unsettled_error, "", r->unsettled.text);
+	if (f->held)
+		f->len += (size_t)snprintf(f->text + f->len, MORE_MAX, "%sand %zu more",
+					   f->len ? "; " : "", f->held);
+}
+
+/* Takes the entries of this id, or all where id is NULL, out of the list. */
+static void forget_malformed(struct km_replica *r, const char *id)
+{
+	struct malformed **at = &r->malformed, *m;
+
+	while ((m = *at)) {
+		if (id && strcmp(m->id, id)) {
+			at = &m->next;
+			continue;
+		}
+		*at = m->next;
+		r->n_malformed--;
+		free(m);
+	}
+}
+
+void km_apply_forget_malformed(struct km_replica *r)
+{
+	forget_malformed(r, NULL);
+}
+
+/* id NULL: not known. The oldest makes room; without memory it is not remembered. */
+__attribute__((format(printf, 3, 4))) static void
+note_malformed(struct km_replica *r, const char *id, const char *fmt, ...)
+{
+	struct malformed **at, *m;
+	va_list ap;
+
+	if (id)
+		forget_malformed(r, id);
+	if (r->n_malformed >= REPLICA_MALFORMED_MAX) {
+		m = r->malformed;
+		r->malformed = m->next;
+		r->n_malformed--;
+		free(m);
+	}
+	m = calloc(1, sizeof *m);
+	if (!m)
+		return;
+	snprintf(m->id, sizeof m->id, "%s", id ? id : "");
 	va_start(ap, fmt);
-	n = vsnprintf(f->text + f->len, left, fmt, ap);
+	vsnprintf(m->text, sizeof m->text, fmt, ap);
 	va_end(ap);
-	f->len = n > 0 && (size_t)n < left ? f->len + (size_t)n : sizeof f->text - 1;
+	for (at = &r->malformed; *at; at = &(*at)->next)
+		;
+	*at = m;
+	r->n_malformed++;
 }
 
 /* ---- the hooks ---- */
@@ -48,47 +133,48 @@ static int call_hook(const struct km_replica *r, enum kind kind, const void *was
 }
 
 /* Brings the hook from what it took last to what is wanted, and forgets an item that has gone. */
-static void give(struct km_replica *r, enum kind kind, struct item *item, struct refusals *f)
+static void give(struct km_replica *r, enum kind kind, struct item *item)
 {
 	struct km_errtext why = {""};
 	int e;
 
 	if (!r->loading && item->applied != item->now) {
 		e = call_hook(r, kind, item->applied, item->now, &why);
-		if (e)
-			refuse(f, e, "%s %s: %s", km_item_kinds[kind].name, item->id,
-			       why.text[0] ? why.text : km_strerror(e));
-		else
+		if (e) {
+			km_item_refused(item, e, why.text[0] ? why.text : NULL);
+			r->refused = true;
+		} else {
 			km_item_taken(kind, item);
+		}
 	}
 	if (!item->now && (r->loading || !item->applied))
 		km_item_remove(kind, &r->maps[kind], item);
 }
 
 /* What comes or changes; what goes has been given by then. */
-static void give_all(struct km_replica *r, enum kind kind, struct refusals *f)
+static void give_all(struct km_replica *r, enum kind kind)
 {
 	struct item *item, *next;
 
 	HASH_ITER (hh, r->maps[kind], item, next) {
 		if (item->now)
-			give(r, kind, item, f);
+			give(r, kind, item);
 	}
 }
 
-static void settle(struct km_replica *r, struct refusals *f)
+static void settle(struct km_replica *r)
 {
 	struct km_errtext why = {""};
 	int e = !r->loading && r->hooks.settled ? r->hooks.settled(r->arg, &why) : 0;
 
+	r->unsettled_error = e;
 	if (e)
-		refuse(f, e, "%s", why.text[0] ? why.text : km_strerror(e));
+		km_errtext_set(&r->unsettled, e, "%s", why.text[0] ? why.text : km_strerror(e));
 }
 
 /* ---- a whole configuration ---- */
 
-static void go_before(struct km_replica *r, struct item *const fresh[N_KINDS], size_t *differ,
-		      struct refusals *f)
+static void go_before(struct km_replica *r, struct item *const fresh[N_KINDS], size_t *differ)
 {
 	struct item *item, *next;
 
@@ -97,7 +183,7 @@ static void go_before(struct km_replica *r, struct item *const fresh[N_KINDS], s
 			if (km_item_find(fresh[k], item->id))
 				continue;
 			*differ += km_item_want(k, item, NULL);
-			give(r, k, item, f);
+			give(r, k, item);
 		}
 	}
 }
@@ -127,10 +213,18 @@ static bool thing_ok(enum kind kind, const json_t *v, struct km_errtext *why)
 	return !e;
 }
 
+/* NULL: it has none that could be one. */
+static const char *id_of(const json_t *v)
+{
+	const char *id = json_string_value(json_object_get(v, "id"));
+
+	return id && km_uuid_ok(id) ? id : NULL;
+}
+
 /* What we want of the thing so far, as JSON; NULL: nothing. */
 static json_t *thing_so_far(const struct km_replica *r, enum kind kind, const json_t *v)
 {
-	const char *id = json_string_value(json_object_get(v, "id"));
+	const char *id = id_of(v);
 	const struct item *item = id ? km_item_find(r->maps[kind], id) : NULL;
 
 	return item && item->now ? km_msg_format(km_item_kinds[kind].desc, item->now) : NULL;
@@ -139,11 +233,12 @@ static json_t *thing_so_far(const struct km_replica *r, enum kind kind, const js
 /* A `config` in which each thing that is malformed has become what it was so far, or is left out:
  * control may be newer than we are, and one thing that we do not understand shall not keep us from
  * the others. NULL: no memory. */
-static json_t *salvage(const struct km_replica *r, const json_t *data, struct refusals *f)
+static json_t *salvage(struct km_replica *r, const json_t *data)
 {
 	json_t *out = json_copy((json_t *)data);
 
 	json_object_del(out, "certificates"); /* not ours */
+	forget_malformed(r, NULL);
 	for (enum kind k = 0; k < N_KINDS; k++) {
 		const struct kind_info *info = &km_item_kinds[k];
 		json_t *list = json_object_get(data, info->json), *good, *v, *old;
@@ -159,7 +254,7 @@ static json_t *salvage(const struct km_replica *r, const json_t *data, struct re
 				json_array_append(good, v);
 				continue;
 			}
-			refuse(f, KM_EINVAL, "%s[%zu].%s", info->json, i, why.text);
+			note_malformed(r, id_of(v), "%s[%zu].%s", info->json, i, why.text);
 			old = thing_so_far(r, k, v);
 			if (old)
 				json_array_append_new(good, old);
@@ -169,28 +264,30 @@ static json_t *salvage(const struct km_replica *r, const json_t *data, struct re
 	return out;
 }
 
-static int parse_config(const struct km_replica *r, struct km_msg_config *c, const json_t *data,
-			struct refusals *f, struct km_errtext *err)
+static int parse_config(struct km_replica *r, struct km_msg_config *c, const json_t *data,
+			struct km_errtext *err)
 {
 	int e = km_msg_parse(&km_msg_desc_config, c, data, err);
 	json_t *rest;
 
+	if (!e)
+		forget_malformed(r, NULL);
 	if (e != KM_EINVAL || !json_is_object(data))
 		return e;
-	rest = salvage(r, data, f);
+	rest = salvage(r, data);
 	e = rest ? km_msg_parse(&km_msg_desc_config, c, rest, err) : KM_ENOMEM;
 	json_decref(rest);
 	return e;
 }
 
-int km_apply_config(struct km_replica *r, const json_t *data, size_t *differ, struct refusals *f,
+int km_apply_config(struct km_replica *r, const json_t *data, size_t *differ,
 		    struct km_errtext *err)
 {
 	struct item *fresh[N_KINDS] = {NULL};
 	struct km_msg_config c;
 	int e;
 
-	e = parse_config(r, &c, data, f, err);
+	e = parse_config(r, &c, data, err);
 	if (e)
 		return e;
 	e = config_check(&c, err);
@@ -200,17 +297,17 @@ int km_apply_config(struct km_replica *r, const json_t *data, size_t *differ, st
 		goto out;
 
 	*differ = strcmp(r->epoch, c.epoch) || r->revision != c.revision;
-	go_before(r, fresh, differ, f);
+	go_before(r, fresh, differ);
 	for (enum kind k = 0; k < N_KINDS; k++) {
 		*differ += km_item_merge(k, &fresh[k], &r->maps[k]);
 		r->maps[k] = fresh[k];
 		fresh[k] = NULL;
 	}
 	for (enum kind k = N_KINDS; k-- > 0;)
-		give_all(r, k, f);
+		give_all(r, k);
 	snprintf(r->epoch, sizeof r->epoch, "%s", c.epoch);
 	r->revision = c.revision;
-	settle(r, f);
+	settle(r);
 out:
 	for (enum kind k = 0; k < N_KINDS; k++)
 		km_item_map_free(k, &fresh[k]);
@@ -287,7 +384,7 @@ static int change_fits(const struct km_replica *r, const struct km_msg_change *c
 }
 
 static int put(struct km_replica *r, enum kind kind, const char *id, void **thing,
-	       struct refusals *f, struct km_errtext *err)
+	       struct km_errtext *err)
 {
 	struct item **map = &r->maps[kind], *item = km_item_find(*map, id);
 
@@ -303,24 +400,31 @@ static int put(struct km_replica *r, enum kind kind, const char *id, void **thin
 					      km_item_kinds[kind].name);
 	}
 	*thing = NULL;
-	give(r, kind, item, f);
+	give(r, kind, item);
 	return 0;
 }
 
-static void take_away(struct km_replica *r, enum kind kind, const char *id, struct refusals *f)
+static void take_away(struct km_replica *r, enum kind kind, const char *id)
 {
 	struct item *item = km_item_find(r->maps[kind], id);
 
 	if (!item)
 		return;
 	km_item_want(kind, item, NULL);
-	give(r, kind, item, f);
+	give(r, kind, item);
+}
+
+static const char *id_in_change(const struct verb *v, const json_t *data)
+{
+	const json_t *thing = json_object_get(data, km_item_kinds[v->kind].name);
+
+	return id_of(v->gone ? data : thing);
 }
 
 /* A change that is malformed counts as refused, so that those after it fit, as long as it says
  * where it belongs. *err says what is wrong with it. */
 static int skip_change(struct km_replica *r, const struct verb *v, const json_t *data,
-		       size_t *differ, struct refusals *f, struct km_errtext *err)
+		       size_t *differ, struct km_errtext *err)
 {
 	json_t *place = json_pack("{s:O*, s:O*, s:O*}", "epoch", json_object_get(data, "epoch"),
 				  "previous", json_object_get(data, "previous"), "revision",
@@ -334,7 +438,7 @@ static int skip_change(struct km_replica *r, const struct verb *v, const json_t 
 	if (c.revision > c.previous)
 		e = change_fits(r, &c, err);
 	if (!e && c.revision > r->revision) {
-		refuse(f, KM_EINVAL, "%s: %s", v->type, why.text);
+		note_malformed(r, id_in_change(v, data), "%s: %s", v->type, why.text);
 		r->revision = c.revision;
 		*differ = 1;
 	}
@@ -345,7 +449,7 @@ out:
 }
 
 int km_apply_change(struct km_replica *r, const char *type, const json_t *data, json_t **clean,
-		    size_t *differ, struct refusals *f, struct km_errtext *err)
+		    size_t *differ, struct km_errtext *err)
 {
 	const struct verb *v = verb_find(type);
 	struct km_msg_change c;
@@ -359,22 +463,23 @@ int km_apply_change(struct km_replica *r, const char *type, const json_t *data, 
 		return km_errtext_set(err, KM_ENOTFOUND, "%s is not a change", type);
 	e = km_msg_parse(&km_msg_desc_change, &c, data, err);
 	if (e)
-		return e == KM_EINVAL ? skip_change(r, v, data, differ, f, err) : e;
+		return e == KM_EINVAL ? skip_change(r, v, data, differ, err) : e;
 	which = change_id(&c, v, err);
-	e = which ? change_fits(r, &c, err) : skip_change(r, v, data, differ, f, err);
+	e = which ? change_fits(r, &c, err) : skip_change(r, v, data, differ, err);
 	if (e || !which || c.revision <= r->revision)
 		goto out;
 	snprintf(id, sizeof id, "%s", which);
 	line = km_msg_format(&km_msg_desc_change, &c);
 	e = line ? 0 : km_errtext_set(err, KM_ENOMEM, "no memory for a change");
 	if (!e && v->gone)
-		take_away(r, v->kind, id, f);
+		take_away(r, v->kind, id);
 	else if (!e)
-		e = put(r, v->kind, id, change_thing(&c, v->kind), f, err);
+		e = put(r, v->kind, id, change_thing(&c, v->kind), err);
 	if (e)
 		goto out;
+	forget_malformed(r, id);
 	r->revision = c.revision;
-	settle(r, f);
+	settle(r);
 	*clean = line;
 	line = NULL;
 out:
@@ -385,7 +490,7 @@ out:
 
 /* ---- everything ---- */
 
-void km_apply_all(struct km_replica *r, struct refusals *f)
+void km_apply_all(struct km_replica *r)
 {
 	struct item *item, *next;
 
@@ -396,8 +501,8 @@ void km_apply_all(struct km_replica *r, struct refusals *f)
 				continue;
 			}
 			km_item_forget(k, item);
-			give(r, k, item, f);
+			give(r, k, item);
 		}
 	}
-	settle(r, f);
+	settle(r);
 }

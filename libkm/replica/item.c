@@ -48,6 +48,7 @@ void km_item_free(enum kind kind, struct item *item)
 	if (item->applied != item->now)
 		struct_free(kind, item->applied);
 	struct_free(kind, item->now);
+	free(item->why);
 	free(item);
 }
 
@@ -73,6 +74,14 @@ void km_item_taken(enum kind kind, struct item *item)
 	if (item->applied != item->now)
 		struct_free(kind, item->applied);
 	item->applied = item->now;
+	km_item_refused(item, 0, NULL);
+}
+
+void km_item_refused(struct item *item, int error, const char *why)
+{
+	free(item->why);
+	item->error = error;
+	item->why = why ? strdup(why) : NULL;
 }
 
 void km_item_forget(enum kind kind, struct item *item)
@@ -127,7 +136,10 @@ static bool inherit(enum kind kind, struct item *item, struct item *old)
 
 	item->now = old->now;
 	item->applied = old->applied;
+	item->error = old->error;
+	item->why = old->why;
 	old->now = old->applied = NULL;
+	old->why = NULL;
 	return km_item_want(kind, item, wanted);
 }
 

@@ -29,11 +29,14 @@ struct kind_info {
 extern const struct kind_info km_item_kinds[N_KINDS];
 
 /* now: what control wants; NULL: that it goes, but the hook failed. applied: what the hook took
- * last, often the same pointer; NULL: nothing. Never both NULL outside a change. */
+ * last, often the same pointer; NULL: nothing. Never both NULL outside a change. They differ as
+ * long as the hook refuses: then error and why (NULL: no memory for it) say what it said last. */
 struct item {
 	UT_hash_handle hh;
 	char id[KM_UUID_STRLEN];
 	void *now, *applied;
+	int error;
+	char *why;
 };
 
 /* Frees the item and both structs; accepts NULL. */
@@ -43,6 +46,8 @@ void km_item_free(enum kind kind, struct item *item);
 bool km_item_want(enum kind kind, struct item *item, void *now);
 /* The hook took what is wanted. */
 void km_item_taken(enum kind kind, struct item *item);
+/* The hook refused what is wanted. */
+void km_item_refused(struct item *item, int error, const char *why);
 /* The hook holds nothing of it any more. */
 void km_item_forget(enum kind kind, struct item *item);
 /* A new item in the map that wants `now`, which it takes. NULL (nothing taken): no memory. */

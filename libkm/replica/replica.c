@@ -88,36 +88,32 @@ static int persist(struct km_replica *r, const char *type, const json_t *change,
 
 /* ---- start ---- */
 
-/* Only another version of the program can have written what is not understood now. */
-static void warn_refused(const struct refusals *f)
-{
-	if (f->n)
-		km_warn("part of the configuration on disk is not understood",
-			km_ks("why", f->text));
-}
-
 static int load_snapshot(void *arg, const json_t *config, struct km_errtext *err)
 {
-	struct refusals f = {.n = 0};
 	size_t differ;
-	int e = km_apply_config(arg, config, &differ, &f, err);
 
-	if (!e)
-		warn_refused(&f);
-	return e;
+	return km_apply_config(arg, config, &differ, err);
 }
 
 static int load_change(void *arg, const char *type, const json_t *data, struct km_errtext *err)
 {
-	struct refusals f = {.n = 0};
 	json_t *clean = NULL;
 	size_t differ;
-	int e = km_apply_change(arg, type, data, &clean, &differ, &f, err);
+	int e = km_apply_change(arg, type, data, &clean, &differ, err);
 
-	if (!e)
-		warn_refused(&f);
 	json_decref(clean);
 	return e;
+}
+
+/* Only another version of the program can have written what is not understood now. */
+static void warn_malformed(struct km_replica *r)
+{
+	struct refusals f;
+
+	km_apply_refusals(r, &f);
+	if (f.n)
+		km_warn("part of the configuration on disk is not understood",
+			km_ks("why", f.text));
 }
 
 int km_replica_open(struct km_replica **out, const char *dir, const struct km_replica_hooks *hooks,
@@ -140,6 +136,7 @@ int km_replica_open(struct km_replica **out, const char *dir, const struct km_re
 		return e;
 	}
 	r->loading = false;
+	warn_malformed(r);
 	if (r->epoch[0] && persist(r, NULL, NULL, false, &why))
 		km_warn("cannot write the configuration", km_ks("why", why.text));
 	if (r->epoch[0] && km_replica_replay(r, &why))
@@ -151,9 +148,10 @@ int km_replica_open(struct km_replica **out, const char *dir, const struct km_re
 
 int km_replica_replay(struct km_replica *r, struct km_errtext *err)
 {
-	struct refusals f = {.n = 0};
+	struct refusals f;
 
-	km_apply_all(r, &f);
+	km_apply_all(r);
+	km_apply_refusals(r, &f);
 	return f.n ? km_errtext_set(err, f.first, "%s", f.text) : 0;
 }
 
@@ -163,48 +161,63 @@ void km_replica_free(struct km_replica *r)
 		return;
 	for (enum kind k = 0; k < N_KINDS; k++)
 		km_item_map_free(k, &r->maps[k]);
+	km_apply_forget_malformed(r);
 	km_disk_close(&r->disk);
 	free(r);
 }
 
 /* ---- a message ---- */
 
-static json_t *make_ack(const struct km_replica *r, const struct refusals *f)
+static int make_ack(struct km_replica *r, json_t **out, struct km_errtext *err)
 {
-	struct km_msg_config_ack ack = {
-	    .epoch = (char *)r->epoch, .revision = r->revision, .success = !f->n};
-	char text[sizeof f->text];
+	struct km_msg_config_ack ack = {.epoch = (char *)r->epoch, .revision = r->revision};
+	struct refusals f;
 
-	if (f->n) {
+	km_apply_refusals(r, &f);
+	ack.success = !f.n;
+	if (f.n) {
 		/* A hook's sentence may be cut in the middle of a character. */
-		for (size_t i = 0; i <= f->len; i++)
-			text[i] = (f->text[i] & 0x80) ? '?' : f->text[i];
-		ack.error = text;
+		for (size_t i = 0; i < f.len; i++)
+			f.text[i] = (f.text[i] & 0x80) ? '?' : f.text[i];
+		ack.error = f.text;
 	}
-	return km_msg_format(&km_msg_desc_config_ack, &ack);
+	*out = km_msg_format(&km_msg_desc_config_ack, &ack);
+	return *out ? 0 : km_errtext_set(err, KM_ENOMEM, "no memory for config_ack");
 }
 
 int km_replica_take(struct km_replica *r, const char *type, const json_t *data, json_t **ack,
 		    struct km_errtext *err)
 {
-	struct refusals f = {.n = 0};
 	json_t *clean = NULL;
 	size_t differ = 0;
 	int e;
 
 	*ack = NULL;
 	if (strcmp(type, "config"))
-		e = km_apply_change(r, type, data, &clean, &differ, &f, err);
+		e = km_apply_change(r, type, data, &clean, &differ, err);
 	else
-		e = km_apply_config(r, data, &differ, &f, err);
-	if (!e)
-		e = persist(r, type, clean, differ > 0, err);
+		e = km_apply_config(r, data, &differ, err);
 	if (!e) {
-		*ack = make_ack(r, &f);
-		e = *ack ? 0 : km_errtext_set(err, KM_ENOMEM, "no memory for config_ack");
+		e = persist(r, type, clean, differ > 0, err);
+		r->ack_owed = e != 0;
 	}
+	if (!e)
+		e = make_ack(r, ack, err);
 	json_decref(clean);
 	return e;
+}
+
+int km_replica_retry(struct km_replica *r, json_t **ack, struct km_errtext *err)
+{
+	int e = 0;
+
+	*ack = NULL;
+	if (r->epoch[0] && (r->ack_owed || r->disk.bad))
+		e = persist(r, NULL, NULL, false, err);
+	if (e || !r->ack_owed)
+		return e;
+	r->ack_owed = false;
+	return make_ack(r, ack, err);
 }
 
 /* ---- what is wanted now ---- */

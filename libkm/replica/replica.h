@@ -44,15 +44,20 @@ int64_t km_replica_revision(const struct km_replica *r);
 
 /* Takes a `config` or one of the nine `*_create|update|delete` messages: applies it, syncs it to
  * disk, and gives the `config_ack` to send (*ack, the caller's reference; NULL with an error).
- * Returns 0 also when single items failed (ack.success is false then): a hook refused it, or it is
- * malformed (control may be newer than we are), and then what it was so far stays. KM_EGAP: a
+ * Returns 0 also when single items failed: a hook refused it, or it is malformed (control may be
+ * newer than we are), and then what it was so far stays. ack.success is false and ack.error names
+ * every item that stands refused then, those of earlier messages too (as many as fit). KM_EGAP: a
  * revision is missing or the epoch is another (nothing applied, ask anew by reconnecting with
  * revision 0 if the epoch differs); a change that is already applied gives 0 and an ack. KM_EINVAL:
  * malformed, err says where. KM_EFULL: more things than a `config` may have; KM_ENOMEM. KM_EIO:
- * applied but not on disk (disk full …): no ack, tried again with the next message. KM_ENOTFOUND:
- * not a message of the replica's. */
+ * applied but not on disk (disk full …): no ack, tried again with the next message and with
+ * km_replica_retry. KM_ENOTFOUND: not a message of the replica's. */
 int km_replica_take(struct km_replica *r, const char *type, const json_t *data, json_t **ack,
 		    struct km_errtext *err) __attribute__((warn_unused_result));
+/* Tries again to write what is applied but not on disk. 0: nothing is missing there now, and *ack
+ * is the config_ack that was owed (the caller's reference; NULL: none was). KM_EIO, KM_ENOMEM. */
+int km_replica_retry(struct km_replica *r, json_t **ack, struct km_errtext *err)
+    __attribute__((warn_unused_result));
 
 /* What is applied now; borrowed until the next take. NULL when there is none. */
 const struct km_msg_agent_self *km_replica_agent_self(const struct km_replica *r);

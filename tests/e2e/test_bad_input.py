@@ -291,14 +291,25 @@ def test_target_outside_the_agents_own_list(s):
     a = s.wait_status("scan.demo.test", "/", 502)
     assert net.AGENT_ROUTER not in a.text and "agent" not in a.text.lower()
     s.procs["agentd"].wait_log("refused", f"{net.AGENT_ROUTER}:22", since=s.marks["agentd"])
+    got = wait_agent(s, lambda a: a["configError"])
+    assert f"{net.AGENT_ROUTER}:22" in got["configError"]
+    # A later change is applied; what stands refused is still told.
+    before = got["appliedRevision"]
+    other = s.create_tunnel("fine.demo.test")
+    got = wait_agent(s, lambda a: a["appliedRevision"] > before)
+    assert f"{net.AGENT_ROUTER}:22" in got["configError"]
+    s.api("DELETE", f"/api/tunnels/{t['id']}", expect=204)
+    assert wait_agent(s, lambda a: not a["configError"])["appliedRevision"] > before
+    s.api("DELETE", f"/api/tunnels/{other['id']}", expect=204)
+
+
+def wait_agent(s, good):
     end = time.monotonic() + 20
     while True:
         got = s.api("GET", f"/api/agents/{s.agent_id}", expect=200)
-        if got.get("configError"):
-            assert f"{net.AGENT_ROUTER}:22" in got["configError"]
-            break
+        if good(got):
+            return got
         assert time.monotonic() < end, got
-    s.api("DELETE", f"/api/tunnels/{t['id']}", expect=204)
 
 
 def test_agents_door_wants_the_header_and_a_gateways_address(s):

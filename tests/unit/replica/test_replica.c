@@ -33,7 +33,7 @@ struct plane {
 	char self[64];
 	int settled;
 	int refuse; /* hooks about the thing with this number fail */
-	bool refuse_settled;
+	bool refuse_settled, refuse_all;
 };
 
 /* ---- ids, things, messages ---- */
@@ -123,6 +123,8 @@ static int note(struct plane *p, const char *what, const char *thing, char *slot
 {
 	size_t n = strlen(p->log);
 
+	if (p->refuse_all)
+		return km_errtext_set(err, KM_EPERM, "no");
 	snprintf(p->log + n, sizeof p->log - n, "%s%d%s ", what, number(thing),
 		 !was  ? "+"
 		 : !is ? "-"
@@ -566,6 +568,64 @@ static void refusing_hooks(void **state)
 	refused(p, "tunnel_create", tunnel_change(6, 7, 3, "h:1"), "cannot publish");
 }
 
+/* An ack speaks of all that stands refused, not only of its own message. */
+static void an_older_refusal_is_named_again(void **state)
+{
+	struct plane *p = *state;
+	static const char two[] = "tunnel 00000000-0000-4000-8000-000000000002: not on the list";
+	json_t *odd = tunnel(4, "h:1");
+	char both[256];
+
+	p->refuse = 2;
+	refused(p, "config", config(E1, 1, "me", NULL, NULL, array(tunnel(2, "h:1"), NULL)), two);
+	refused(p, "tunnel_create", tunnel_change(1, 2, 3, "h:1"), two);
+	refused(p, "tunnel_create", tunnel_change(1, 2, 3, "h:1"), two); /* applied already */
+	json_object_set_new(odd, "protocol", json_string("quic"));
+	snprintf(both, sizeof both,
+		 "tunnel_create: tunnel.protocol: not one of http|tcp|udp|tls; %s", two);
+	refused(p, "tunnel_create", change(E1, 2, 3, "tunnel", odd), both);
+	refused(p, "agent_create", change(E1, 3, 4, "agent", agent(5, "a")), both);
+	refused(p, "tunnel_update", tunnel_change(4, 5, 4, "h:1"), two);
+	plane_reopen(p);
+	refused(p, "agent_update", change(E1, 5, 6, "agent", agent(5, "b")), two);
+	p->refuse = 0;
+	take_ok(p, "tunnel_update", tunnel_change(6, 7, 2, "h:2"));
+	take_ok(p, "agent_update", change(E1, 7, 8, "agent", agent(5, "c")));
+	/* what goes takes its refusal with it */
+	p->refuse = 6;
+	refused(p, "tunnel_create", tunnel_change(8, 9, 6, "h:1"),
+		"tunnel 00000000-0000-4000-8000-000000000006: not on the list");
+	p->refuse = 0;
+	strcpy(p->tunnel[6], "h:1"); /* the hook noted it all the same */
+	take_ok(p, "tunnel_delete", gone(9, 10, 6));
+}
+
+static void many_refusals_are_counted(void **state)
+{
+	struct plane *p = *state;
+	json_t *g = json_array(), *a = json_array(), *t = json_array(), *ack;
+	const char *text, *more;
+	int named = 1;
+
+	p->refuse_all = true;
+	for (int i = 0; i < THINGS; i++) {
+		json_array_append_new(g, gateway(i, "g"));
+		json_array_append_new(a, agent(i, "a"));
+		json_array_append_new(t, tunnel(i, "h:1"));
+	}
+	assert_int_equal(take(p, "config", config(E1, 1, "me", g, a, t), &ack), 0);
+	text = json_string_value(json_object_get(ack, "error"));
+	assert_non_null(text);
+	assert_in_range(strlen(text), 1900, 2048);
+	assert_non_null(strstr(text, "; gateway 00000000-0000-4000-8000-000000000001: no; "));
+	more = strstr(text, "; and ");
+	assert_non_null(more);
+	for (const char *s = text; (s = strstr(s, "; ")) && s < more; s++)
+		named++;
+	assert_int_equal(named + atoi(more + 6), 1 + 3 * THINGS);
+	json_decref(ack);
+}
+
 static void what_was_refused_goes_too(void **state)
 {
 	struct plane *p = *state;
@@ -953,6 +1013,38 @@ static int teardown_mount(void **state)
 	return teardown(state);
 }
 
+/* What could not be written is written when there is room, without another message. */
+static void disk_full_and_retry(void **state)
+{
+	struct plane *p = *state;
+	int revision = 1;
+	json_t *ack = NULL;
+
+	if (mount("tmpfs", p->dir, "tmpfs", 0, "size=64k"))
+		skip();                                             /* no right to mount here */
+	assert_int_equal(km_replica_retry(p->r, &ack, &p->err), 0); /* nothing is known yet */
+	assert_null(ack);
+	take_ok(p, "config", config(E1, 1, "me", NULL, NULL, NULL));
+	assert_int_equal(km_replica_retry(p->r, &ack, &p->err), 0);
+	assert_null(ack);
+	fill(path(p, "filler"));
+	while (!take(p, "tunnel_create", tunnel_change(revision, revision + 1, 1, "h:1"), NULL))
+		revision++;
+	assert_int_equal(km_replica_retry(p->r, &ack, &p->err), KM_EIO);
+	assert_non_null(strstr(p->err.text, "No space left"));
+	assert_null(ack);
+	unlink(path(p, "filler"));
+	assert_int_equal(km_replica_retry(p->r, &ack, &p->err), 0);
+	assert_non_null(ack);
+	assert_int_equal(json_integer_value(json_object_get(ack, "revision")), revision + 1);
+	assert_true(json_is_true(json_object_get(ack, "success")));
+	json_decref(ack);
+	assert_int_equal(km_replica_retry(p->r, &ack, &p->err), 0);
+	assert_null(ack);
+	plane_reopen(p);
+	assert_int_equal(km_replica_revision(p->r), revision + 1);
+}
+
 /* ---- a random life against a simple model ---- */
 
 struct model {
@@ -1069,6 +1161,8 @@ int main(void)
 	    T(malformed),
 	    T(too_many_gateways),
 	    T(refusing_hooks),
+	    T(an_older_refusal_is_named_again),
+	    T(many_refusals_are_counted),
 	    T(what_was_refused_goes_too),
 	    T(back_before_it_went),
 	    T(replay),
@@ -1081,6 +1175,7 @@ int main(void)
 	    T(long_journal),
 	    T(folder_gone),
 	    cmocka_unit_test_setup_teardown(disk_full, setup, teardown_mount),
+	    cmocka_unit_test_setup_teardown(disk_full_and_retry, setup, teardown_mount),
 	    T(random_life),
 	};
 
