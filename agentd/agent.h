@@ -9,7 +9,7 @@
 #include "agentd/settings.h"
 #include "libkm/event/httpd.h"
 #include "libkm/link/client.h"
-#include "libkm/replica/replica.h"
+#include "libkm/replica/saver.h"
 
 struct agent {
 	struct settings settings;
@@ -34,7 +34,9 @@ struct agent {
 
 	/* control.c */
 	struct km_replica *replica;
+	struct km_saver *saver;
 	struct km_link_client *link;
+	char *refusals; /* what the last ack named; NULL: nothing */
 	struct event *heartbeat_timer;
 	bool authenticated, want_all;
 	bool tunnels_changed; /* in this batch */

@@ -184,14 +184,32 @@ static void on_gap(struct agent *a, const json_t *data, const struct km_errtext 
 	km_link_client_reconnect(a->link, "gap");
 }
 
+/* An ack names what stands refused each time, the log only when that changes. */
 static void log_applied(struct agent *a, const char *type, const json_t *ack)
 {
-	if (json_is_false(json_object_get(ack, "success")))
+	const char *refusals = json_string_value(json_object_get(ack, "error"));
+
+	if (refusals && (!a->refusals || strcmp(refusals, a->refusals) != 0))
 		km_warn("configuration applied in part", km_ks("type", type),
 			km_ki("revision", km_replica_revision(a->replica)),
-			km_ks("error", text_of(ack, "error")));
+			km_ks("error", refusals));
+	free(a->refusals);
+	a->refusals = refusals ? km_xstrdup(refusals) : NULL;
 	km_info("configuration applied", km_ks("type", type),
 		km_ki("revision", km_replica_revision(a->replica)));
+}
+
+/* What could not be written when it came is on disk now. */
+static void on_saved(void *arg, json_t *ack)
+{
+	struct agent *a = arg;
+
+	show_revision(a);
+	log_applied(a, "retry", ack);
+	if (a->authenticated)
+		km_link_client_send(a->link, "config_ack", ack);
+	else
+		json_decref(ack); /* auth will name the revision */
 }
 
 static void take(struct agent *a, const char *type, const json_t *data)
@@ -200,6 +218,8 @@ static void take(struct agent *a, const char *type, const json_t *data)
 	json_t *ack = NULL;
 	int rc = km_replica_take(a->replica, type, data, &ack, &err);
 
+	if (km_saver_taken(a->saver, rc, &err))
+		return;
 	switch (rc) {
 	case 0:
 		a->want_all = false;
@@ -282,6 +302,9 @@ int control_start(struct agent *a, struct km_errtext *err)
 
 	if (rc)
 		return rc;
+	a->saver = km_saver_new(a->base, a->replica, KM_SAVER_MS, on_saved, a);
+	if (!a->saver)
+		return km_errtext_set(err, KM_ENOMEM, "no memory");
 	show_revision(a);
 	set_authenticated(a, false);
 	km_info("configuration loaded", km_ks("epoch", km_replica_epoch(a->replica)),
@@ -301,6 +324,10 @@ void control_stop(struct agent *a)
 	if (a->heartbeat_timer)
 		event_free(a->heartbeat_timer);
 	a->heartbeat_timer = NULL;
+	km_saver_free(a->saver);
+	a->saver = NULL;
+	free(a->refusals);
+	a->refusals = NULL;
 	km_replica_free(a->replica);
 	a->replica = NULL;
 }

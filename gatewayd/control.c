@@ -4,7 +4,7 @@
 #include "libkm/base/log.h"
 #include "libkm/base/util.h"
 #include "libkm/link/client.h"
-#include "libkm/replica/replica.h"
+#include "libkm/replica/saver.h"
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -15,8 +15,8 @@
 #define SOON_TIMES 3
 #define KEY_FILE_MAX 4096
 
-/* A tunnel that could not be routed because another one has its domain; in the same configuration
- * that one may be about to give it up. */
+/* A tunnel that could not be routed because another one has its domain; that one may be about to
+ * give it up. It waits until it is routed, changed or gone. */
 struct waiting {
 	struct route_entry e;
 	struct waiting *next;
@@ -26,6 +26,8 @@ struct control {
 	struct control_opts o;
 	struct km_link_client *link;
 	struct km_replica *replica;
+	struct km_saver *saver;
+	char *refusals; /* what the last ack named; NULL: nothing */
 	struct report *report;
 	struct event *heartbeat, *tick, *soon;
 	int soon_left;
@@ -97,6 +99,17 @@ static int tunnel_wait(struct control *c, const struct route_entry *e)
 	return 0;
 }
 
+static void tunnel_unwait(struct control *c, const uint8_t id[static 16])
+{
+	struct waiting **at = &c->waiting, *w;
+	while ((w = *at) && memcmp(w->e.tunnel, id, sizeof(w->e.tunnel)))
+		at = &w->next;
+	if (!w)
+		return;
+	*at = w->next;
+	free(w);
+}
+
 static int on_tunnel(void *arg, const struct km_msg_tunnel *was, const struct km_msg_tunnel *is,
 		     struct km_errtext *err)
 {
@@ -106,6 +119,7 @@ static int on_tunnel(void *arg, const struct km_msg_tunnel *was, const struct km
 	int rc;
 	if (km_uuid_parse(id, is ? is->id : was->id))
 		return km_errtext_set(err, KM_EINVAL, "malformed tunnel id");
+	tunnel_unwait(c, id);
 	if (!is) {
 		route_remove(c->o.routes, id);
 		return 0;
@@ -125,14 +139,17 @@ static int on_tunnel(void *arg, const struct km_msg_tunnel *was, const struct km
 
 static int waiting_settle(struct control *c, struct km_errtext *err)
 {
+	struct waiting **at = &c->waiting, *w;
 	int rc = 0;
-	while (c->waiting) {
-		struct waiting *w = c->waiting;
+	while ((w = *at)) {
 		int one = route_set(c->o.routes, &w->e);
-		if (one)
+		if (one) {
 			rc = km_errtext_set(err, one, "%s: another tunnel has this domain",
 					    w->e.domain);
-		c->waiting = w->next;
+			at = &w->next;
+			continue;
+		}
+		*at = w->next;
 		free(w);
 	}
 	return rc;
@@ -235,11 +252,47 @@ static void on_gap(struct control *c, const json_t *data)
 	km_link_client_reconnect(c->link, "a revision is missing");
 }
 
+/* An ack names what stands refused each time, the log only when that changes. */
+static void log_applied(struct control *c, const char *type, const json_t *ack)
+{
+	const char *refusals = json_string_value(json_object_get(ack, "error"));
+	if (refusals && (!c->refusals || strcmp(refusals, c->refusals)))
+		km_error("configuration applied in part", km_ks("type", type),
+			 km_ki("revision", km_replica_revision(c->replica)),
+			 km_ks("why", refusals));
+	else
+		km_info("configuration applied", km_ks("type", type),
+			km_ki("revision", km_replica_revision(c->replica)),
+			km_ki("tunnels", (int64_t)route_count(c->o.routes)));
+	free(c->refusals);
+	c->refusals = refusals ? km_xstrdup(refusals) : NULL;
+}
+
+static void acknowledge(struct control *c, json_t *ack)
+{
+	int rc = km_link_client_send(c->link, "config_ack", ack);
+	if (rc)
+		km_warn("configuration not acknowledged", km_ke(rc));
+}
+
+/* What could not be written when it came is on disk now. */
+static void on_saved(void *arg, json_t *ack)
+{
+	struct control *c = arg;
+	log_applied(c, "retry", ack);
+	if (c->authenticated)
+		acknowledge(c, ack);
+	else
+		json_decref(ack); /* auth will name the revision */
+}
+
 static void on_configuration(struct control *c, const char *type, const json_t *data)
 {
 	struct km_errtext err = {0};
 	json_t *ack = NULL;
 	int rc = km_replica_take(c->replica, type, data, &ack, &err);
+	if (km_saver_taken(c->saver, rc, &err))
+		return;
 	switch (rc) {
 	case 0:
 		break;
@@ -256,16 +309,8 @@ static void on_configuration(struct control *c, const char *type, const json_t *
 		return;
 	}
 	c->from_zero = false;
-	if (json_is_true(json_object_get(ack, "success")))
-		km_info("configuration applied", km_ks("type", type),
-			km_ki("revision", km_replica_revision(c->replica)),
-			km_ki("tunnels", (int64_t)route_count(c->o.routes)));
-	else
-		km_error("configuration applied in part", km_ks("type", type),
-			 km_ki("revision", km_replica_revision(c->replica)),
-			 km_ks("why", json_string_value(json_object_get(ack, "error"))));
-	if ((rc = km_link_client_send(c->link, "config_ack", ack)))
-		km_warn("configuration not acknowledged", km_ke(rc));
+	log_applied(c, type, ack);
+	acknowledge(c, ack);
 }
 
 static void on_message(void *arg, const char *type, json_t *data)
@@ -319,11 +364,16 @@ static int replica_open(struct control *c, struct km_errtext *err)
 	    .settled = on_settled,
 	};
 	int rc = km_replica_open(&c->replica, c->o.settings->state_dir, &hooks, c, err);
-	if (!rc && km_replica_revision(c->replica))
+	if (rc)
+		return rc;
+	c->saver = km_saver_new(c->o.base, c->replica, KM_SAVER_MS, on_saved, c);
+	if (!c->saver)
+		return km_errtext_set(err, KM_ENOMEM, "no memory");
+	if (km_replica_revision(c->replica))
 		km_info("configuration read from disk",
 			km_ki("revision", km_replica_revision(c->replica)),
 			km_ki("tunnels", (int64_t)route_count(c->o.routes)));
-	return rc;
+	return 0;
 }
 
 int control_start(struct control **out, const struct control_opts *opts, struct km_errtext *err)
@@ -374,6 +424,8 @@ void control_free(struct control *c)
 	km_link_client_free(c->link);
 	if (c->replica)
 		peers_look(c->o.peers, km_now_ms());
+	km_saver_free(c->saver);
+	free(c->refusals);
 	km_replica_free(c->replica);
 	while (c->waiting) {
 		struct waiting *w = c->waiting;
