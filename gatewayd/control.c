@@ -2,6 +2,7 @@
 #include "gatewayd/control.h"
 #include "gatewayd/report.h"
 #include "libkm/base/log.h"
+#include "libkm/base/metrics.h"
 #include "libkm/base/util.h"
 #include "libkm/link/client.h"
 #include "libkm/replica/saver.h"
@@ -37,6 +38,21 @@ struct control {
 	bool from_zero; /* ask for the whole configuration */
 	struct waiting *waiting;
 };
+
+static void authenticated_set(struct control *c, bool is)
+{
+	c->authenticated = is;
+	km_metric_set(km_metric(KM_METRIC_GAUGE, "kakuremichi_gateway_link_up", "",
+				"Whether control has let this gateway in."),
+		      is);
+}
+
+static void revision_show(const struct control *c)
+{
+	km_metric_set(km_metric(KM_METRIC_GAUGE, "kakuremichi_gateway_revision", "",
+				"The revision of the applied configuration."),
+		      km_replica_revision(c->replica));
+}
 
 /* ---- the configuration's hooks ---- */
 
@@ -240,7 +256,7 @@ static void on_open(void *arg, const char *url)
 static void on_closed(void *arg, const char *why, int64_t wait_ms)
 {
 	struct control *c = arg;
-	c->authenticated = false;
+	authenticated_set(c, false);
 	km_warn("no connection to control", km_ks("why", why), km_ki("retry_ms", wait_ms));
 }
 
@@ -309,6 +325,7 @@ static void on_configuration(struct control *c, const char *type, const json_t *
 		return;
 	}
 	c->from_zero = false;
+	revision_show(c);
 	log_applied(c, type, ack);
 	acknowledge(c, ack);
 }
@@ -318,7 +335,7 @@ static void on_message(void *arg, const char *type, json_t *data)
 	struct control *c = arg;
 	const char *message = json_string_value(json_object_get(data, "message"));
 	if (!strcmp(type, "auth_success")) {
-		c->authenticated = true;
+		authenticated_set(c, true);
 		km_link_client_settled(c->link);
 		report_reset(c->report);
 		km_info("authenticated", km_ks("message", message));
@@ -394,6 +411,8 @@ int control_start(struct control **out, const struct control_opts *opts, struct 
 	}
 	if ((rc = replica_open(c, err)) || (rc = link_start(c, err)))
 		goto fail;
+	authenticated_set(c, false);
+	revision_show(c);
 	*out = c;
 	return 0;
 fail:

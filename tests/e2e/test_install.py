@@ -166,6 +166,13 @@ def test_the_way_on_real_servers(walk):
     a.wait_log("path to gateway is up")
     assert w.sh(lab.stranger, ask.replace("curl", "curl -sS")) == "hello\n"
 
+    # What docs/operating.md tells to watch.
+    for ns, port, role in ((lab.gateway, 9101, "gateway"), (lab.agent, 9102, "agent")):
+        assert ns.exec("curl", "-sSf", f"http://127.0.0.1:{port}/readyz")
+        metrics = ns.exec("curl", "-sSf", f"http://127.0.0.1:{port}/metrics")
+        assert f"\nkakuremichi_{role}_link_up 1\n" in metrics
+        assert re.search(rf"\nkakuremichi_{role}_revision [1-9]", metrics)
+
     # The man pages and the units are where they belong.
     for page in ("man5/control.conf.5", "man5/gateway.conf.5", "man5/agent.conf.5", "man8/controld.8",
                  "man8/gatewayd.8", "man8/agentd.8", "man8/km-warden.8"):
