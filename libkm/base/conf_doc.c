@@ -174,7 +174,8 @@ void km_conf_man(const struct km_conf_spec *spec, FILE *f)
 	fprintf(f,
 		".Pp\nThe file has lines of the form\n.Dl key = value\n"
 		"Lines that begin with\n.Sq #\nor\n.Sq \\&;\n"
-		"are comments, and so is the rest of a line after a blank and\n.Sq \\&; .\n"
+		"are comments, and so is the rest of a line after a blank and\n.Sq \\&; ;\n"
+		"after a value\n.Sq #\nbelongs to it.\n"
 		"A line has at most 199 bytes; the value of a list may go on in indented lines.\n"
 		"Durations are written like 500ms, 30s, 5m, 2h or 30d, sizes like 65536, 64K,\n"
 		"1M or 2G; the words of a list are parted by blanks or commas.\n"

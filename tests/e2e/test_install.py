@@ -198,3 +198,21 @@ def test_the_way_on_real_servers(walk):
         f"{state}/agent/wireguard.key": "root 0600", "run/kakuremichi/gateway": "root 0700",
         "etc/kakuremichi/certificates": "root 0700", "etc/kakuremichi/gateway.key": "root 0600",
     }
+
+
+def test_the_guide_names_what_exists():
+    """Metrics, log lines and settings in docs/operating.md are found in the source."""
+    guide = (ROOT / "docs/operating.md").read_text()
+    source = "".join(p.read_text() for d in ("libkm", "controld", "gatewayd", "agentd", "warden")
+                     for p in (ROOT / d).rglob("*.c"))
+    for name in set(re.findall(r"kakuremichi_\w+", guide)):
+        assert f'"{name}"' in source or f'"{name.removeprefix("kakuremichi_")}"' in source, name
+    joined = re.sub(r'"\s*"', "", source)
+    lines = guide.split("## What a log line means")[1].split("\n## ")[0]
+    for cell in re.findall(r"^\| (`.*?) \|", lines, re.M):
+        for line in re.findall(r"`([^`]*)`", cell):
+            for part in re.split(r"\s*\w+=\w*…?|[…\"]", line):
+                assert part.strip() in joined, line
+    limits = guide.split("## Limits")[1].split("\n## ")[0]
+    for key in set(re.findall(r"`([a-z]+_[a-z_]+)`", limits)):
+        assert f'.key = "{key}"' in source, key
