@@ -13,18 +13,32 @@ static void refuse(struct req *rq, const char *why)
 	req_error(rq, 401, "UNAUTHORIZED", NULL, "%s", why);
 }
 
+static void refuse_until(struct req *rq, int64_t wait_ms)
+{
+	char seconds[24];
+	snprintf(seconds, sizeof(seconds), "%lld", (long long)(wait_ms + 999) / 1000);
+	req_header(rq, "Retry-After", seconds);
+	req_error(rq, 429, "RATE_LIMITED", NULL, "too many failed attempts from %s", rq->peer);
+}
+
+/* Only who fails has to wait: others behind the same address have a token that is right, and are
+ * not shut out by it. A failure while waiting does not make the wait longer. */
 static void refuse_failed(struct req *rq)
 {
 	static struct km_log_limit limit;
 	uint32_t held;
-	int64_t now = km_now_ms();
-	limit_failed(rq->api->failures, rq->peer, now);
+	int64_t now = km_now_ms(), wait = limit_wait_ms(rq->api->failures, rq->peer, now);
+	if (wait <= 0)
+		limit_failed(rq->api->failures, rq->peer, now);
 	km_metric_add(km_metric(KM_METRIC_COUNTER, "kakuremichi_rest_auth_failures_total", "",
 				"Requests with a token that is not known"),
 		      1);
 	if (km_log_allow(&limit, now, 5, 10000, &held))
 		km_warn("unknown token", km_ks("peer", rq->peer), km_ki("held", held));
-	refuse(rq, "this token is not known or has expired");
+	if (wait > 0)
+		refuse_until(rq, wait);
+	else
+		refuse(rq, "this token is not known or has expired");
 }
 
 static void token_read(struct req *rq, PGresult *const *res, size_t n)
@@ -69,15 +83,6 @@ void auth_check(struct req *rq)
 	    evhttp_find_header(evhttp_request_get_input_headers(rq->ev), "Authorization");
 	if (!h) {
 		refuse(rq, "a token is needed: Authorization: Bearer kmt_…");
-		return;
-	}
-	int64_t wait = limit_wait_ms(rq->api->failures, rq->peer, km_now_ms());
-	if (wait > 0) {
-		char seconds[24];
-		snprintf(seconds, sizeof(seconds), "%lld", (long long)(wait + 999) / 1000);
-		req_header(rq, "Retry-After", seconds);
-		req_error(rq, 429, "RATE_LIMITED", NULL, "too many failed attempts from %s",
-			  rq->peer);
 		return;
 	}
 	if (strncasecmp(h, "Bearer ", 7) != 0 || strncmp(h + 7, "kmt_", 4) != 0 ||

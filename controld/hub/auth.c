@@ -14,19 +14,22 @@ static void count(const char *name, const char *help)
 	km_metric_add(km_metric(KM_METRIC_COUNTER, name, "", help), 1);
 }
 
+/* Known keys of the same address are not shut out by unknown ones. */
 static void refuse_key(struct client *c)
 {
 	static struct km_log_limit limit;
 	uint32_t held;
 	int64_t now = km_now_ms();
 	char peer[KM_ADDR_STRLEN];
-	km_addr_str(&c->peer, peer);
-	limit_failed(c->hub->failures, peer, now);
+	bool wait = limit_wait_ms(c->hub->failures, km_addr_str(&c->peer, peer), now) > 0;
+	if (!wait)
+		limit_failed(c->hub->failures, peer, now);
 	count("kakuremichi_link_auth_failures_total", "Links with a key that is not known");
 	if (km_log_allow(&limit, now, 5, 10000, &held))
 		km_warn("auth refused", km_ks("why", "unknown key"), km_ks("type", client_kind(c)),
 			km_ks("peer", peer), km_ki("held", held));
-	client_refuse(c, "this key is not known");
+	client_refuse(c, wait ? "too many failed attempts from this address; try again later"
+			      : "this key is not known");
 }
 
 static int check_public_ips(const struct km_msg_auth *m, struct km_errtext *err)
@@ -41,11 +44,6 @@ static int check_public_ips(const struct km_msg_auth *m, struct km_errtext *err)
 void auth_message(struct client *c, const json_t *data)
 {
 	struct km_errtext err;
-	char peer[KM_ADDR_STRLEN];
-	if (limit_wait_ms(c->hub->failures, km_addr_str(&c->peer, peer), km_now_ms()) > 0) {
-		client_refuse(c, "too many failed attempts from this address; try again later");
-		return;
-	}
 	if (km_msg_parse(&km_msg_desc_auth, &c->auth, data, &err) < 0 ||
 	    check_public_ips(&c->auth, &err) < 0) {
 		client_refuse(c, err.text);

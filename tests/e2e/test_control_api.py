@@ -968,14 +968,17 @@ def test_control_restart(ctl, sig):
 
 
 def test_failed_attempts_are_limited(ctl):
-    """Last: afterwards this address has to wait."""
+    """Who fails has to wait, but not those with a good token or key at the same address."""
     wrong = "kmt_" + "A" * 43
     answers = [ctl.request("GET", "/api/agents", token=wrong) for _ in range(15)]
     assert answers[0].status == 401 and answers[0].headers["WWW-Authenticate"] == "Bearer"
     assert answers[-1].status == 429 and answers[-1].json["code"] == "RATE_LIMITED"
     assert int(answers[-1].headers["Retry-After"]) > 0
+    assert ctl.request("GET", "/api/agents", token="nonsense").status == 429
     assert ctl.request("GET", "/healthz", headers={"Authorization": None}).status == 200
+    assert ctl.request("GET", "/api/agents").status == 200
     assert wrong not in ctl.log()
+    a = ctl.agent()
 
     async def main():
         for _ in range(12):
@@ -983,5 +986,8 @@ def test_failed_attempts_are_limited(ctl):
                 await ws.send(json.dumps({"type": "auth", "data": {"apiKey": "agt_" + "A" * 43}}))
                 m = json.loads(await ws.recv())
                 assert m["type"] == "auth_error"
+        async with Link(ctl, a) as l:
+            await l.data("config")
         return m["data"]["message"]
     assert "too many" in run(main())
+    ctl.ok("DELETE", f"/api/agents/{a['id']}")
