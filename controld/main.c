@@ -31,7 +31,7 @@ struct control {
 	int lock_fd;
 	struct embedded *embedded; /* NULL: a server of the operator's */
 	const char *conninfo;
-	bool serving, told_away;
+	bool serving, told_away, stopping;
 	int status; /* the exit status */
 	struct pki *pki;
 	struct pki_watch renewal;
@@ -65,21 +65,30 @@ static void on_tidied(void *arg, const struct store_error *error, PGresult *cons
 	(void)arg;
 	(void)n;
 	if (error)
-		km_warn("old changes not deleted", km_ks("why", error->message));
+		km_warn("old rows not tidied", km_ks("why", error->message));
 	else
 		km_debug("old changes deleted", km_ks("rows", PQcmdTuples(res[0])));
 }
 
+/* Hosts stay marked online where a control was killed; readers do not believe it for long. */
+#define STALE(table)                                                                               \
+	{                                                                                          \
+		.sql = "UPDATE " table " SET status = 'offline' WHERE status = 'online' "          \
+		       "AND last_seen_at < now() - interval '60 seconds'"                          \
+	}
+
 static void on_tidy(evutil_socket_t fd, short what, void *arg)
 {
-	static const struct store_stmt old = {
-	    .sql = "DELETE FROM changes WHERE at < now() - interval '" KEEP_CHANGES "'"};
+	static const struct store_stmt old[] = {
+	    {.sql = "DELETE FROM changes WHERE at < now() - interval '" KEEP_CHANGES "'"},
+	    STALE("agents"),
+	    STALE("gateways")};
 	struct control *c = arg;
 
 	(void)fd;
 	(void)what;
-	if (store_run(c->store, &old, 1, on_tidied, c, NULL))
-		km_debug("old changes wait for the database");
+	if (store_run(c->store, old, KM_ARRAY_LEN(old), on_tidied, c, NULL))
+		km_debug("tidying waits for the database");
 }
 
 static const char *ready(void *arg)
@@ -172,11 +181,15 @@ static void announce(struct control *c)
 {
 	struct timeval soon = {0, 5000};
 
-	if (store_ready(c->store))
+	if (c->stopping)
+		return;
+	if (store_ready(c->store)) {
+		on_tidy(-1, 0, c);
 		km_info("control ready", km_ki("rest_port", api_port(c->api)),
 			km_ki("link_port", hub_port(c->hub)), km_ks("pin", pki_pin(c->pki)));
-	else
+	} else {
 		evtimer_add(c->retry, &soon);
+	}
 }
 
 static void go(struct control *c)
@@ -228,13 +241,26 @@ static void on_embedded_failed(void *arg, const char *why)
 
 /* ---- start and end ---- */
 
-static void on_signal(evutil_socket_t sig, short what, void *arg)
+static void on_hub_stopped(void *arg)
 {
 	struct control *c = arg;
 
+	event_base_loopbreak(c->base);
+}
+
+/* A second signal does not wait for the database. */
+static void on_signal(evutil_socket_t sig, short what, void *arg)
+{
+	struct control *c = arg;
+	bool again = c->stopping;
+
 	(void)what;
 	km_info("ending", km_ks("signal", strsignal((int)sig)));
-	event_base_loopbreak(c->base);
+	c->stopping = true;
+	if (c->hub && !again)
+		hub_stop(c->hub, on_hub_stopped, c);
+	else
+		event_base_loopbreak(c->base);
 }
 
 /* One controld per state directory: a second one would take the first one's database for a

@@ -70,10 +70,18 @@ struct hub {
 
 	/* Reports not yet written. */
 	struct store_req *flush;
-	json_t *gone_agents, *gone_gateways; /* id -> {"id", "seen"} */
-	json_t *certificates;                /* "gateway domain" -> row */
-	json_t *writing;                     /* those of the flush under way */
+	json_t *gone_agents, *gone_gateways;   /* id -> {"id", "seen"} */
+	json_t *certificates;                  /* "gateway domain" -> row */
+	json_t *going_agents, *going_gateways; /* those of the flush under way */
+	json_t *writing;
+
+	hub_stopped_cb *stopped; /* NULL: not stopping */
+	void *stopped_arg;
 };
+
+/* ---- hub.c ---- */
+/* A flush has ended. */
+void hub_flushed(struct hub *hub);
 
 /* ---- client.c ---- */
 struct client *client_find(struct hub *hub, uint64_t link);
@@ -121,8 +129,9 @@ void report_certificate(struct client *c, const struct km_msg_certificate_obtain
 void report_forget(struct client *c, const char *entity, const char *id);
 /* The link of c, which was known, is gone. */
 void report_gone(struct client *c);
-/* Writes what has gathered, all in one transaction; called every second. */
-void report_flush(struct hub *hub);
+/* Writes what has gathered, all in one transaction; called every second. Whether one is under way.
+ */
+bool report_flush(struct hub *hub);
 
 /* ---- chain.c: sans-I/O ---- */
 struct chain_facts {

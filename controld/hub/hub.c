@@ -167,6 +167,8 @@ int hub_start(struct hub **out, struct event_base *base, const struct hub_opts *
 	hub->gone_agents = json_object();
 	hub->gone_gateways = json_object();
 	hub->certificates = json_object();
+	hub->going_agents = json_object();
+	hub->going_gateways = json_object();
 	hub->writing = json_object();
 	hub->failures = limit_new(10, 6000, 4096);
 	hub->takeovers = limit_new(5, 12000, 4096);
@@ -196,25 +198,74 @@ uint16_t hub_port(const struct hub *hub)
 int hub_set_certificate(struct hub *hub, const char *cert_pem, const char *key_pem,
 			struct km_errtext *err)
 {
+	if (!hub->links)
+		return 0; /* it is stopping */
 	return km_link_server_set_certificate(hub->links, cert_pem, key_pem, err);
 }
 
-void hub_free(struct hub *hub)
+static void end_links(struct hub *hub)
 {
 	struct client *c, *next;
-	if (!hub)
-		return;
 	store_unlisten(hub->watch);
 	store_cancel(hub->feed);
-	store_cancel(hub->flush);
+	hub->watch = NULL;
+	hub->feed = NULL;
 	km_link_server_free(hub->links);
+	hub->links = NULL;
 	HASH_ITER (hh, hub->by_link, c, next)
 		client_drop(c);
 	if (hub->tick)
 		event_free(hub->tick);
+	hub->tick = NULL;
+}
+
+static void tell_stopped(struct hub *hub)
+{
+	hub_stopped_cb *stopped = hub->stopped;
+	hub->stopped = NULL;
+	stopped(hub->stopped_arg);
+}
+
+static void stop_late(evutil_socket_t fd, short what, void *arg)
+{
+	struct hub *hub = arg;
+	(void)fd, (void)what;
+	if (!hub->stopped)
+		return;
+	km_warn("the database was not told that all hosts are offline");
+	tell_stopped(hub);
+}
+
+void hub_flushed(struct hub *hub)
+{
+	if (hub->stopped && !report_flush(hub))
+		tell_stopped(hub);
+}
+
+void hub_stop(struct hub *hub, hub_stopped_cb *stopped, void *arg)
+{
+	struct timeval most = {1, 0};
+	end_links(hub);
+	hub->stopped = stopped;
+	hub->stopped_arg = arg;
+	hub->tick = evtimer_new(hub->base, stop_late, hub);
+	if (!hub->tick || evtimer_add(hub->tick, &most) < 0)
+		tell_stopped(hub);
+	else if (!hub->flush)
+		hub_flushed(hub);
+}
+
+void hub_free(struct hub *hub)
+{
+	if (!hub)
+		return;
+	end_links(hub);
+	store_cancel(hub->flush);
 	json_decref(hub->gone_agents);
 	json_decref(hub->gone_gateways);
 	json_decref(hub->certificates);
+	json_decref(hub->going_agents);
+	json_decref(hub->going_gateways);
 	json_decref(hub->writing);
 	limit_free(hub->failures);
 	limit_free(hub->takeovers);

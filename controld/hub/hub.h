@@ -29,7 +29,13 @@ uint16_t hub_port(const struct hub *hub);
 /* Swaps the server certificate for links to come. */
 int hub_set_certificate(struct hub *hub, const char *cert_pem, const char *key_pem,
 			struct km_errtext *err) __attribute__((warn_unused_result));
-/* Closes all links (status 1001) and writes no more. Call it before the store ends. Accepts NULL.
+typedef void hub_stopped_cb(void *arg);
+/* Closes all links (status 1001), tells the database that their hosts are offline, and calls
+ * stopped once that is written or cannot be, after a second at most; also from within this call.
+ * hub_free is all that may follow. */
+void hub_stop(struct hub *hub, hub_stopped_cb *stopped, void *arg);
+/* Closes all links and writes no more; stopped is not called any more. Call it before the store
+ * ends. Accepts NULL.
  */
 void hub_free(struct hub *hub);
 

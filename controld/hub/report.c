@@ -191,22 +191,31 @@ static char *certificates_text(struct hub *hub)
 static void flushed(void *arg, const struct store_error *error, PGresult *const *res, size_t n)
 {
 	struct hub *hub = arg;
-	struct client *c, *next;
+	struct client *c;
 	(void)res, (void)n;
 	hub->flush = NULL;
-	if (error && (error->err == KM_ECLOSED || error->err == KM_ETIMEOUT))
+	if (error && (error->err == KM_ECLOSED || error->err == KM_ETIMEOUT)) {
 		json_object_update_missing(hub->certificates, hub->writing);
+		json_object_update_missing(hub->gone_agents, hub->going_agents);
+		json_object_update_missing(hub->gone_gateways, hub->going_gateways);
+	}
 	json_object_clear(hub->writing);
-	if (!error)
-		return;
-	if (error->err != KM_ECLOSED)
+	json_object_clear(hub->going_agents);
+	json_object_clear(hub->going_gateways);
+	if (error && error->err != KM_ECLOSED)
 		km_warn("status not written", km_ks("sqlstate", error->sqlstate),
 			km_ks("what", error->message));
-	HASH_ITER (hh_id, hub->by_id, c, next) {
+	for (c = error ? hub->by_id : NULL; c; c = c->hh_id.next) {
 		c->seen_dirty = true;
 		c->report_dirty = c->report != NULL;
 		c->ack_dirty = c->acked_epoch[0] != '\0';
 	}
+}
+
+static void flush_ended(void *arg, const struct store_error *error, PGresult *const *res, size_t n)
+{
+	flushed(arg, error, res, n);
+	hub_flushed(arg);
 }
 
 /* A client that left is marked only if no other control has seen it since. */
@@ -236,7 +245,7 @@ static void flushed(void *arg, const struct store_error *error, PGresult *const 
 	"fingerprint = coalesce(excluded.fingerprint, c.fingerprint), "                            \
 	"last_error = excluded.last_error, next_try_at = excluded.next_try_at, updated_at = now()"
 
-void report_flush(struct hub *hub)
+bool report_flush(struct hub *hub)
 {
 	struct store_stmt s[3];
 	char *texts[3] = {NULL};
@@ -244,17 +253,19 @@ void report_flush(struct hub *hub)
 					   FLUSH_CERTIFICATES};
 	size_t n = 0;
 	if (hub->flush || !store_ready(hub->store))
-		return;
+		return hub->flush != NULL;
 	texts[0] = rows_text(hub, false);
 	texts[1] = rows_text(hub, true);
 	texts[2] = certificates_text(hub);
+	json_object_update(hub->going_agents, hub->gone_agents);
+	json_object_update(hub->going_gateways, hub->gone_gateways);
 	json_object_clear(hub->gone_agents);
 	json_object_clear(hub->gone_gateways);
 	for (size_t i = 0; i < KM_ARRAY_LEN(texts); i++)
 		if (texts[i])
 			s[n++] = (struct store_stmt){.sql = sql[i], .n = 1, .params = {texts[i]}};
 	if (n) {
-		int rc = store_run(hub->store, s, n, flushed, hub, &hub->flush);
+		int rc = store_run(hub->store, s, n, flush_ended, hub, &hub->flush);
 		if (rc < 0) {
 			struct store_error e = {.err = KM_ECLOSED};
 			flushed(hub, &e, NULL, 0);
@@ -262,4 +273,5 @@ void report_flush(struct hub *hub)
 	}
 	for (size_t i = 0; i < KM_ARRAY_LEN(texts); i++)
 		free(texts[i]);
+	return hub->flush != NULL;
 }

@@ -954,10 +954,16 @@ def test_control_restart(ctl, sig):
         k = key()
         async with Link(ctl, g, k) as l:
             c = await l.data("config")
+            assert (await rest(ctl, "GET", f"/api/gateways/{g['id']}"))["status"] == "online"
+            ctl.sql(f"UPDATE agents SET status = 'online', last_seen_at = now() - interval '2 minutes' WHERE id = '{a['id']}'")
             status = await asyncio.get_running_loop().run_in_executor(None, ctl.stop, sig)
             assert status == (0 if sig == signal.SIGTERM else -sig), ctl.log()[-8000:]
             await l.closed()
         ctl.start()
+        # Who was linked is offline at once when control had time to say so, and else after 60 s.
+        status = "offline" if sig == signal.SIGTERM else "online"
+        assert ctl.ok("GET", f"/api/gateways/{g['id']}")["status"] == status
+        until(lambda: ctl.sql(f"SELECT status FROM agents WHERE id = '{a['id']}'") == "offline")
         t = ctl.tunnel(a)
         async with Link(ctl, g, k, c["epoch"], c["revision"]) as l:
             x = await l.next_is("tunnel_create")
