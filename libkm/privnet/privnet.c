@@ -190,6 +190,19 @@ static void say_stop(struct km_privnet *p)
 		km_start_wait_end(p->fd, p->hello.pid);
 }
 
+/* How long an answer may take: one whose socket is young may still be starting (it is served when
+ * the device is up), and is not to be taken for one that hangs. */
+static int patience_ms(const char *path)
+{
+	struct stat st;
+	int64_t left;
+
+	if (stat(path, &st))
+		return KM_PRIVNET_TIMEOUT_MS;
+	left = (int64_t)st.st_mtim.tv_sec * 1000 + START_MS - km_wall_ms();
+	return left > START_MS || left < KM_PRIVNET_TIMEOUT_MS ? KM_PRIVNET_TIMEOUT_MS : (int)left;
+}
+
 /* KM_ENOTFOUND: there is none that could be used; one with other settings has been ended. */
 static int attach(struct km_privnet *p, struct km_errtext *err)
 {
@@ -200,7 +213,12 @@ static int attach(struct km_privnet *p, struct km_errtext *err)
 	rc = km_start_connect(path, &p->fd, err);
 	if (rc)
 		return rc;
-	rc = say_open(p, NULL, err);
+	if (km_start_timeout(p->fd, patience_ms(path)))
+		rc = km_errtext_set(err, KM_EIO, "%s", strerror(errno));
+	if (!rc)
+		rc = say_open(p, NULL, err);
+	if (!rc && km_start_timeout(p->fd, KM_PRIVNET_TIMEOUT_MS))
+		rc = km_errtext_set(err, KM_EIO, "%s", strerror(errno));
 	if (!rc)
 		return 0;
 	if (rc == KM_EEXIST || rc == KM_EPROTO) {

@@ -27,8 +27,10 @@ struct km_privnet_opts {
 };
 
 /* Attaches to the warden that serves runtime_dir when one lives with the same settings, else starts
- * one. With KM_WG_NONE no warden exists: sockets are the host's own, peers are ignored.
- * *reused (may be NULL) tells whether a warden was found. Errors carry a sentence. */
+ * one. Who does not answer within KM_PRIVNET_TIMEOUT_MS hangs and is killed; a warden that may
+ * still be starting is given 25 s from its beginning, which is more than any start takes. With
+ * KM_WG_NONE no warden exists: sockets are the host's own, peers are ignored. *reused (may be NULL)
+ * tells whether a warden was found. Errors carry a sentence. */
 int km_privnet_open(struct km_privnet **out, const struct km_privnet_opts *opts, bool *reused,
 		    struct km_errtext *err) __attribute__((warn_unused_result));
 /* A second handle on the same warden, for another thread. */

@@ -699,6 +699,19 @@ static void test_device_killed(void **state)
 	open_side(w, &w->a, false);
 }
 
+/* The warden's socket was made so many seconds ago. */
+static void age_socket(const struct side *s, int seconds)
+{
+	struct timespec t[2];
+	char path[256];
+
+	snprintf(path, sizeof(path), "%s/%s", s->runtime, KM_WIRE_SOCKET);
+	clock_gettime(CLOCK_REALTIME, &t[0]);
+	t[0].tv_sec -= seconds;
+	t[1] = t[0];
+	assert_int_equal(utimensat(AT_FDCWD, path, t, 0), 0);
+}
+
 /* A warden that hangs is replaced. */
 static void test_warden_hangs(void **state)
 {
@@ -710,10 +723,37 @@ static void test_warden_hangs(void **state)
 	pid = warden_pid(&w->a);
 	warden = pidfd_of(pid);
 	kill(pid, SIGSTOP);
+	age_socket(&w->a, 60);
 	km_privnet_close(w->a.p, false);
 	open_side(w, &w->a, false);
 	assert_true(readable(warden, WAIT_MS));
 	close(warden);
+}
+
+static void *wake_later(void *arg)
+{
+	usleep((KM_PRIVNET_TIMEOUT_MS + 500) *
+	       1000); /* longer than the others may take to answer */
+	kill(*(pid_t *)arg, SIGCONT);
+	return NULL;
+}
+
+/* One that is still starting is waited for. */
+static void test_warden_is_starting(void **state)
+{
+	struct world *w = *state;
+	pthread_t waker;
+	pid_t pid;
+
+	open_side(w, &w->a, false);
+	pid = warden_pid(&w->a);
+	kill(pid, SIGSTOP);
+	km_privnet_close(w->a.p, false);
+	age_socket(&w->a, 1);
+	assert_int_equal(pthread_create(&waker, NULL, wake_later, &pid), 0);
+	open_side(w, &w->a, true);
+	pthread_join(waker, NULL);
+	assert_int_equal(warden_pid(&w->a), pid);
 }
 
 static void test_other_settings(void **state)
@@ -1133,6 +1173,7 @@ int main(void)
 	    TEST(test_warden_killed),
 	    TEST(test_device_killed),
 	    TEST(test_warden_hangs),
+	    TEST(test_warden_is_starting),
 	    TEST(test_other_settings),
 	    TEST(test_sockets),
 	    TEST(test_threads),
