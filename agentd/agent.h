@@ -8,8 +8,7 @@
 #include "agentd/peers.h"
 #include "agentd/settings.h"
 #include "libkm/event/httpd.h"
-#include "libkm/link/client.h"
-#include "libkm/replica/saver.h"
+#include "libkm/uplink/uplink.h"
 
 struct agent {
 	struct settings settings;
@@ -33,12 +32,7 @@ struct agent {
 	struct km_addr listens; /* the one that is listened on */
 
 	/* control.c */
-	struct km_replica *replica;
-	struct km_saver *saver;
-	struct km_link_client *link;
-	char *refusals; /* what the last ack named; NULL: nothing */
-	struct event *heartbeat_timer;
-	bool authenticated, want_all;
+	struct km_uplink *uplink;
 	bool tunnels_changed; /* in this batch */
 
 	/* status.c */
@@ -60,7 +54,7 @@ int net_settle(struct agent *a, struct km_errtext *err);
 /* Closes it; stop: its warden ends too. */
 void net_stop(struct agent *a, bool stop);
 
-/* ---- control.c: the replica and the link ---- */
+/* ---- control.c: what control wants ---- */
 
 /* Applies the configuration that is on disk, then starts the link where control is named. */
 int control_start(struct agent *a, struct km_errtext *err);
@@ -73,6 +67,6 @@ void status_stop(struct agent *a);
 /* Something has changed: it is sent soon, together with what else changes meanwhile. For probes. */
 void status_changed(void *agent);
 /* A new link: control is told everything. */
-void status_all(struct agent *a);
+void status_all(void *agent);
 
 #endif

@@ -100,6 +100,8 @@ static int net_open(struct agent *a, struct km_errtext *err)
 	if (rc)
 		return rc;
 	memcpy(a->public_key, km_privnet_public_key(a->net), KM_WG_KEY_LEN);
+	if (a->uplink)
+		km_uplink_key(a->uplink, a->public_key);
 	km_info("private network ready", km_ks("wireguard", km_privnet_backend(a->net)),
 		km_ks("why", km_privnet_backend_why(a->net)), km_ki("reused", reused));
 	rc = watch(a, err);

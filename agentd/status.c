@@ -10,7 +10,12 @@ static bool send_status(struct agent *a, const struct km_msg_status *m)
 {
 	json_t *data = km_msg_format(&km_msg_desc_status, m);
 
-	return data && km_link_client_send(a->link, "status", data) == 0;
+	return data && km_uplink_send(a->uplink, "status", data) == 0;
+}
+
+static bool heard(const struct agent *a)
+{
+	return a->uplink && km_uplink_authenticated(a->uplink);
 }
 
 static void arm(struct agent *a, int64_t ms)
@@ -30,7 +35,7 @@ static void on_status_due(evutil_socket_t none, short what, void *arg)
 	(void)none;
 	(void)what;
 	a->status_due = false;
-	if (!a->authenticated)
+	if (!heard(a))
 		return; /* status_all follows when it is */
 	m.n_tunnels = probes_status(a->probes, t, TUNNELS_ONCE);
 	if (m.n_tunnels && !send_status(a, &m))
@@ -49,7 +54,7 @@ static void send_peers(struct agent *a, bool all)
 	struct km_msg_status m = {0};
 	struct km_errtext err = {0};
 
-	if (!a->authenticated)
+	if (!heard(a))
 		return;
 	if (peers_status(a->peers, all, &m.peers, &m.n_peers, &err))
 		km_warn("state of the peers not read", km_ks("error", err.text));
@@ -65,8 +70,10 @@ static void on_peers_due(evutil_socket_t none, short what, void *arg)
 	send_peers(arg, false);
 }
 
-void status_all(struct agent *a)
+void status_all(void *agent)
 {
+	struct agent *a = agent;
+
 	probes_untold(a->probes);
 	arm(a, 0);
 	send_peers(a, true);
