@@ -8,8 +8,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* An unsafe request is not sent on a connection that has been unused for longer: the target may be
- * closing it, and such a request cannot be sent twice. */
+/* A request that cannot be sent twice is not sent on a connection that has been unused for longer,
+ * or whose target is not known to keep connections: the target may be closing it. */
 #define UNSAFE_IDLE_MS 1000
 
 void exchange_drop(struct conn *c, bool polite)

@@ -15,12 +15,16 @@
 #include <utlist.h>
 
 #define UNACKNOWLEDGED_MS 20000
+/* A connection that is open so long after its answer shows that the target keeps them; the end of
+ * one that it closed has come through the tunnel by then. */
+#define KEPT_MS 250
 
 /* The unused connections of one version of one tunnel, the latest first. */
 struct pool_set {
 	uint64_t serial;
 	struct up *idle;
 	size_t n;
+	bool keeps; /* the target is known to keep connections open after an answer */
 	UT_hash_handle hh;
 };
 
@@ -141,8 +145,11 @@ static void on_woken(struct io *io)
 		return;
 	}
 	/* Unused: a writable event is stale, anything else is its end or bytes nobody asked for. */
-	if (io->can_read)
-		pool_drop(u->pool, u, true);
+	if (!io->can_read)
+		return;
+	if (km_now_ms() - u->idle_since < KEPT_MS)
+		u->set->keeps = false;
+	pool_drop(u->pool, u, true);
 }
 
 static void on_idle_end(struct timer *t)
@@ -248,6 +255,15 @@ static bool silent(const struct up *u)
 	       (errno == EAGAIN || errno == EWOULDBLOCK);
 }
 
+/* Some targets close after each answer without saying so beforehand. */
+static bool target_keeps(struct pool_set *s, int64_t now)
+{
+	const struct up *oldest = s->idle->prev;
+	if (!s->keeps && now - oldest->idle_since >= KEPT_MS)
+		s->keeps = silent(oldest);
+	return s->keeps;
+}
+
 static struct up *up_reuse(struct pool *p, const struct route *r, int64_t max_idle_ms, int64_t now)
 {
 	struct pool_set *s;
@@ -255,7 +271,8 @@ static struct up *up_reuse(struct pool *p, const struct route *r, int64_t max_id
 	for (;;) {
 		HASH_FIND(hh, p->sets, &r->serial, sizeof(r->serial), s);
 		u = s ? s->idle : NULL;
-		if (!u || now - u->idle_since > max_idle_ms)
+		if (!u || now - u->idle_since > max_idle_ms ||
+		    (max_idle_ms != INT64_MAX && !target_keeps(s, now)))
 			return NULL;
 		if (silent(u)) {
 			up_unlink(p, u);
@@ -300,6 +317,7 @@ void pool_give(struct pool *p, struct up *u, int64_t now)
 	km_buf_free(&u->out);
 	DL_PREPEND(s->idle, u);
 	s->n++;
+	s->keeps |= u->reused;
 	u->set = s;
 	u->idle_since = now;
 	p->n_idle++;

@@ -50,8 +50,10 @@ void pool_net(struct pool *p, struct km_privnet *net);
 struct km_privnet *pool_net_release(struct pool *p);
 
 /* A connection for this route: an unused one that is not older than max_idle_ms (none when that is
- * negative), else a new one that is being opened. Its header is already in `out`. KM_EIO: the
- * system refused (errno); KM_ENOMEM; KM_ECLOSED: there is no private network. */
+ * negative), else a new one that is being opened. With any bound but INT64_MAX an unused one is
+ * taken only where the target is known to keep connections open after an answer. Its header is
+ * already in `out`. KM_EIO: the system refused (errno); KM_ENOMEM; KM_ECLOSED: there is no private
+ * network. */
 int pool_take(struct pool *p, const struct route *r, int64_t max_idle_ms, int64_t now, void *owner,
 	      struct up **out) __attribute__((warn_unused_result));
 /* Gives back one on which a whole request and its whole answer have passed; it is kept or closed.

@@ -221,6 +221,13 @@ class Agent:
         time.sleep(0.2)
         return False
 
+    def do_closing(self, s, r, arg):
+        """Closes after each answer without having said so."""
+        self.body(s, r["headers"], lambda data: None)
+        s.sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        time.sleep(0.001)
+        return False
+
     def do_hints(self, s, r, arg):
         s.sock.sendall(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
                        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
@@ -797,6 +804,21 @@ def test_keep_alive_and_pool(client, agent):
     for _ in range(50):
         assert client.get("/echo").status == 200
     assert len(agent.connections) - before <= 1
+
+
+def test_target_that_closes_after_each_answer(gw, agent):
+    with gw.tls(sni="other.test") as sock:
+        c = Client(sock)
+        for i in range(200):
+            method = "GET" if i % 5 == 0 else "POST"
+            c.send(f"{method} /closing HTTP/1.1\r\nHost: other.test\r\nContent-Length: 0\r\n\r\n")
+            assert c.answer().status == 200
+        # One that keeps its connections is soon known to: then requests of every kind go out on them.
+        end = time.monotonic() + 10
+        reused = gw.metric("kakuremichi_upstream_reused_total")
+        while gw.metric("kakuremichi_upstream_reused_total") < reused + 20:
+            c.send("POST /echo HTTP/1.1\r\nHost: other.test\r\nContent-Length: 0\r\n\r\n")
+            assert c.answer().status == 200 and time.monotonic() < end
 
 
 def test_retry_on_a_connection_that_was_closed(gw, client, agent):
