@@ -99,6 +99,13 @@ check:
 	@$(MAKE) -s check-bulk
 check-unit: unit
 	@sh tests/run-unit.sh $(UNIT)
+# The threaded parts under ThreadSanitizer; a race that it finds fails the test program.
+TSAN_UNIT := $(foreach t,link event agentd gatewayd privnet replica,$(filter $(BUILD)/tests/unit/$(t)/%,$(UNIT)))
+check-tsan:
+	@sh packaging/setup.sh check
+	@$(MAKE) -s -j$$(nproc) SAN=thread tsan-run
+tsan-run: $(TSAN_UNIT) $(BUILD)/km-warden
+	@sh tests/run-unit.sh $(TSAN_UNIT)
 schemas: $(BUILD)/tests/unit/msg/test_vectors
 	$< --write
 # Each tests/fuzz/fuzz_NAME.c for FUZZ_TIME seconds; finds are kept under build. check-unit replays the corpus.
@@ -155,6 +162,6 @@ install: all
 clean:
 	rm -rf build
 .SECONDARY:
-.PHONY: all unit clean deps demo check check-unit check-e2e check-bulk lint headers tidy cppcheck install \
-        schemas fuzz fuzz-run $(TIDY) $(ALONE)
+.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-e2e check-bulk lint headers \
+        tidy cppcheck install schemas fuzz fuzz-run $(TIDY) $(ALONE)
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
