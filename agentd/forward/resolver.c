@@ -232,8 +232,8 @@ void resolver_port_free(struct resolver_port *p)
 	if (!p)
 		return;
 	while (p->all)
-		resolver_cancel(
-		    p->all); /* NOLINT(clang-analyzer-unix.Malloc): it takes it off the list */
+		/* It takes it off the list. NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
+		resolver_cancel(p->all);
 	if (p->event)
 		event_free(p->event);
 	if (p->fd >= 0)

@@ -160,8 +160,8 @@ struct certs *certs_new(const char *dir, size_t max)
 
 static void slot_drop(struct certs *c, struct slot *s)
 {
-	HASH_DEL(c->slots,
-		 s); /* NOLINT(clang-analyzer-core.NullDereference): a full cache has an oldest */
+	/* A full cache has an oldest. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
+	HASH_DEL(c->slots, s);
 	DL_DELETE(c->lru, s);
 	cert_put(s->cert);
 	free(s->why);

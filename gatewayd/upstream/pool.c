@@ -271,6 +271,7 @@ static struct up *up_reuse(struct pool *p, const struct route *r, int64_t max_id
 	for (;;) {
 		HASH_FIND(hh, p->sets, &r->serial, sizeof(r->serial), s);
 		u = s ? s->idle : NULL;
+		/* Dropping takes it off its set. NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
 		if (!u || now - u->idle_since > max_idle_ms ||
 		    (max_idle_ms != INT64_MAX && !target_keeps(s, now)))
 			return NULL;
