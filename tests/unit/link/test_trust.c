@@ -86,6 +86,8 @@ static void pins_are_parsed_strictly(void **state)
 	assert_int_equal(km_pin_parse(pin, NULL), KM_EINVAL);
 	const char *good = "sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 	assert_int_equal(km_pin_parse(pin, good), 0);
+	assert_null(km_pin_check(good));
+	assert_non_null(km_pin_check(bad[0]));
 	assert_string_equal(km_pin_str(pin, text), good);
 }
 
@@ -123,6 +125,7 @@ static void urls(void **state)
 	(void)state;
 	for (size_t i = 0; i < KM_ARRAY_LEN(table); i++) {
 		int r = km_link_url_parse(&u, table[i].text, &err);
+		assert_int_equal(!km_link_url_check(table[i].text), !r);
 		if (r != (table[i].port ? 0 : KM_EINVAL))
 			fail_msg("'%s' gave %d", table[i].text, r);
 		if (!table[i].port)
