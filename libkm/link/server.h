@@ -21,7 +21,7 @@ struct km_link_server_opts {
 	/* 0: 16; those of one address (of one /64 in IPv6), so that it cannot hold all the others'
 	 * places. A host that is refused tries again, and an authentication takes milliseconds. */
 	size_t max_unauthenticated_per_address;
-	int64_t auth_timeout_ms;    /* closed when not authenticated by then; 0: 10 s */
+	int64_t auth_timeout_ms; /* closed when not authenticated by then; 0: 10 s */
 };
 /* id: never reused within a process; it stays valid to name after the connection is gone. */
 struct km_link_server_cbs {

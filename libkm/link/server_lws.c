@@ -66,7 +66,9 @@ static bool source_full(const struct km_link_server *s, const struct km_addr *pe
 	size_t n = 0;
 
 	DL_FOREACH2(s->unauthenticated, conn, u_next)
+	{
 		n += same_source(&conn->peer, peer);
+	}
 	return n >= s->max_unauthenticated_per_address;
 }
 
