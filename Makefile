@@ -15,7 +15,7 @@ FUZZ_TIME ?= 60
 WG_EMBED  ?= /usr/share/doc/wireguard-tools/examples/embeddable-wg-library
 VERSION   := 0.1.0
 
-PKGS      := libevent libevent_openssl libevent_pthreads libssl libcrypto libpq jansson libwebsockets \
+PKGS      := libsodium libevent libevent_openssl libevent_pthreads libssl libcrypto libpq jansson libwebsockets \
              liburcu-memb inih libmnl libidn2 libuv
 CFLAGS    ?= -O2 -g
 WARN      := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror

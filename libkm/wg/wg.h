@@ -36,7 +36,7 @@ struct km_wg_peer_status {
 
 struct km_wg_device;
 struct km_wg_ops {
-	const char *name; /* "kernel", "wireguard-go" */
+	const char *name; /* "kernel", "embedded" */
 	/* One peer added or brought to this state (its learned endpoint survives when has_endpoint
 	 * is false; an unchanged allowed-IP list is not touched). */
 	int (*peer_set)(struct km_wg_device *d, const struct km_wg_peer *p);

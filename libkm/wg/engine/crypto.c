@@ -181,3 +181,57 @@ bool wg_open(struct wg_crypto *c, uint8_t *out, const uint8_t key[static WG_KEY]
 	must(EVP_CIPHER_CTX_ctrl(c->aead_ctx, EVP_CTRL_AEAD_SET_TAG, WG_TAG, tag));
 	return EVP_DecryptFinal_ex(c->aead_ctx, out + n, &got) > 0;
 }
+
+struct wg_aead {
+	EVP_CIPHER_CTX *ctx;
+};
+
+struct wg_aead *wg_aead_new(const uint8_t key[static WG_KEY], bool seal)
+{
+	static const uint8_t iv[12];
+	struct wg_aead *a = calloc(1, sizeof(*a));
+	EVP_CIPHER *aead = EVP_CIPHER_fetch(NULL, "ChaCha20-Poly1305", NULL);
+
+	if (a != NULL && aead != NULL && (a->ctx = EVP_CIPHER_CTX_new()) != NULL &&
+	    EVP_CipherInit_ex2(a->ctx, aead, key, iv, seal, NULL)) {
+		EVP_CIPHER_free(aead);
+		return a;
+	}
+	EVP_CIPHER_free(aead);
+	wg_aead_free(a);
+	return NULL;
+}
+
+void wg_aead_free(struct wg_aead *a)
+{
+	if (a == NULL)
+		return;
+	EVP_CIPHER_CTX_free(a->ctx);
+	free(a);
+}
+
+void wg_aead_seal(struct wg_aead *a, uint64_t counter, uint8_t *p, size_t n)
+{
+	uint8_t iv[12];
+	int len;
+
+	nonce(iv, counter);
+	must(EVP_CipherInit_ex(a->ctx, NULL, NULL, NULL, iv, -1));
+	if (n > 0)
+		must(EVP_CipherUpdate(a->ctx, p, &len, p, (int)n));
+	must(EVP_CipherFinal_ex(a->ctx, p + n, &len));
+	must(EVP_CIPHER_CTX_ctrl(a->ctx, EVP_CTRL_AEAD_GET_TAG, WG_TAG, p + n) > 0);
+}
+
+bool wg_aead_open(struct wg_aead *a, uint64_t counter, uint8_t *p, size_t n)
+{
+	uint8_t iv[12];
+	int len;
+
+	nonce(iv, counter);
+	must(EVP_CipherInit_ex(a->ctx, NULL, NULL, NULL, iv, -1));
+	must(EVP_CIPHER_CTX_ctrl(a->ctx, EVP_CTRL_AEAD_SET_TAG, WG_TAG, p + n) > 0);
+	if (n > 0)
+		must(EVP_CipherUpdate(a->ctx, p, &len, p, (int)n));
+	return EVP_CipherFinal_ex(a->ctx, p + n, &len) > 0;
+}

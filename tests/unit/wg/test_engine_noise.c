@@ -259,7 +259,7 @@ static void test_allowed(void **state)
 		char *peer;
 	} model[400];
 	char peers[32];
-	struct wg_allowed t = {NULL, NULL};
+	struct wg_allowed t = {.root4 = NULL};
 	uint8_t a[16];
 	size_t i, j, k, n = 0, naddr;
 	unsigned bits;
@@ -292,12 +292,14 @@ static void test_allowed(void **state)
 			n += k == n;
 		} else if (i % 397 == 0) {
 			peer = &peers[km_random_below(32)];
-			wg_allowed_remove_peer(&t, peer);
-			for (k = 0; k < n;)
+			for (k = 0; k < n;) {
+				wg_allowed_remove(&t, model[k].addr, model[k].naddr, model[k].bits,
+						  peer);
 				if (model[k].peer == peer)
 					model[k] = model[--n];
 				else
 					k++;
+			}
 		}
 		for (want = NULL, best = -1, k = 0; k < n; k++) {
 			if (model[k].naddr != naddr || (int)model[k].bits <= best)

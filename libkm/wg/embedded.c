@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: MIT */
+/* The engine in this process: its UDP socket is made on the host side, its interface inside. */
+#include "libkm/base/util.h"
+#include "libkm/wg/engine/engine.h"
+#include "libkm/wg/internal.h"
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct embedded {
+	struct km_wg_device dev;
+	struct km_wg_known *known;
+	struct wg_engine *engine;
+};
+
+static int apply(struct wg_core *core, const struct km_wg_change *c)
+{
+	struct wg_peer *p = wg_core_peer(core, c->key);
+	struct wg_endpoint e;
+	int rc = 0;
+
+	if (p == NULL && (p = wg_core_peer_new(core, c->key)) == NULL)
+		return KM_EINVAL;
+	if (c->set_endpoint) {
+		wg_endpoint_from_sa(&e, &c->endpoint);
+		wg_peer_set_endpoint(p, &e);
+	}
+	if (c->replace_allowed)
+		wg_peer_disallow_all(p);
+	for (uint8_t i = 0; rc == 0 && i < c->n_allowed; i++)
+		rc = wg_peer_allow(p, c->allowed[i].addr.ip,
+				   c->allowed[i].addr.family == AF_INET ? 4 : 16, c->allowed[i].bits);
+	if (c->set_keepalive)
+		wg_peer_set_keepalive(p, c->keepalive_s);
+	return rc;
+}
+
+static int embedded_peer_set(struct km_wg_device *d, const struct km_wg_peer *want)
+{
+	struct embedded *m = (struct embedded *)d;
+	struct km_wg_change c;
+	int rc;
+
+	if (!km_wg_known_change(m->known, want, &c))
+		return 0;
+	rc = apply(wg_engine_lock(m->engine), &c);
+	wg_engine_unlock(m->engine);
+	if (!rc)
+		km_wg_known_set(m->known, want);
+	return rc;
+}
+
+static int embedded_peer_remove(struct km_wg_device *d, const uint8_t key[static KM_WG_KEY_LEN])
+{
+	struct embedded *m = (struct embedded *)d;
+	struct wg_peer *p = wg_core_peer(wg_engine_lock(m->engine), key);
+
+	if (p != NULL)
+		wg_peer_remove(p);
+	wg_engine_unlock(m->engine);
+	km_wg_known_remove(m->known, key);
+	return 0;
+}
+
+static void fill_status(struct km_wg_peer_status *s, struct wg_peer *p)
+{
+	struct wg_endpoint e;
+
+	memset(s, 0, sizeof(*s));
+	memcpy(s->key, p->remote.pub, KM_WG_KEY_LEN);
+	wg_endpoint_load(&p->endpoint, &e);
+	s->has_endpoint = e.port != 0;
+	if (s->has_endpoint)
+		wg_endpoint_to_sa(&e, &s->endpoint, true);
+	s->last_handshake_ms = p->handshake_unix_ns / 1000000;
+	s->rx_bytes = atomic_load(&p->rx_bytes);
+	s->tx_bytes = atomic_load(&p->tx_bytes);
+}
+
+static int embedded_dump(struct km_wg_device *d, struct km_wg_peer_status **out, size_t *n)
+{
+	struct embedded *m = (struct embedded *)d;
+	struct wg_core *core = wg_engine_lock(m->engine);
+	struct wg_peer *p, *tmp;
+	int rc = 0;
+
+	*n = 0;
+	*out = core->n_peers ? calloc(core->n_peers, sizeof(**out)) : NULL;
+	if (core->n_peers && *out == NULL) {
+		rc = KM_ENOMEM;
+		goto out;
+	}
+	HASH_ITER (hh, core->peers, p, tmp)
+		fill_status(&(*out)[(*n)++], p);
+out:
+	wg_engine_unlock(m->engine);
+	return rc;
+}
+
+static void embedded_free(struct km_wg_device *d)
+{
+	struct embedded *m = (struct embedded *)d;
+
+	wg_engine_stop(m->engine);
+	km_wg_known_free(m->known);
+	free(m);
+}
+
+static const struct km_wg_ops embedded_ops = {
+    .name = "embedded",
+    .peer_set = embedded_peer_set,
+    .peer_remove = embedded_peer_remove,
+    .dump = embedded_dump,
+    .free = embedded_free,
+};
+
+/* A thread enters the other namespace, so that the caller need not come back from it. */
+struct inside {
+	int netns_fd, tun, rc, error;
+	bool uso;
+	char *name;
+};
+
+static void *open_inside(void *arg)
+{
+	struct inside *in = arg;
+
+	if (in->netns_fd >= 0 && setns(in->netns_fd, CLONE_NEWNET))
+		in->rc = KM_EIO;
+	else
+		in->rc = wg_tun_open(&in->tun, in->name, &in->uso);
+	in->error = errno;
+	return NULL;
+}
+
+static int open_tun(struct inside *in, struct km_errtext *err)
+{
+	pthread_t thread;
+
+	if (pthread_create(&thread, NULL, open_inside, in))
+		return km_errtext_set(err, KM_ENOMEM, "no thread");
+	pthread_join(thread, NULL);
+	if (in->rc == KM_EUNSUPPORTED)
+		return km_errtext_set(err, in->rc,
+				      "/dev/net/tun is missing (%s): load the module tun, or give "
+				      "the container the device",
+				      strerror(in->error));
+	if (in->rc)
+		return km_errtext_set(err, in->rc, "no TUN device: %s", strerror(in->error));
+	return 0;
+}
+
+int km_wg_embedded_open(struct km_wg_device **out, int netns_fd,
+			const uint8_t private_key[static KM_WG_KEY_LEN], uint16_t port,
+			struct km_errtext *err)
+{
+	struct embedded *m = km_xcalloc(1, sizeof(*m));
+	struct inside in = {.netns_fd = netns_fd, .tun = -1, .name = m->dev.ifname};
+	int udp = -1, rc = wg_udp_open(&udp, port);
+
+	*out = NULL;
+	km_wg_name_new(m->dev.ifname);
+	if (rc)
+		km_errtext_set(err, rc, "UDP port %u cannot be opened: %s", port, strerror(errno));
+	else
+		rc = open_tun(&in, err);
+	if (!rc) {
+		rc = wg_engine_start(&m->engine, in.tun, in.uso, udp);
+		if (rc)
+			km_errtext_set(err, rc, "the WireGuard engine does not start: %s",
+				       km_strerror(rc));
+	}
+	if (rc) {
+		if (in.tun >= 0)
+			close(in.tun);
+		if (udp >= 0)
+			close(udp);
+		free(m);
+		return rc;
+	}
+	wg_engine_set_key(m->engine, private_key);
+	m->dev.ops = &embedded_ops;
+	m->dev.gone_fd = wg_engine_gone_fd(m->engine);
+	m->dev.output_fd = -1;
+	m->known = km_wg_known_new();
+	*out = &m->dev;
+	return 0;
+}

@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: MIT */
+/* Peers, sessions and timers of WireGuard (the paper's section 6), sans-I/O: messages and time come
+ * in, messages and wishes go out through struct wg_core_io.
+ *
+ * Three kinds of callers. The owner (whoever holds the lock that the caller keeps around the core)
+ * calls wg_core_* and wg_peer_*. One sending and one receiving thread call wg_path_*, with no lock:
+ * they find peers and sessions in tables that the owner changes beside them, touch only what is
+ * theirs, and leave word in atomics. What the owner takes out of the tables it frees in
+ * wg_core_reclaim, after io.quiesce has waited until no thread can still hold it. */
+#ifndef KM_WG_ENGINE_CORE_H
+#define KM_WG_ENGINE_CORE_H
+
+#include "libkm/base/addr.h"
+#include "libkm/wg/engine/allowed.h"
+#include "libkm/wg/engine/cookie.h"
+#include "libkm/wg/engine/endpoint.h"
+#include "libkm/wg/engine/noise.h"
+#include "libkm/wg/engine/replay.h"
+#include <stdatomic.h>
+#include <uthash.h>
+
+#define WG_REKEY_AFTER_MS 120000
+#define WG_REJECT_AFTER_MS 180000
+#define WG_REKEY_TIMEOUT_MS 5000
+#define WG_REKEY_JITTER_MS 333
+#define WG_REKEY_ON_RECEIVE_MS 165000 /* reject time less keepalive and rekey timeouts */
+#define WG_KEEPALIVE_MS 10000
+#define WG_NEW_HANDSHAKE_MS 15000 /* keepalive and rekey timeouts */
+#define WG_MAX_RETRIES 18
+#define WG_FORGET_KEYS_MS 540000
+#define WG_INITIATION_GAP_MS 20
+#define WG_REKEY_AFTER_MESSAGES (1ULL << 60)
+#define WG_UNDER_LOAD_MS 1000
+#define WG_TICK_MS 250
+#define WG_TICK_INITIATIONS 64 /* begun by timers in one tick */
+
+struct wg_core;
+struct wg_peer;
+
+struct wg_clock {
+	int64_t ms;      /* monotonic, never 0 */
+	int64_t unix_ns; /* wall clock */
+};
+
+/* What the sending thread is asked to do for a peer. */
+enum wg_flush {
+	WG_FLUSH_STAGED = 1,    /* a session is there: send what waits */
+	WG_FLUSH_CONFIRM = 2,   /* the same, or an empty packet when nothing waits */
+	WG_FLUSH_KEEPALIVE = 4, /* an empty packet */
+	WG_FLUSH_DROP = 8,      /* drop what waits */
+};
+struct wg_core_io {
+	void *arg;
+	/* A handshake message to be sent now. */
+	void (*send)(void *arg, const struct wg_endpoint *to, const uint8_t *msg, size_t n);
+	void (*flush)(void *arg, struct wg_peer *p, enum wg_flush what);
+	/* From any thread: wg_core_tick has something to do. */
+	void (*wake)(void *arg);
+	/* Waits until every thread has left what it may have found in the tables. */
+	void (*quiesce)(void *arg);
+	/* A peer is about to be freed: free its staged packets. */
+	void (*forget)(void *arg, struct wg_peer *p);
+};
+
+struct wg_index {
+	uint32_t value;
+	struct wg_session *session;
+	struct wg_index *_Atomic next;
+};
+/* A pair of transport keys. */
+struct wg_session {
+	struct wg_index index; /* ours: data to us carries it */
+	struct wg_peer *peer;
+	struct wg_session *retired;
+	uint32_t remote_index;
+	bool initiator;
+	int64_t made_ms;
+	atomic_bool used; /* something has come under it */
+	/* The sending thread's. */
+	struct wg_aead *send;
+	uint64_t sent;
+	/* The receiving thread's. */
+	struct wg_aead *recv;
+	struct wg_replay replay;
+};
+
+struct wg_prefix {
+	uint8_t addr[16], naddr, bits;
+};
+
+struct wg_peer {
+	struct wg_remote remote;
+	struct wg_core *core;
+	UT_hash_handle hh; /* by public key */
+	struct wg_peer *retired;
+
+	/* Left by the threads, read by the owner. */
+	struct wg_session *_Atomic current;
+	struct wg_endpoint_cell endpoint;
+	atomic_uint attention;
+	struct wg_peer *attention_next;
+	atomic_bool wants_handshake;
+	_Atomic int64_t unanswered_ms;    /* data sent at, nothing authentic received since; 0: none */
+	_Atomic int64_t unacknowledged_ms; /* data received at, nothing sent since; 0: none */
+	_Atomic int64_t traffic_ms;       /* anything authentic, either way */
+	_Atomic uint64_t tx_bytes, rx_bytes;
+
+	/* The sending thread's; flush under the lock of whoever implements io.flush. */
+	void *staged;
+	unsigned flush;
+	struct wg_peer *flush_next;
+	bool flush_queued;
+	uint32_t gso_off_size; /* segments of this size or more do not pass the path's first link */
+
+	/* The owner's. */
+	struct wg_session *previous, *next;
+	struct wg_handshake handshake;
+	bool handshaking;          /* an initiation of ours waits for its answer */
+	uint32_t handshake_index;
+	UT_hash_handle hh_index;   /* by handshake_index, while handshaking */
+	struct wg_cookie cookie;
+	int64_t initiated_ms;      /* our last initiation; 0: never */
+	int64_t retry_ms;          /* when the next one is due; 0: none */
+	unsigned retries;
+	int64_t accepted_ms;       /* their last initiation that we answered */
+	uint8_t timestamp[WG_TIMESTAMP_LEN];
+	int64_t session_ms;        /* the last session began; 0: its keys are gone */
+	int64_t handshake_unix_ns; /* last completed; 0: never */
+	uint16_t keepalive_s, jitter_ms;
+	struct wg_prefix *allowed;
+	size_t n_allowed, room_allowed;
+	bool dead;
+};
+
+#define WG_INDEX_BUCKETS 16384
+struct wg_core {
+	struct wg_core_io io;
+	struct wg_crypto *crypto;
+	struct wg_self self;
+	bool has_key;
+	struct wg_allowed allowed;
+	struct wg_peer *peers;    /* by public key */
+	struct wg_peer *by_index; /* handshakes under way */
+	size_t n_peers;
+	struct wg_index *_Atomic index[WG_INDEX_BUCKETS];
+	struct wg_peer *_Atomic attention;
+	struct wg_cookie_jar jar;
+	struct wg_limiter limiter;
+	int64_t load_until_ms;
+	struct wg_session *retired_sessions;
+	struct wg_peer *retired_peers;
+	unsigned budget;
+	bool hurry; /* the last tick left handshakes for the next */
+	uint64_t n_handshakes, n_refused, n_cookies;
+};
+
+/* NULL without memory or a needed algorithm. */
+struct wg_core *wg_core_new(const struct wg_core_io *io);
+/* Peers, sessions, keys and memory; every thread has left. */
+void wg_core_free(struct wg_core *c);
+/* A new private key: every session ends; a peer with our own public key, or one of low order, is
+ * removed. All zero: no key. */
+void wg_core_set_key(struct wg_core *c, const uint8_t priv[static WG_KEY]);
+
+struct wg_peer *wg_core_peer(const struct wg_core *c, const uint8_t pub[static WG_KEY]);
+/* Makes a peer. NULL: no memory, our own key, or a key of low order. */
+struct wg_peer *wg_core_peer_new(struct wg_core *c, const uint8_t pub[static WG_KEY]);
+void wg_peer_remove(struct wg_peer *p);
+void wg_peer_set_psk(struct wg_peer *p, const uint8_t psk[static WG_KEY]);
+void wg_peer_set_endpoint(struct wg_peer *p, const struct wg_endpoint *e);
+/* Off: 0. Turned on, it sends at once. */
+void wg_peer_set_keepalive(struct wg_peer *p, uint16_t seconds);
+/* 0, KM_EINVAL, KM_ENOMEM. */
+int wg_peer_allow(struct wg_peer *p, const uint8_t *addr, size_t naddr, unsigned bits);
+void wg_peer_disallow(struct wg_peer *p, const uint8_t *addr, size_t naddr, unsigned bits);
+void wg_peer_disallow_all(struct wg_peer *p);
+
+/* A handshake message (types 1 to 3; its length is checked here; mac1 has been checked by the
+ * caller for types 1 and 2). loaded: the queue that it came from is an eighth full. */
+void wg_core_message(struct wg_core *c, const struct wg_endpoint *from, const uint8_t *msg, size_t n,
+		     bool loaded, const struct wg_clock *now);
+/* What the threads asked for: attention to peers; cheap when there is nothing. */
+void wg_core_attend(struct wg_core *c, const struct wg_clock *now);
+/* Every timer. Gives the milliseconds until it should be called again; -1: no need to. */
+int wg_core_tick(struct wg_core *c, const struct wg_clock *now);
+/* Frees what left the tables; may wait for the threads. */
+void wg_core_reclaim(struct wg_core *c);
+
+/* ---- the packet path ---- */
+
+/* The peer that an inner address belongs to; NULL: nobody. */
+static inline struct wg_peer *wg_path_route(const struct wg_core *c, const uint8_t *addr, size_t n)
+{
+	return wg_allowed_find(&c->allowed, addr, n);
+}
+/* Sending thread: the session to send under now; NULL: none yet (it is asked for). */
+struct wg_session *wg_path_sender(struct wg_peer *p, int64_t now_ms);
+/* Sending thread: something was sent; data: not only empty packets. */
+void wg_path_sent(struct wg_peer *p, bool data, uint64_t bytes, int64_t now_ms);
+/* Receiving thread: the session for a receiver index; NULL: unknown or too old. */
+struct wg_session *wg_path_receiver(struct wg_core *c, uint32_t index, int64_t now_ms);
+/* Receiving thread: authentic packets have come under s from this endpoint. */
+void wg_path_received(struct wg_session *s, const struct wg_endpoint *from, bool data,
+		      uint64_t bytes, int64_t now_ms);
+
+#endif

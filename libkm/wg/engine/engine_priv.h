@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT */
+/* What the engine's threads share: engine.c the engine and its control thread, send.c and recv.c the
+ * packet path, udp.c the socket, tun.c the device. */
+#ifndef KM_WG_ENGINE_ENGINE_PRIV_H
+#define KM_WG_ENGINE_ENGINE_PRIV_H
+
+#include "libkm/wg/engine/engine.h"
+#include "libkm/wg/engine/packet.h"
+#include <pthread.h>
+
+#define WG_DATA_HEADER 16
+#define WG_DATA_OVERHEAD (WG_DATA_HEADER + WG_TAG)
+#define WG_DATA_TYPE 4
+#define WG_UDP_MAX 65400    /* of one message or run of segments, in either family */
+#define WG_UDP_SEGMENTS 64  /* of one run; what every kernel takes */
+#define WG_QUEUE 4096	    /* handshake messages */
+#define WG_QUEUE_LOADED (WG_QUEUE / 8)
+
+/* A handshake message on its way to the control thread. */
+struct wg_queued {
+	struct wg_endpoint from;
+	uint16_t n;
+	uint8_t msg[WG_INITIATION_LEN];
+};
+
+struct wg_sender;
+struct wg_receiver;
+struct wg_engine {
+	struct wg_core *core;
+	pthread_mutex_t lock; /* of the core */
+	int tun, udp;
+	bool v4_only; /* the socket's family */
+	atomic_bool gso;
+	bool uso;
+	atomic_uint mtu;
+	int wake_control, wake_send, wake_recv, gone; /* event descriptors */
+	atomic_bool stop, tick_now;
+	pthread_t threads[3];
+	unsigned n_threads;
+	struct wg_sender *sender;
+	struct wg_receiver *receiver;
+
+	pthread_mutex_t flush_lock;
+	struct wg_peer *flush;
+	atomic_bool flush_wanted;
+
+	/* From the receiving to the control thread: only the former moves tail, the latter head. */
+	struct wg_queued *queue;
+	atomic_uint queue_head, queue_tail;
+	pthread_mutex_t self_lock;
+	uint8_t mac1_key[WG_HASH];
+};
+
+/* Rings or silences an event descriptor. */
+void wg_ring(int fd);
+void wg_silence(int fd);
+int64_t wg_now_ms(void);
+/* The device is gone: says so, once the threads have nothing more to do. */
+void wg_engine_gone(struct wg_engine *e);
+/* Whether the socket takes UDP_SEGMENT. */
+bool wg_udp_segments(int fd);
+
+struct wg_sender *wg_sender_new(struct wg_engine *e);
+void wg_sender_free(struct wg_sender *s);
+void *wg_sender_run(void *sender);
+/* Frees the packets that wait for this peer. */
+void wg_sender_forget(struct wg_peer *p);
+
+struct wg_receiver *wg_receiver_new(struct wg_engine *e);
+void wg_receiver_free(struct wg_receiver *r);
+void *wg_receiver_run(void *receiver);
+
+#endif

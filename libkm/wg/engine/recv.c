@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: MIT */
+/* The receiving thread: bursts of messages from the socket, opened in place, merged into
+ * super-packets without copying, and written to the TUN. Handshake messages go to the control
+ * thread's queue, which may overflow: floods of them stop nothing here. */
+#include "libkm/wg/engine/engine_priv.h"
+#include <errno.h>
+#include <netinet/udp.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <unistd.h>
+#include <urcu/urcu-memb.h>
+
+#ifndef UDP_GRO
+#define UDP_GRO 104
+#endif
+#define BATCH 8
+#define MESSAGE_ROOM 65536
+
+union gro_cmsg {
+	char room[CMSG_SPACE(sizeof(int))];
+	struct cmsghdr align;
+};
+
+struct wg_receiver {
+	struct wg_engine *e;
+	struct wg_crypto *crypto;
+	struct wg_self self; /* only its mac1_key */
+	int64_t now_ms;
+	struct wg_merge merge;
+	/* the last inner source */
+	uint8_t src[16];
+	size_t nsrc;
+	uint64_t version;
+	const struct wg_peer *owner;
+
+	struct mmsghdr msg[BATCH];
+	struct iovec iov[BATCH];
+	struct sockaddr_storage from[BATCH];
+	union gro_cmsg cmsg[BATCH];
+	uint8_t room[BATCH][MESSAGE_ROOM] __attribute__((aligned(64)));
+};
+
+struct wg_receiver *wg_receiver_new(struct wg_engine *e)
+{
+	struct wg_receiver *r = aligned_alloc(64, (sizeof(*r) + 63) / 64 * 64);
+
+	if (r == NULL)
+		return NULL;
+	memset(r, 0, offsetof(struct wg_receiver, room));
+	r->e = e;
+	r->merge.udp_too = e->uso;
+	r->crypto = wg_crypto_new();
+	if (r->crypto != NULL)
+		return r;
+	free(r);
+	return NULL;
+}
+
+void wg_receiver_free(struct wg_receiver *r)
+{
+	if (r == NULL)
+		return;
+	wg_crypto_free(r->crypto);
+	free(r);
+}
+
+static uint32_t get32(const uint8_t *p)
+{
+	return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+
+static uint64_t get64(const uint8_t *p)
+{
+	return get32(p) | (uint64_t)get32(p + 4) << 32;
+}
+
+/* ---- handshake messages ---- */
+
+static bool mac1_ok(struct wg_receiver *r, const uint8_t *msg, size_t n)
+{
+	pthread_mutex_lock(&r->e->self_lock);
+	memcpy(r->self.mac1_key, r->e->mac1_key, WG_HASH);
+	pthread_mutex_unlock(&r->e->self_lock);
+	return wg_mac1_ok(r->crypto, &r->self, msg, n);
+}
+
+static void on_handshake(struct wg_receiver *r, const struct wg_endpoint *from, const uint8_t *msg,
+			 size_t n)
+{
+	struct wg_engine *e = r->e;
+	unsigned tail = atomic_load_explicit(&e->queue_tail, memory_order_relaxed);
+	unsigned head = atomic_load_explicit(&e->queue_head, memory_order_acquire);
+	struct wg_queued *q = &e->queue[tail % WG_QUEUE];
+
+	if (tail - head == WG_QUEUE ||
+	    (n != WG_INITIATION_LEN && n != WG_RESPONSE_LEN && n != WG_COOKIE_REPLY_LEN) ||
+	    (n != WG_COOKIE_REPLY_LEN && !mac1_ok(r, msg, n)))
+		return;
+	q->from = *from;
+	q->n = (uint16_t)n;
+	memcpy(q->msg, msg, n);
+	atomic_store(&e->queue_tail, tail + 1);
+	if (atomic_load(&e->queue_head) == tail)
+		wg_ring(e->wake_control); /* else it will look again by itself */
+}
+
+/* ---- data ---- */
+
+static void write_out(struct wg_receiver *r)
+{
+	int pieces = wg_merge_end(&r->merge);
+	ssize_t n;
+
+	if (pieces == 0)
+		return;
+	do
+		n = writev(r->e->tun, r->merge.iov, pieces);
+	while (n < 0 && errno == EINTR);
+	/* Otherwise the device is down, or full: packets get lost. */
+}
+
+/* Whether the inner source belongs to the peer that sent it. */
+static bool source_ok(struct wg_receiver *r, const struct wg_peer *p, const struct wg_ip *ip)
+{
+	struct wg_core *c = r->e->core;
+	uint64_t version = atomic_load_explicit(&c->allowed.version, memory_order_acquire);
+
+	if (r->version != version || r->nsrc != ip->naddr ||
+	    memcmp(r->src, ip->src, ip->naddr) != 0) {
+		r->owner = wg_path_route(c, ip->src, ip->naddr);
+		r->version = version;
+		r->nsrc = ip->naddr;
+		memcpy(r->src, ip->src, ip->naddr);
+	}
+	return r->owner == p;
+}
+
+static void deliver(struct wg_receiver *r, const struct wg_peer *p, uint8_t *pkt, size_t n)
+{
+	struct wg_ip ip;
+
+	if (!wg_ip_parse(&ip, pkt, n) || !source_ok(r, p, &ip))
+		return;
+	while (!wg_merge_add(&r->merge, pkt, ip.total))
+		write_out(r);
+}
+
+/* What one message brought under one session, for its timers and counters. */
+struct tally {
+	struct wg_session *session;
+	uint64_t bytes;
+	bool data;
+};
+
+static void settle(struct wg_receiver *r, struct tally *t, const struct wg_endpoint *from)
+{
+	if (t->session != NULL)
+		wg_path_received(t->session, from, t->data, t->bytes, r->now_ms);
+	*t = (struct tally){NULL, 0, false};
+}
+
+static void on_data(struct wg_receiver *r, struct tally *t, const struct wg_endpoint *from,
+		    uint8_t *p, size_t n)
+{
+	uint32_t index = get32(p + 4);
+	uint64_t counter = get64(p + 8);
+	struct wg_session *s = t->session;
+
+	if (s == NULL || s->index.value != index) {
+		settle(r, t, from);
+		s = wg_path_receiver(r->e->core, index, r->now_ms);
+	}
+	if (s == NULL || counter >= WG_REJECT_AFTER_MESSAGES ||
+	    !wg_aead_open(s->recv, counter, p + WG_DATA_HEADER, n - WG_DATA_OVERHEAD) ||
+	    !wg_replay_accept(&s->replay, counter))
+		return;
+	t->session = s;
+	t->bytes += n;
+	if (n == WG_DATA_OVERHEAD)
+		return; /* only to say that the peer is there */
+	t->data = true;
+	deliver(r, s->peer, p + WG_DATA_HEADER, n - WG_DATA_OVERHEAD);
+}
+
+static size_t segment_len(struct msghdr *h, size_t n)
+{
+	struct cmsghdr *c;
+	int len = 0;
+
+	for (c = CMSG_FIRSTHDR(h); c != NULL; c = CMSG_NXTHDR(h, c))
+		if (c->cmsg_level == IPPROTO_UDP && c->cmsg_type == UDP_GRO)
+			memcpy(&len, CMSG_DATA(c), sizeof(len));
+	return len > 0 ? (size_t)len : n;
+}
+
+static void on_message(struct wg_receiver *r, struct mmsghdr *m, uint8_t *p)
+{
+	size_t left = m->msg_len, step = segment_len(&m->msg_hdr, left), n;
+	struct tally t = {NULL, 0, false};
+	struct wg_endpoint from;
+
+	wg_endpoint_from_sa(&from, m->msg_hdr.msg_name);
+	for (; left > 0; p += n, left -= n) {
+		n = left < step ? left : step;
+		if (n >= WG_DATA_OVERHEAD && get32(p) == WG_DATA_TYPE)
+			on_data(r, &t, &from, p, n);
+		else
+			on_handshake(r, &from, p, n);
+	}
+	settle(r, &t, &from);
+}
+
+static int receive(struct wg_receiver *r)
+{
+	for (int i = 0; i < BATCH; i++) {
+		r->iov[i] = (struct iovec){r->room[i], MESSAGE_ROOM};
+		r->msg[i].msg_hdr = (struct msghdr){.msg_name = &r->from[i],
+						    .msg_namelen = sizeof(r->from[i]),
+						    .msg_iov = &r->iov[i],
+						    .msg_iovlen = 1,
+						    .msg_control = r->cmsg[i].room,
+						    .msg_controllen = sizeof(r->cmsg[i].room)};
+	}
+	return recvmmsg(r->e->udp, r->msg, BATCH, MSG_DONTWAIT, NULL);
+}
+
+static void wait(struct wg_receiver *r)
+{
+	struct pollfd p[2] = {{.fd = r->e->udp, .events = POLLIN},
+			      {.fd = r->e->wake_recv, .events = POLLIN}};
+
+	if (poll(p, 2, -1) > 0 && p[1].revents)
+		wg_silence(r->e->wake_recv);
+}
+
+void *wg_receiver_run(void *arg)
+{
+	struct wg_receiver *r = arg;
+	int n;
+
+	urcu_memb_register_thread();
+	while (!atomic_load(&r->e->stop)) {
+		n = receive(r);
+		if (n <= 0) {
+			wait(r);
+			continue;
+		}
+		r->now_ms = wg_now_ms();
+		urcu_memb_read_lock();
+		for (int i = 0; i < n; i++)
+			on_message(r, &r->msg[i], r->room[i]);
+		write_out(r);
+		urcu_memb_read_unlock();
+	}
+	urcu_memb_unregister_thread();
+	return NULL;
+}

@@ -1,0 +1,461 @@
+/* SPDX-License-Identifier: MIT */
+/* The sending thread: packets from the TUN, cut into segments that are written straight into the
+ * output buffer, sealed there, and sent in runs of equal length, one system call for each burst. */
+#include "libkm/base/err.h"
+#include "libkm/wg/engine/engine_priv.h"
+#include <errno.h>
+#include <netinet/udp.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <unistd.h>
+#include <urcu/urcu-memb.h>
+
+#ifndef UDP_SEGMENT
+#define UDP_SEGMENT 103
+#endif
+#define ALIGN_IP 6 /* so that the IP header behind the vnet header is aligned */
+#define OUT_ROOM (160 * 1024)
+#define OUT_ENOUGH (32 * 1024) /* sent without waiting for more */
+#define RUNS 64
+#define STAGED_PACKETS 128
+#define STAGED_BYTES (1 << 20) /* per peer; super-packets are large */
+
+/* Segments of one length for one peer, one after the other; only the last may be shorter. */
+struct run {
+	struct wg_peer *peer;
+	struct sockaddr_storage to;
+	socklen_t to_len;
+	size_t at, len, stride;
+	unsigned count;
+};
+struct staged {
+	struct staged *next;
+	size_t n;
+	uint8_t data[]; /* vnet header and packet */
+};
+struct stage {
+	struct staged *head, **tail;
+	size_t packets, bytes;
+};
+union segment_cmsg {
+	char room[CMSG_SPACE(sizeof(uint16_t))];
+	struct cmsghdr align;
+};
+
+struct wg_sender {
+	struct wg_engine *e;
+	int64_t now_ms;
+	bool dry; /* the TUN had no more */
+	/* the last destination */
+	uint8_t dst[16];
+	size_t ndst;
+	uint64_t version;
+	struct wg_peer *peer;
+
+	struct run runs[RUNS];
+	unsigned n_runs;
+	size_t used;
+	struct mmsghdr msg[RUNS];
+	struct iovec iov[RUNS];
+	union segment_cmsg cmsg[RUNS];
+	uint8_t in[ALIGN_IP + WG_VNET_LEN + WG_SUPER_MAX + 1] __attribute__((aligned(64)));
+	uint8_t out[OUT_ROOM] __attribute__((aligned(64)));
+};
+
+struct wg_sender *wg_sender_new(struct wg_engine *e)
+{
+	struct wg_sender *s = aligned_alloc(64, (sizeof(*s) + 63) / 64 * 64);
+
+	if (s != NULL) {
+		memset(s, 0, sizeof(*s));
+		s->e = e;
+	}
+	return s;
+}
+
+void wg_sender_free(struct wg_sender *s)
+{
+	free(s);
+}
+
+/* ---- output ---- */
+
+static void fill_message(struct wg_sender *s, unsigned i, const struct run *r, size_t at, size_t len,
+			 unsigned count)
+{
+	struct msghdr *h = &s->msg[i].msg_hdr;
+	struct cmsghdr *c;
+	uint16_t stride = (uint16_t)r->stride;
+
+	s->iov[i] = (struct iovec){s->out + at, len};
+	memset(h, 0, sizeof(*h));
+	h->msg_name = (void *)&r->to;
+	h->msg_namelen = r->to_len;
+	h->msg_iov = &s->iov[i];
+	h->msg_iovlen = 1;
+	if (count < 2)
+		return;
+	h->msg_control = s->cmsg[i].room;
+	h->msg_controllen = sizeof(s->cmsg[i].room);
+	c = CMSG_FIRSTHDR(h);
+	c->cmsg_level = IPPROTO_UDP;
+	c->cmsg_type = UDP_SEGMENT;
+	c->cmsg_len = CMSG_LEN(sizeof(stride));
+	memcpy(CMSG_DATA(c), &stride, sizeof(stride));
+}
+
+/* Segment by segment; what cannot be sent is lost, as packets are. */
+static void send_singly(struct wg_sender *s, const struct run *r)
+{
+	size_t at = r->at, end = r->at + r->len;
+	unsigned n, done;
+	int rc;
+
+	while (at < end) {
+		for (n = 0; n < RUNS && at < end; n++, at += r->stride)
+			fill_message(s, n, r, at, end - at < r->stride ? end - at : r->stride, 1);
+		for (done = 0; done < n; done += rc > 0 ? (unsigned)rc : 1)
+			rc = sendmmsg(s->e->udp, s->msg + done, n - done, 0);
+	}
+}
+
+static bool singly(const struct wg_sender *s, const struct run *r)
+{
+	return r->count > 1 &&
+	       (!atomic_load_explicit(&s->e->gso, memory_order_relaxed) ||
+		(r->peer->gso_off_size != 0 && r->stride >= r->peer->gso_off_size));
+}
+
+/* A run of segments was refused: a device without checksum offload, or a first link that is too
+ * narrow for the segments. */
+static void refused(struct wg_sender *s, struct run *r, int error)
+{
+	if (r->count < 2)
+		return;
+	if (error == EIO)
+		atomic_store(&s->e->gso, false);
+	else if (error == EMSGSIZE || error == EINVAL)
+		r->peer->gso_off_size = (uint32_t)r->stride;
+	else
+		return;
+	send_singly(s, r);
+}
+
+/* Sends the runs [from, to), none of which goes singly. */
+static void send_runs(struct wg_sender *s, unsigned from, unsigned to)
+{
+	int rc;
+
+	for (unsigned i = from; i < to; i++)
+		fill_message(s, i, &s->runs[i], s->runs[i].at, s->runs[i].len, s->runs[i].count);
+	while (from < to) {
+		rc = sendmmsg(s->e->udp, s->msg + from, to - from, 0);
+		if (rc > 0) {
+			from += (unsigned)rc;
+		} else if (errno != EINTR) {
+			/* send_singly uses the same room for messages: the rest is made again. */
+			refused(s, &s->runs[from], errno);
+			send_runs(s, from + 1, to);
+			return;
+		}
+	}
+}
+
+static void flush(struct wg_sender *s)
+{
+	unsigned i, from = 0;
+
+	for (i = 0; i < s->n_runs; i++) {
+		if (!singly(s, &s->runs[i]))
+			continue;
+		send_runs(s, from, i);
+		send_singly(s, &s->runs[i]);
+		from = i + 1;
+	}
+	send_runs(s, from, s->n_runs);
+	s->n_runs = 0;
+	s->used = 0;
+}
+
+/* A place for an outer packet of n bytes to this peer. */
+static uint8_t *place(struct wg_sender *s, struct wg_peer *p, size_t n)
+{
+	struct run *r = s->n_runs ? &s->runs[s->n_runs - 1] : NULL;
+	struct wg_endpoint to;
+	uint8_t *at;
+
+	if (s->used + n > OUT_ROOM) {
+		flush(s);
+		r = NULL;
+	}
+	if (r == NULL || r->peer != p || r->count == WG_UDP_SEGMENTS || n > r->stride ||
+	    r->len % r->stride != 0 || r->len + n > WG_UDP_MAX) {
+		if (s->n_runs == RUNS)
+			flush(s);
+		wg_endpoint_load(&p->endpoint, &to);
+		r = &s->runs[s->n_runs++];
+		r->peer = p;
+		r->to_len = wg_endpoint_to_sa(&to, &r->to, s->e->v4_only);
+		r->at = s->used;
+		r->len = r->count = 0;
+		r->stride = n;
+	}
+	at = s->out + s->used;
+	s->used += n;
+	r->len += n;
+	r->count++;
+	return at;
+}
+
+/* ---- sealing ---- */
+
+static void put_header(uint8_t *h, uint32_t index, uint64_t counter)
+{
+	memset(h, 0, 4);
+	h[0] = WG_DATA_TYPE;
+	for (int i = 0; i < 4; i++)
+		h[4 + i] = (uint8_t)(index >> (8 * i));
+	for (int i = 0; i < 8; i++)
+		h[8 + i] = (uint8_t)(counter >> (8 * i));
+}
+
+/* n bytes stand behind the header's place; pads, seals. */
+static void seal(struct wg_session *k, uint8_t *at, size_t n, size_t padded)
+{
+	memset(at + WG_DATA_HEADER + n, 0, padded - n);
+	put_header(at, k->remote_index, k->sent);
+	wg_aead_seal(k->send, k->sent, at + WG_DATA_HEADER, padded);
+	k->sent++;
+}
+
+/* To a multiple of 16, but not beyond the MTU. */
+static size_t padded_len(const struct wg_sender *s, size_t n)
+{
+	size_t mtu = atomic_load_explicit(&s->e->mtu, memory_order_relaxed);
+	size_t up = (n + 15) & ~(size_t)15;
+
+	return up <= mtu ? up : n < mtu ? mtu : n;
+}
+
+static void keepalive(struct wg_sender *s, struct wg_peer *p, struct wg_session *k)
+{
+	seal(k, place(s, p, WG_DATA_OVERHEAD), 0, 0);
+	wg_path_sent(p, false, WG_DATA_OVERHEAD, s->now_ms);
+}
+
+/* Cuts, seals and places one packet of the TUN. */
+static void transmit(struct wg_sender *s, struct wg_peer *p, struct wg_session *k,
+		     const struct virtio_net_hdr *vh, const uint8_t *pkt, size_t n)
+{
+	struct wg_cut cut;
+	size_t len, padded, left;
+	uint64_t bytes = 0;
+	uint8_t *at;
+
+	if (wg_cut_begin(&cut, vh, pkt, n) < 0)
+		return;
+	for (unsigned i = 0; i < cut.pieces; i++) {
+		/* All but the last have the same length, and so has the place that they need. */
+		left = cut.size == 0 ? n : cut.payload + (n - cut.payload - cut.at);
+		len = cut.size == 0 || left < cut.payload + cut.size ? left : cut.payload + cut.size;
+		padded = padded_len(s, len);
+		at = place(s, p, padded + WG_DATA_OVERHEAD);
+		wg_cut_next(&cut, at + WG_DATA_HEADER);
+		seal(k, at, len, padded);
+		bytes += padded + WG_DATA_OVERHEAD;
+	}
+	wg_path_sent(p, true, bytes, s->now_ms);
+}
+
+/* ---- what waits for a session ---- */
+
+static void drop_first(struct stage *q)
+{
+	struct staged *first = q->head;
+
+	q->head = first->next;
+	if (q->head == NULL)
+		q->tail = &q->head;
+	q->packets--;
+	q->bytes -= first->n;
+	free(first);
+}
+
+static void drop_staged(struct stage *q)
+{
+	while (q != NULL && q->head != NULL)
+		drop_first(q);
+}
+
+void wg_sender_forget(struct wg_peer *p)
+{
+	drop_staged(p->staged);
+	free(p->staged);
+	p->staged = NULL;
+}
+
+/* Keeps it until there is a session; the oldest give way. */
+static void stage(struct wg_peer *p, const uint8_t *data, size_t n)
+{
+	struct stage *q = p->staged;
+	struct staged *w = malloc(sizeof(*w) + n);
+
+	if (q == NULL && (q = p->staged = calloc(1, sizeof(*q))) != NULL)
+		q->tail = &q->head;
+	if (q == NULL || w == NULL) {
+		free(w);
+		return;
+	}
+	while (q->packets >= STAGED_PACKETS || (q->head != NULL && q->bytes + n > STAGED_BYTES))
+		drop_first(q);
+	w->next = NULL;
+	w->n = n;
+	memcpy(w->data, data, n);
+	*q->tail = w;
+	q->tail = &w->next;
+	q->packets++;
+	q->bytes += n;
+}
+
+static bool send_staged(struct wg_sender *s, struct wg_peer *p, struct wg_session *k)
+{
+	struct stage *q = p->staged;
+	struct virtio_net_hdr vh;
+	bool any = false;
+
+	for (; q != NULL && q->head != NULL; any = true) {
+		memcpy(&vh, q->head->data, WG_VNET_LEN);
+		transmit(s, p, k, &vh, q->head->data + WG_VNET_LEN, q->head->n - WG_VNET_LEN);
+		drop_first(q);
+	}
+	return any;
+}
+
+static void serve_flush(struct wg_sender *s, struct wg_peer *p, unsigned what)
+{
+	struct wg_session *k;
+
+	p->gso_off_size = 0; /* a path is tried again with every session */
+	if (what & WG_FLUSH_DROP)
+		drop_staged(p->staged);
+	if ((what & ~(unsigned)WG_FLUSH_DROP) == 0 || (k = wg_path_sender(p, s->now_ms)) == NULL)
+		return;
+	if (!send_staged(s, p, k) && (what & (WG_FLUSH_CONFIRM | WG_FLUSH_KEEPALIVE)))
+		keepalive(s, p, k);
+}
+
+/* What the control thread has asked for. */
+static void serve_flushes(struct wg_sender *s)
+{
+	struct wg_engine *e = s->e;
+	struct wg_peer *p;
+	unsigned what;
+
+	wg_silence(e->wake_send);
+	atomic_store(&e->flush_wanted, false);
+	for (;;) {
+		pthread_mutex_lock(&e->flush_lock);
+		p = e->flush;
+		if (p != NULL) {
+			e->flush = p->flush_next;
+			what = p->flush;
+			p->flush = 0;
+			p->flush_queued = false;
+		}
+		pthread_mutex_unlock(&e->flush_lock);
+		if (p == NULL)
+			return;
+		serve_flush(s, p, what);
+	}
+}
+
+/* ---- input ---- */
+
+static struct wg_peer *route(struct wg_sender *s, const struct wg_ip *ip)
+{
+	struct wg_core *c = s->e->core;
+	uint64_t version = atomic_load_explicit(&c->allowed.version, memory_order_acquire);
+
+	if (s->version == version && s->ndst == ip->naddr && memcmp(s->dst, ip->dst, ip->naddr) == 0)
+		return s->peer;
+	s->peer = wg_path_route(c, ip->dst, ip->naddr);
+	s->version = version;
+	s->ndst = ip->naddr;
+	memcpy(s->dst, ip->dst, ip->naddr);
+	return s->peer;
+}
+
+/* vnet header and packet, n bytes. */
+static void on_packet(struct wg_sender *s, const uint8_t *data, size_t n)
+{
+	const uint8_t *pkt = data + WG_VNET_LEN;
+	struct virtio_net_hdr vh;
+	struct wg_session *k;
+	struct wg_peer *p;
+	struct wg_ip ip;
+
+	if (n <= WG_VNET_LEN || !wg_ip_parse(&ip, pkt, n - WG_VNET_LEN) ||
+	    (p = route(s, &ip)) == NULL)
+		return;
+	memcpy(&vh, data, WG_VNET_LEN);
+	k = wg_path_sender(p, s->now_ms);
+	if (k != NULL)
+		transmit(s, p, k, &vh, pkt, n - WG_VNET_LEN);
+	else
+		stage(p, data, n);
+}
+
+/* What is there now, as much as is worth a system call. false: the device has gone. */
+static bool drain(struct wg_sender *s)
+{
+	uint8_t *data = s->in + ALIGN_IP;
+	ssize_t n;
+
+	s->now_ms = wg_now_ms();
+	s->dry = false;
+	while (s->used < OUT_ENOUGH && s->n_runs < RUNS) {
+		n = read(s->e->tun, data, WG_VNET_LEN + WG_SUPER_MAX);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0) {
+			s->dry = true;
+			return errno == EAGAIN;
+		}
+		on_packet(s, data, (size_t)n);
+	}
+	return true;
+}
+
+/* false: the device has gone. */
+static bool wait(struct wg_sender *s)
+{
+	struct pollfd p[2] = {{.fd = s->e->tun, .events = POLLIN},
+			      {.fd = s->e->wake_send, .events = POLLIN}};
+
+	if (poll(p, 2, -1) < 0)
+		return errno == EINTR;
+	return (p[0].revents & (POLLERR | POLLNVAL)) == 0;
+}
+
+void *wg_sender_run(void *arg)
+{
+	struct wg_sender *s = arg;
+	struct wg_engine *e = s->e;
+	bool here = true;
+
+	urcu_memb_register_thread();
+	while (here && !atomic_load(&e->stop)) {
+		urcu_memb_read_lock();
+		here = drain(s);
+		if (atomic_load(&e->flush_wanted))
+			serve_flushes(s);
+		flush(s);
+		urcu_memb_read_unlock();
+		if (here && s->dry)
+			here = wait(s);
+	}
+	urcu_memb_unregister_thread();
+	if (!here)
+		wg_engine_gone(e);
+	return NULL;
+}
