@@ -194,8 +194,12 @@ int main(int argc, char **argv)
 	struct km_errtext err = {""};
 	int fd = inherited_fd(argc, argv), signal_fd = -1, rc;
 
+	if (argc >= 3 && argc <= 4 && !strcmp(argv[argc - 2], "--device") &&
+	    (argc == 3 || !strcmp(argv[1], "-f")))
+		return warden_device(argv[argc - 1], argc == 4);
 	if (fd < 0) {
-		fprintf(stderr, "km-warden is started by gatewayd and agentd, not by hand\n");
+		fprintf(stderr, "km-warden is started by gatewayd and agentd, not by hand;\n"
+				"by hand only: km-warden [-f] --device NAME\n");
 		return 2;
 	}
 	w = km_xcalloc(1, sizeof(*w));

@@ -58,6 +58,10 @@ int warden_peers_keep(struct warden *w, uint8_t (*keys)[KM_WG_KEY_LEN], size_t n
 /* A sentence about a call to the device that failed with rc. */
 int warden_device_error(const struct warden *w, int rc, const char *what, struct km_errtext *err);
 
+/* device.c: one device by itself, until it is deleted or a signal ends it. Not in the foreground, the
+ * call returns in the parent as soon as the device is there. Gives the exit status. */
+int warden_device(const char *name, bool foreground);
+
 /* Makes RUNTIME/warden.sock and listens there. KM_EEXIST: another warden serves it. */
 int warden_listen(struct warden *w, struct km_errtext *err) __attribute__((warn_unused_result));
 /* Serves a connection that is there already (the one over which the settings came). */

@@ -295,6 +295,8 @@ void wg_core_set_key(struct wg_core *c, const uint8_t priv[static WG_KEY])
 	struct wg_peer *p, *tmp;
 	uint8_t psk[WG_KEY], pub[WG_KEY];
 
+	if (c->has_key && sodium_memcmp(priv, c->self.priv, WG_KEY) == 0)
+		return;
 	c->has_key = !sodium_is_zero(priv, WG_KEY);
 	if (c->has_key)
 		wg_self_init(c->crypto, &c->self, priv);

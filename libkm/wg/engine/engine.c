@@ -205,6 +205,20 @@ uint16_t wg_engine_port(struct wg_engine *e)
 	return ntohs(ep.port);
 }
 
+uint32_t wg_engine_mark(const struct wg_engine *e)
+{
+	return atomic_load(&e->mark);
+}
+
+int wg_engine_set_mark(struct wg_engine *e, uint32_t mark)
+{
+	if (mark != atomic_load(&e->mark) &&
+	    setsockopt(e->udp, SOL_SOCKET, SO_MARK, &mark, sizeof(mark)))
+		return errno == EPERM ? KM_EPERM : KM_EIO;
+	atomic_store(&e->mark, mark);
+	return 0;
+}
+
 static bool is_v4(int udp)
 {
 	int family = AF_INET6;
@@ -215,6 +229,7 @@ static bool is_v4(int udp)
 
 int wg_engine_set_port(struct wg_engine *e, uint16_t port)
 {
+	const uint32_t mark = atomic_load(&e->mark);
 	int fd, rc;
 
 	if (port != 0 && port == wg_engine_port(e))
@@ -222,6 +237,8 @@ int wg_engine_set_port(struct wg_engine *e, uint16_t port)
 	rc = wg_udp_open(&fd, port);
 	if (rc)
 		return rc;
+	if (mark != 0)
+		(void)setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof(mark));
 	if (is_v4(fd) != e->v4_only)
 		rc = KM_EIO; /* the host has changed under us */
 	else if (dup3(fd, e->udp, O_CLOEXEC) < 0)

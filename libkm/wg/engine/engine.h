@@ -37,6 +37,10 @@ void wg_engine_set_key(struct wg_engine *e, const uint8_t priv[static WG_KEY]);
 uint16_t wg_engine_port(struct wg_engine *e);
 int wg_engine_set_port(struct wg_engine *e, uint16_t port);
 
+/* The mark (SO_MARK) of outer packets; 0: none. KM_EPERM, KM_EIO. */
+uint32_t wg_engine_mark(const struct wg_engine *e);
+int wg_engine_set_mark(struct wg_engine *e, uint32_t mark);
+
 /* Between endpoints and socket addresses of either family. */
 void wg_endpoint_from_sa(struct wg_endpoint *e, const struct sockaddr_storage *ss);
 /* An IPv4 endpoint becomes sockaddr_in when v4 is true, else sockaddr_in6. Gives its length. */

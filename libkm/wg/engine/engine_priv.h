@@ -29,6 +29,7 @@ struct wg_engine {
 	struct wg_core *core;
 	pthread_mutex_t lock; /* of the core */
 	int tun, udp;
+	_Atomic uint32_t mark;
 	bool v4_only; /* the socket's family */
 	atomic_bool gso;
 	bool uso;

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: MIT
+"""Throughput and latency of WireGuard engines between two network namespaces of this machine, beside
+the raw veth, in one run. Needs root, iperf3, wireguard-tools and Debian's wireguard-go.
+
+    kmbwA 10.99.0.1 ══ veth ══ 10.99.0.2 kmbwB      outer
+          10.98.0.1 ── wg ──── 10.98.0.2            inner (veth: the outer addresses)
+
+usage: wg.py [--seconds S] [--systems veth,wireguard-go,embedded] [--metrics a,b] [--json FILE]
+"""
+import argparse
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+NS = ["kmbwA", "kmbwB"]
+OUTER = ["10.99.0.1", "10.99.0.2"]
+INNER = ["10.98.0.1", "10.98.0.2"]
+DEV = "kmbw0"
+SYSTEMS = ["veth", "wireguard-go", "embedded"]
+METRICS = ["tcp1_gbit", "tcp1_rev_gbit", "tcp1_bidir_gbit", "tcp4_gbit", "udp64_kpps", "udp1400_gbit",
+           "rtt_idle_us", "rtt_load_us", "cpu_s_per_gb"]
+UNITS = {"gbit": "Gbit/s", "kpps": "kpps", "us": "us", "gb": "s/GB"}
+
+
+def sh(*args, check=True, **kw):
+    return subprocess.run(args, check=check, capture_output=True, text=True, **kw).stdout
+
+
+def inside(ns, *args, **kw):
+    return sh("ip", "netns", "exec", NS[ns], *args, **kw)
+
+
+class Lab:
+    """The two namespaces; system: what joins the inner addresses."""
+
+    def __init__(self, system, warden):
+        self.system, self.warden = system, warden
+        self.procs = []
+        self.tmp = tempfile.TemporaryDirectory(prefix="kmbw-")
+
+    def __enter__(self):
+        self.clean()
+        for ns in NS:
+            sh("ip", "netns", "add", ns)
+        sh("ip", "link", "add", "kmbwa", "netns", NS[0], "type", "veth", "peer", "name", "kmbwb",
+           "netns", NS[1])
+        for i, link in enumerate(["kmbwa", "kmbwb"]):
+            inside(i, "ip", "addr", "add", f"{OUTER[i]}/24", "dev", link)
+            inside(i, "ip", "link", "set", link, "up")
+            inside(i, "ip", "link", "set", "lo", "up")
+        if self.system != "veth":
+            self.tunnel()
+        self.addr = OUTER if self.system == "veth" else INNER
+        self.server = subprocess.Popen(["ip", "netns", "exec", NS[1], "iperf3", "-s", "-p", "5999"],
+                                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.procs.append(self.server)
+        self.wait_ping()
+        return self
+
+    def tunnel(self):
+        keys = []
+        for i in range(2):
+            key = sh("wg", "genkey")
+            keys.append((key, sh("wg", "pubkey", input=key).strip()))
+        for i in range(2):
+            # A mount namespace of its own, so that both may have a control socket of one name.
+            cmd = ["wireguard-go", "-f", DEV] if self.system == "wireguard-go" else \
+                [self.warden, "-f", "--device", DEV]
+            run = os.path.join(self.tmp.name, str(i))
+            os.mkdir(run)
+            script = ('mount --bind "$1" /var/run/wireguard && shift && exec "$@"')
+            os.makedirs("/var/run/wireguard", exist_ok=True)
+            p = subprocess.Popen(["unshare", "-m", "ip", "netns", "exec", NS[i], "sh", "-c", script,
+                                  "sh", run, *cmd], stdout=subprocess.DEVNULL)
+            self.procs.append(p)
+            sock = os.path.join(run, DEV + ".sock")
+            until = time.monotonic() + 5
+            while not os.path.exists(sock):
+                if time.monotonic() > until or p.poll() is not None:
+                    sys.exit(f"{self.system} did not start")
+                time.sleep(0.01)
+            conf = os.path.join(self.tmp.name, f"{i}.conf")
+            with open(conf, "w", encoding="ascii") as f:
+                f.write(f"[Interface]\nPrivateKey={keys[i][0].strip()}\nListenPort=51820\n"
+                        f"[Peer]\nPublicKey={keys[1 - i][1]}\nAllowedIPs=10.98.0.0/24\n"
+                        f"Endpoint={OUTER[1 - i]}:51820\n")
+            time.sleep(0.05)
+            sh("nsenter", "-t", str(self.pid(p)), "-m", "-n", "wg", "setconf", DEV, conf)
+            inside(i, "ip", "addr", "add", f"{INNER[i]}/24", "dev", DEV)
+            inside(i, "ip", "link", "set", DEV, "mtu", "1420", "up")
+
+    def pid(self, p):
+        return p.pid  # unshare, ip and sh all exec
+
+    def wait_ping(self):
+        until = time.monotonic() + 10
+        while time.monotonic() < until:
+            if subprocess.run(["ip", "netns", "exec", NS[0], "ping", "-c1", "-W1", self.addr[1]],
+                              stdout=subprocess.DEVNULL, check=False).returncode == 0:
+                return
+        sys.exit(f"{self.system}: no answer from {self.addr[1]}")
+
+    def __exit__(self, *exc):
+        for p in self.procs:
+            p.send_signal(signal.SIGTERM)
+        for p in self.procs:
+            p.wait()
+        self.clean()
+        self.tmp.cleanup()
+
+    def clean(self):
+        have = sh("ip", "netns", "list")
+        for ns in NS:
+            if re.search(rf"^{ns}\b", have, re.M):
+                sh("ip", "netns", "del", ns)
+
+    def iperf(self, seconds, *args):
+        out = inside(0, "iperf3", "-c", self.addr[1], "-p", "5999", "-t", str(seconds), "-J", *args)
+        return json.loads(out)
+
+    def rtt(self, count, interval):
+        out = inside(0, "ping", "-q", "-n", "-c", str(count), "-i", str(interval), self.addr[1])
+        return float(re.search(r"= [\d.]+/([\d.]+)/", out).group(1)) * 1000
+
+
+def busy_seconds():
+    with open("/proc/stat", encoding="ascii") as f:
+        v = [int(x) for x in f.readline().split()[1:]]
+    return (sum(v[:3]) + v[5] + v[6]) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(lab, metric, seconds):
+    if metric == "tcp1_gbit":
+        return lab.iperf(seconds)["end"]["sum_received"]["bits_per_second"] / 1e9
+    if metric == "tcp1_rev_gbit":
+        return lab.iperf(seconds, "-R")["end"]["sum_received"]["bits_per_second"] / 1e9
+    if metric == "tcp1_bidir_gbit":
+        end = lab.iperf(seconds, "--bidir")["end"]
+        return (end["sum_received"]["bits_per_second"] +
+                end["sum_received_bidir_reverse"]["bits_per_second"]) / 1e9
+    if metric == "tcp4_gbit":
+        return lab.iperf(seconds, "-P", "4")["end"]["sum_received"]["bits_per_second"] / 1e9
+    if metric in ("udp64_kpps", "udp1400_gbit"):
+        size = 64 if metric == "udp64_kpps" else 1372
+        s = lab.iperf(seconds, "-u", "-b", "0", "-l", str(size))["end"]["sum"]
+        got = s["packets"] - s["lost_packets"]
+        return got / s["seconds"] / 1e3 if size == 64 else got * size * 8 / s["seconds"] / 1e9
+    if metric == "rtt_idle_us":
+        return statistics.median(lab.rtt(20, 0.02) for _ in range(5))
+    if metric == "rtt_load_us":
+        load = subprocess.Popen(["ip", "netns", "exec", NS[0], "iperf3", "-c", lab.addr[1], "-p", "5999",
+                                 "-t", str(seconds)], stdout=subprocess.DEVNULL)
+        rtt = lab.rtt(int(seconds * 20), 0.04)
+        load.wait()
+        return rtt
+    if metric == "cpu_s_per_gb":
+        before = busy_seconds()
+        size = lab.iperf(seconds, "-b", "1G")["end"]["sum_received"]["bytes"]
+        return (busy_seconds() - before) / (size / 1e9)
+    raise ValueError(metric)
+
+
+def main():
+    ap = argparse.ArgumentParser()
+    ap.add_argument("--seconds", type=float, default=2)
+    ap.add_argument("--systems", default=",".join(SYSTEMS))
+    ap.add_argument("--metrics", default=",".join(METRICS))
+    ap.add_argument("--warden", default="build/km-warden")
+    ap.add_argument("--json", default="build/bench/wg.json")
+    opt = ap.parse_args()
+    metrics, systems = opt.metrics.split(","), opt.systems.split(",")
+    rows = []
+    for system in systems:
+        with Lab(system, os.path.abspath(opt.warden)) as lab:
+            for metric in metrics:
+                rows.append({"bench": "wg", "system": system, "metric": metric,
+                             "value": round(measure(lab, metric, max(1, int(opt.seconds))), 4),
+                             "unit": UNITS[metric.rsplit("_", 1)[1]]})
+    print(f"{'':18}" + "".join(f"{s:>14}" for s in systems) + "   unit")
+    for metric in metrics:
+        mine = {r["system"]: r for r in rows if r["metric"] == metric}
+        print(f"{metric:18}" + "".join(f"{mine[s]['value']:14.3f}" for s in systems) +
+              f"   {mine[systems[0]]['unit']}")
+    os.makedirs(os.path.dirname(opt.json), exist_ok=True)
+    with open(opt.json, "w", encoding="ascii") as f:
+        json.dump(rows, f, indent=1)
+
+
+if __name__ == "__main__":
+    main()
