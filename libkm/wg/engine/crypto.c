@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "libkm/wg/engine/crypto.h"
 #include <openssl/core_names.h>
+#include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <sodium.h>
 #include <stdlib.h>
@@ -183,21 +184,25 @@ bool wg_open(struct wg_crypto *c, uint8_t *out, const uint8_t key[static WG_KEY]
 }
 
 struct wg_aead {
-	EVP_CIPHER_CTX *ctx;
+	EVP_CIPHER_CTX *stream;
+	EVP_MAC_CTX *mac;
 };
 
 struct wg_aead *wg_aead_new(const uint8_t key[static WG_KEY], bool seal)
 {
-	static const uint8_t iv[12];
+	static const uint8_t iv[16];
 	struct wg_aead *a = calloc(1, sizeof(*a));
-	EVP_CIPHER *aead = EVP_CIPHER_fetch(NULL, "ChaCha20-Poly1305", NULL);
+	EVP_CIPHER *stream = EVP_CIPHER_fetch(NULL, "ChaCha20", NULL);
+	EVP_MAC *mac = EVP_MAC_fetch(NULL, "POLY1305", NULL);
+	bool ok = a != NULL && stream != NULL && mac != NULL &&
+		  (a->stream = EVP_CIPHER_CTX_new()) != NULL &&
+		  (a->mac = EVP_MAC_CTX_new(mac)) != NULL &&
+		  EVP_CipherInit_ex2(a->stream, stream, key, iv, seal, NULL);
 
-	if (a != NULL && aead != NULL && (a->ctx = EVP_CIPHER_CTX_new()) != NULL &&
-	    EVP_CipherInit_ex2(a->ctx, aead, key, iv, seal, NULL)) {
-		EVP_CIPHER_free(aead);
+	EVP_CIPHER_free(stream);
+	EVP_MAC_free(mac);
+	if (ok)
 		return a;
-	}
-	EVP_CIPHER_free(aead);
 	wg_aead_free(a);
 	return NULL;
 }
@@ -206,32 +211,54 @@ void wg_aead_free(struct wg_aead *a)
 {
 	if (a == NULL)
 		return;
-	EVP_CIPHER_CTX_free(a->ctx);
+	EVP_CIPHER_CTX_free(a->stream);
+	EVP_MAC_CTX_free(a->mac);
 	free(a);
+}
+
+/* ChaCha20 from block 0 on: the keying block, then n bytes. */
+static void stream(struct wg_aead *a, uint64_t counter, uint8_t *out, const uint8_t *in, size_t n)
+{
+	uint8_t iv[16] = {0}; /* block counter, then the nonce */
+	int len;
+
+	nonce(iv + 4, counter);
+	must(EVP_CipherInit_ex(a->stream, NULL, NULL, NULL, iv, -1));
+	must(EVP_CipherUpdate(a->stream, out, &len, in, (int)(WG_AEAD_LEAD + n)));
+}
+
+/* RFC 8439, section 2.8: no associated data, n bytes padded to 16, both lengths. */
+static void tag(struct wg_aead *a, uint8_t out[static WG_TAG], const uint8_t *key, const uint8_t *p,
+		size_t n)
+{
+	uint8_t end[32] = {0};
+	size_t pad = (16 - n % 16) % 16, got;
+
+	for (int i = 0; i < 8; i++)
+		end[pad + 8 + (size_t)i] = (uint8_t)((uint64_t)n >> (8 * i));
+	must(EVP_MAC_init(a->mac, key, 32, NULL));
+	must(EVP_MAC_update(a->mac, p, n));
+	must(EVP_MAC_update(a->mac, end, pad + 16));
+	must(EVP_MAC_final(a->mac, out, &got, WG_TAG));
 }
 
 void wg_aead_seal(struct wg_aead *a, uint64_t counter, uint8_t *p, size_t n)
 {
-	uint8_t iv[12];
-	int len;
+	uint8_t saved[WG_AEAD_LEAD], *lead = p - WG_AEAD_LEAD;
 
-	nonce(iv, counter);
-	must(EVP_CipherInit_ex(a->ctx, NULL, NULL, NULL, iv, -1));
-	if (n > 0)
-		must(EVP_CipherUpdate(a->ctx, p, &len, p, (int)n));
-	must(EVP_CipherFinal_ex(a->ctx, p + n, &len));
-	must(EVP_CIPHER_CTX_ctrl(a->ctx, EVP_CTRL_AEAD_GET_TAG, WG_TAG, p + n) > 0);
+	memcpy(saved, lead, sizeof(saved));
+	memset(lead, 0, sizeof(saved));
+	stream(a, counter, lead, lead, n);
+	tag(a, p + n, lead, p, n);
+	memcpy(lead, saved, sizeof(saved));
 }
 
-bool wg_aead_open(struct wg_aead *a, uint64_t counter, uint8_t *p, size_t n)
+bool wg_aead_open(struct wg_aead *a, uint64_t counter, uint8_t *p, size_t n, uint8_t *out)
 {
-	uint8_t iv[12];
-	int len;
+	uint8_t want[WG_TAG];
 
-	nonce(iv, counter);
-	must(EVP_CipherInit_ex(a->ctx, NULL, NULL, NULL, iv, -1));
-	must(EVP_CIPHER_CTX_ctrl(a->ctx, EVP_CTRL_AEAD_SET_TAG, WG_TAG, p + n) > 0);
-	if (n > 0)
-		must(EVP_CipherUpdate(a->ctx, p, &len, p, (int)n));
-	return EVP_CipherFinal_ex(a->ctx, p + n, &len) > 0;
+	memset(p - WG_AEAD_LEAD, 0, WG_AEAD_LEAD);
+	stream(a, counter, out, p - WG_AEAD_LEAD, n);
+	tag(a, want, out, p, n);
+	return CRYPTO_memcmp(want, p + n, WG_TAG) == 0;
 }

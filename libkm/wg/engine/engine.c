@@ -320,6 +320,14 @@ static void join(struct wg_engine *e)
 		pthread_join(e->threads[--e->n_threads], NULL);
 }
 
+static bool spawn(struct wg_engine *e, const char *name, void *(*run)(void *), void *arg)
+{
+	if (pthread_create(&e->threads[e->n_threads], NULL, run, arg))
+		return false;
+	(void)pthread_setname_np(e->threads[e->n_threads++], name);
+	return true;
+}
+
 int wg_engine_start(struct wg_engine **out, int tun_fd, bool uso, int udp_fd)
 {
 	struct wg_engine *e = engine_new(tun_fd, uso, udp_fd);
@@ -327,20 +335,14 @@ int wg_engine_start(struct wg_engine **out, int tun_fd, bool uso, int udp_fd)
 	*out = NULL;
 	if (e == NULL)
 		return KM_ENOMEM;
-	for (; e->n_threads < 3; e->n_threads++) {
-		int rc = e->n_threads == 0   ? pthread_create(&e->threads[0], NULL, control_run, e)
-			 : e->n_threads == 1 ? pthread_create(&e->threads[1], NULL, wg_sender_run,
-							      e->sender)
-					     : pthread_create(&e->threads[2], NULL, wg_receiver_run,
-							      e->receiver);
-		if (rc == 0)
-			continue;
-		join(e);
-		engine_free(e);
-		return KM_ENOMEM;
+	if (spawn(e, "wg-control", control_run, e) && spawn(e, "wg-send", wg_sender_run, e->sender) &&
+	    spawn(e, "wg-receive", wg_receiver_run, e->receiver)) {
+		*out = e;
+		return 0;
 	}
-	*out = e;
-	return 0;
+	join(e);
+	engine_free(e);
+	return KM_ENOMEM;
 }
 
 void wg_engine_stop(struct wg_engine *e)

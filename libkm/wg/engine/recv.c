@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The receiving thread: bursts of messages from the socket, opened in place, merged into
- * super-packets without copying, and written to the TUN. Handshake messages go to the control
+/* The receiving thread: bursts of messages from the socket, opened into a buffer, merged
+ * into super-packets without copying, and written to the TUN. Handshake messages go to the control
  * thread's queue, which may overflow: floods of them stop nothing here. */
 #include "libkm/wg/engine/engine_priv.h"
 #include <errno.h>
@@ -15,6 +15,7 @@
 #endif
 #define BATCH 8
 #define MESSAGE_ROOM 65536
+#define PLAIN_ROOM (BATCH * MESSAGE_ROOM) /* written out when it is full */
 
 union gro_cmsg {
 	char room[CMSG_SPACE(sizeof(int))];
@@ -37,7 +38,9 @@ struct wg_receiver {
 	struct iovec iov[BATCH];
 	struct sockaddr_storage from[BATCH];
 	union gro_cmsg cmsg[BATCH];
-	uint8_t room[BATCH][MESSAGE_ROOM] __attribute__((aligned(64)));
+	size_t used; /* of plain */
+	uint8_t room[BATCH][WG_AEAD_LEAD + MESSAGE_ROOM] __attribute__((aligned(64)));
+	uint8_t plain[PLAIN_ROOM] __attribute__((aligned(64)));
 };
 
 struct wg_receiver *wg_receiver_new(struct wg_engine *e)
@@ -145,6 +148,16 @@ static void deliver(struct wg_receiver *r, const struct wg_peer *p, uint8_t *pkt
 		write_out(r);
 }
 
+/* A place for a plaintext of n bytes and what is written before it. */
+static uint8_t *plain_place(struct wg_receiver *r, size_t n)
+{
+	if (r->used + WG_AEAD_LEAD + n > PLAIN_ROOM) {
+		write_out(r);
+		r->used = 0;
+	}
+	return r->plain + r->used;
+}
+
 /* What one message brought under one session, for its timers and counters. */
 struct tally {
 	struct wg_session *session;
@@ -165,21 +178,26 @@ static void on_data(struct wg_receiver *r, struct tally *t, const struct wg_endp
 	uint32_t index = get32(p + 4);
 	uint64_t counter = get64(p + 8);
 	struct wg_session *s = t->session;
+	uint8_t *out;
 
 	if (s == NULL || s->index.value != index) {
 		settle(r, t, from);
 		s = wg_path_receiver(r->e->core, index, r->now_ms);
 	}
-	if (s == NULL || counter >= WG_REJECT_AFTER_MESSAGES ||
-	    !wg_aead_open(s->recv, counter, p + WG_DATA_HEADER, n - WG_DATA_OVERHEAD) ||
-	    !wg_replay_accept(&s->replay, counter))
+	if (s == NULL || counter >= WG_REJECT_AFTER_MESSAGES)
+		return;
+	p += WG_DATA_HEADER;
+	n -= WG_DATA_OVERHEAD;
+	out = plain_place(r, n);
+	if (!wg_aead_open(s->recv, counter, p, n, out) || !wg_replay_accept(&s->replay, counter))
 		return;
 	t->session = s;
-	t->bytes += n;
-	if (n == WG_DATA_OVERHEAD)
+	t->bytes += n + WG_DATA_OVERHEAD;
+	if (n == 0)
 		return; /* only to say that the peer is there */
 	t->data = true;
-	deliver(r, s->peer, p + WG_DATA_HEADER, n - WG_DATA_OVERHEAD);
+	r->used += (WG_AEAD_LEAD + n + 63) & ~(size_t)63;
+	deliver(r, s->peer, out + WG_AEAD_LEAD, n);
 }
 
 static size_t segment_len(struct msghdr *h, size_t n)
@@ -213,7 +231,7 @@ static void on_message(struct wg_receiver *r, struct mmsghdr *m, uint8_t *p)
 static int receive(struct wg_receiver *r)
 {
 	for (int i = 0; i < BATCH; i++) {
-		r->iov[i] = (struct iovec){r->room[i], MESSAGE_ROOM};
+		r->iov[i] = (struct iovec){r->room[i] + WG_AEAD_LEAD, MESSAGE_ROOM};
 		r->msg[i].msg_hdr = (struct msghdr){.msg_name = &r->from[i],
 						    .msg_namelen = sizeof(r->from[i]),
 						    .msg_iov = &r->iov[i],
@@ -248,8 +266,9 @@ void *wg_receiver_run(void *arg)
 		r->now_ms = wg_now_ms();
 		urcu_memb_read_lock();
 		for (int i = 0; i < n; i++)
-			on_message(r, &r->msg[i], r->room[i]);
+			on_message(r, &r->msg[i], r->room[i] + WG_AEAD_LEAD);
 		write_out(r);
+		r->used = 0;
 		urcu_memb_read_unlock();
 	}
 	urcu_memb_unregister_thread();

@@ -14,7 +14,8 @@
 #define UDP_SEGMENT 103
 #endif
 #define ALIGN_IP 6 /* so that the IP header behind the vnet header is aligned */
-#define OUT_ROOM (160 * 1024)
+#define OUT_LEAD 64 /* before the first packet: sealing works there */
+#define OUT_ROOM (OUT_LEAD + 160 * 1024)
 #define OUT_ENOUGH (32 * 1024) /* sent without waiting for more */
 #define RUNS 64
 #define STAGED_PACKETS 128
@@ -69,6 +70,7 @@ struct wg_sender *wg_sender_new(struct wg_engine *e)
 	if (s != NULL) {
 		memset(s, 0, sizeof(*s));
 		s->e = e;
+		s->used = OUT_LEAD;
 	}
 	return s;
 }
@@ -174,7 +176,7 @@ static void flush(struct wg_sender *s)
 	}
 	send_runs(s, from, s->n_runs);
 	s->n_runs = 0;
-	s->used = 0;
+	s->used = OUT_LEAD;
 }
 
 /* A place for an outer packet of n bytes to this peer. */
