@@ -126,6 +126,11 @@ check-bulk: all
 	KM_BUILD=$(BUILD) $(E2E) -s tests/e2e/test_bulk.py tests/e2e/test_first_request.py $(MEMORY)
 	/usr/bin/python3 -B packaging/demo/demo.py --once
 
+# Our WireGuard engine beside the raw veth and Debian's wireguard-go; about two minutes.
+bench-wg: all
+	@sh packaging/setup.sh build check
+	/usr/bin/python3 -B tests/bench/wg.py --warden $(BUILD)/km-warden --json build/bench/wg.json $(ARGS)
+
 # ---- lint: the analysers over every source, and every header alone in both compilers ----
 TIDY      := $(patsubst %,tidy/%,$(call srcs,libkm) $(foreach d,$(DAEMONS),$(call srcs,$(d)) \
              $(wildcard $(d)/main.c)) $(wildcard warden/*.c))
@@ -162,6 +167,6 @@ install: all
 clean:
 	rm -rf build
 .SECONDARY:
-.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-e2e check-bulk lint headers \
+.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-e2e check-bulk bench-wg lint headers \
         tidy cppcheck install schemas fuzz fuzz-run $(TIDY) $(ALONE)
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

@@ -203,8 +203,7 @@ static int make_device(struct warden *w, int inside, struct km_errtext *err)
 	return 0;
 }
 
-/* In the namespace now: find the device there and bring it up. The address comes later; being up
- * early saves the second that wireguard-go needs to notice. */
+/* In the namespace now: find the device there and bring it up. The addresses come later. */
 static int take_device(struct warden *w, struct km_errtext *err)
 {
 	int rc = km_nl_open(&w->nl);

@@ -46,7 +46,7 @@ void km_privnet_close(struct km_privnet *p, bool stop);
 int km_privnet_fd(const struct km_privnet *p);
 /* The device's public key; all zero with KM_WG_NONE. */
 const uint8_t *km_privnet_public_key(const struct km_privnet *p);
-/* "kernel", "wireguard-go", "none", and the sentence that says why it was chosen. */
+/* "kernel", "embedded", "none", and the sentence that says why it was chosen. */
 const char *km_privnet_backend(const struct km_privnet *p);
 const char *km_privnet_backend_why(const struct km_privnet *p);
 

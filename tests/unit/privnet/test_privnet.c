@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Private networks with real wardens and devices (wireguard-go, or the kernel's), in a network
+/* Private networks with real wardens and devices (the engine's, or the kernel's), in a network
  * namespace that stands for the host. Needs root.
  *
  *   a: 10.66.0.1 ══ UDP 127.0.0.1:51911 ── 127.0.0.1:51912 ══ b: 10.66.0.2
@@ -217,23 +217,6 @@ static pid_t warden_pid(const struct side *s)
 	km_privnet_close(p, false);
 	assert_true(cred.pid > 1);
 	return cred.pid;
-}
-
-/* A pidfd of the wireguard-go that this side's warden runs; -1 when the kernel does its work. */
-static int device_pidfd(const struct side *s, pid_t parent)
-{
-	char command[64], *out;
-	pid_t pid;
-
-	if (!strcmp(km_privnet_backend(s->p), "kernel"))
-		return -1;
-
-	snprintf(command, sizeof(command), "pgrep -P %d -x wireguard-go", (int)parent);
-	out = output_of(command);
-	pid = atoi(out);
-	free(out);
-	assert_true(pid > 1);
-	return pidfd_open(pid, 0);
 }
 
 static bool readable(int fd, int ms)
@@ -606,14 +589,13 @@ static void test_linger(void **state)
 static void test_stop_leaves_nothing(void **state)
 {
 	struct world *w = *state;
-	int sockets = control_sockets(), warden, go;
+	int sockets = control_sockets(), warden;
 	char *before = host_network(), *after;
 	struct stat st;
 	char path[128];
 
 	open_side(w, &w->a, false);
 	warden = pidfd_of(warden_pid(&w->a));
-	go = device_pidfd(&w->a, warden_pid(&w->a));
 	snprintf(path, sizeof(path), "%s/%s", w->a.runtime, KM_WIRE_SOCKET);
 	assert_int_equal(stat(path, &st), 0);
 	assert_int_equal(st.st_mode & 0777, 0600);
@@ -622,15 +604,12 @@ static void test_stop_leaves_nothing(void **state)
 	assert_int_equal(st.st_mode & 0777, 0600);
 	km_privnet_close(w->a.p, true);
 	w->a.p = NULL;
-	assert_true(go < 0 || readable(go, 0));
 	assert_true(readable(warden, WAIT_MS));
 	assert_no_socket(&w->a);
 	assert_int_equal(control_sockets(), sockets);
 	after = host_network();
 	assert_string_equal(before, after);
 	close(warden);
-	if (go >= 0)
-		close(go);
 	free(before);
 	free(after);
 }
@@ -658,39 +637,32 @@ static void test_warden_killed(void **state)
 	struct world *w = *state;
 	uint8_t key[KM_WG_KEY_LEN];
 	struct km_wg_peer_status *list;
-	int go;
 	size_t n;
 	pid_t pid;
 
 	open_side(w, &w->a, false);
 	memcpy(key, km_privnet_public_key(w->a.p), sizeof(key));
 	pid = warden_pid(&w->a);
-	go = device_pidfd(&w->a, pid);
 	kill(pid, SIGKILL);
 	assert_true(readable(km_privnet_fd(w->a.p), WAIT_MS));
 	assert_int_equal(km_privnet_peers(w->a.p, &list, &n, NULL), KM_ECLOSED);
 	km_privnet_close(w->a.p, false);
 	open_side(w, &w->a, false);
 	assert_memory_equal(km_privnet_public_key(w->a.p), key, sizeof(key));
-	assert_true(go < 0 || readable(go, WAIT_MS));
-	if (go >= 0)
-		close(go);
 }
 
-static void test_device_killed(void **state)
+static void test_device_deleted(void **state)
 {
 	struct world *w = *state;
-	int warden, go;
+	int warden;
 	pid_t pid;
 
 	open_side(w, &w->a, false);
+	if (!strcmp(km_privnet_backend(w->a.p), "kernel"))
+		skip(); /* nothing of ours ends with it */
 	pid = warden_pid(&w->a);
-	go = device_pidfd(&w->a, pid);
-	if (go < 0)
-		skip();
 	warden = pidfd_of(pid);
-	assert_int_equal(pidfd_send_signal(go, SIGKILL, NULL, 0), 0);
-	close(go);
+	free(inside(pid, "sh -c 'ip link del $(ip -o link | grep -o \"km[0-9a-f]\\{8\\}\")'"));
 	assert_true(readable(km_privnet_fd(w->a.p), WAIT_MS));
 	assert_true(readable(warden, WAIT_MS));
 	close(warden);
@@ -1171,7 +1143,7 @@ int main(void)
 	    TEST(test_stop_leaves_nothing),
 	    TEST(test_sigterm),
 	    TEST(test_warden_killed),
-	    TEST(test_device_killed),
+	    TEST(test_device_deleted),
 	    TEST(test_warden_hangs),
 	    TEST(test_warden_is_starting),
 	    TEST(test_other_settings),
