@@ -1,0 +1,590 @@
+/* SPDX-License-Identifier: MIT */
+/* Peers, sessions and timers over a simulated network and clock: hours pass in milliseconds. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "libkm/base/util.h"
+#include "libkm/wg/engine/core.h"
+
+#define WIRE 64
+#define STEP_MS 50
+
+struct packet {
+	struct wg_endpoint from;
+	size_t n;
+	uint8_t data[WG_AEAD_LEAD + 256];
+};
+struct node {
+	struct world *w;
+	struct wg_core *core;
+	struct wg_endpoint at;
+	struct wg_peer *peer; /* the other one */
+	struct packet wire[WIRE]; /* on its way to us */
+	unsigned n_wire;
+	unsigned staged;
+	bool deaf, loaded; /* loses what comes; claims to be under load */
+	/* counts */
+	unsigned initiations, responses, cookies, data, empty, dropped, got;
+};
+struct world {
+	struct node a, b;
+	struct wg_clock now;
+};
+
+static struct node *other(struct node *x)
+{
+	return x == &x->w->a ? &x->w->b : &x->w->a;
+}
+
+static void put(struct node *from, const struct wg_endpoint *to, const uint8_t *msg, size_t n)
+{
+	struct node *x = other(from);
+	struct packet *p;
+
+	if (!wg_endpoint_same(to, &x->at) || x->deaf || x->n_wire == WIRE)
+		return;
+	p = &x->wire[x->n_wire++];
+	p->from = from->at;
+	p->n = n;
+	assert_true(n <= 256);
+	memcpy(p->data + WG_AEAD_LEAD, msg, n);
+}
+
+static void io_send(void *arg, const struct wg_endpoint *to, const uint8_t *msg, size_t n)
+{
+	struct node *x = arg;
+
+	x->initiations += msg[0] == 1;
+	x->responses += msg[0] == 2;
+	x->cookies += msg[0] == 3;
+	put(x, to, msg, n);
+}
+
+static void send_under(struct node *x, struct wg_session *s, size_t n)
+{
+	uint8_t room[WG_AEAD_LEAD + 256] = {0}, *p = room + WG_AEAD_LEAD;
+	struct wg_endpoint to;
+
+	wg_endpoint_load(&x->peer->endpoint, &to);
+	wg_aead_seal(s->send, s->sent, p + 16, n);
+	memset(p, 0, 16);
+	p[0] = 4;
+	memcpy(p + 4, &s->remote_index, 4);
+	memcpy(p + 8, &s->sent, 8);
+	s->sent++;
+	wg_path_sent(x->peer, n > 0, n + 32, x->w->now.ms);
+	x->data += n > 0;
+	x->empty += n == 0;
+	put(x, &to, p, n + 32);
+}
+
+/* As the sending thread: under a session, or kept until there is one. */
+static void send_data(struct node *x)
+{
+	struct wg_session *s = wg_path_sender(x->peer, x->w->now.ms);
+
+	if (s != NULL)
+		send_under(x, s, 64);
+	else
+		x->staged++;
+}
+
+static void io_flush(void *arg, struct wg_peer *p, enum wg_flush what)
+{
+	struct node *x = arg;
+	struct wg_session *s;
+
+	assert_ptr_equal(p, x->peer);
+	if (what == WG_FLUSH_DROP) {
+		x->dropped += x->staged;
+		x->staged = 0;
+		return;
+	}
+	if ((s = wg_path_sender(p, x->w->now.ms)) == NULL)
+		return;
+	if (x->staged == 0 && what != WG_FLUSH_STAGED)
+		send_under(x, s, 0);
+	for (; x->staged > 0; x->staged--)
+		send_under(x, s, 64);
+}
+
+static void io_none(void *arg)
+{
+	(void)arg;
+}
+
+static void io_forget(void *arg, struct wg_peer *p)
+{
+	(void)arg;
+	(void)p;
+}
+
+static void receive_data(struct node *x, struct packet *p)
+{
+	uint8_t plain[WG_AEAD_LEAD + 256], *d = p->data + WG_AEAD_LEAD;
+	struct wg_session *s;
+	uint32_t index;
+	uint64_t counter;
+
+	memcpy(&index, d + 4, 4);
+	memcpy(&counter, d + 8, 8);
+	s = wg_path_receiver(x->core, index, x->w->now.ms);
+	if (s == NULL || !wg_aead_open(s->recv, counter, d + 16, p->n - 32, plain) ||
+	    !wg_replay_accept(&s->replay, counter))
+		return;
+	wg_path_received(s, &p->from, p->n > 32, p->n, x->w->now.ms);
+	x->got += p->n > 32;
+}
+
+static bool deliver(struct node *x)
+{
+	struct packet p;
+	bool any = x->n_wire > 0;
+
+	while (x->n_wire > 0) {
+		p = x->wire[0];
+		memmove(&x->wire[0], &x->wire[1], --x->n_wire * sizeof(p));
+		if (p.data[WG_AEAD_LEAD] == 4)
+			receive_data(x, &p);
+		else
+			wg_core_message(x->core, &p.from, p.data + WG_AEAD_LEAD, p.n, x->loaded,
+					&x->w->now);
+		wg_core_attend(x->core, &x->w->now);
+	}
+	return any;
+}
+
+/* Until nothing is on its way. */
+static void settle(struct world *w)
+{
+	do {
+		wg_core_attend(w->a.core, &w->now);
+		wg_core_attend(w->b.core, &w->now);
+	} while (deliver(&w->a) | deliver(&w->b));
+	wg_core_reclaim(w->a.core);
+	wg_core_reclaim(w->b.core);
+}
+
+static void pass(struct world *w, int64_t ms)
+{
+	for (; ms > 0; ms -= STEP_MS) {
+		w->now.ms += STEP_MS;
+		w->now.unix_ns += STEP_MS * 1000000LL;
+		wg_core_tick(w->a.core, &w->now);
+		wg_core_tick(w->b.core, &w->now);
+		settle(w);
+	}
+}
+
+static void node_init(struct world *w, struct node *x, uint8_t id)
+{
+	struct wg_core_io io = {.arg = x,
+				.send = io_send,
+				.flush = io_flush,
+				.wake = io_none,
+				.quiesce = io_none,
+				.forget = io_forget};
+	uint8_t key[WG_KEY];
+
+	x->w = w;
+	x->core = wg_core_new(&io);
+	assert_non_null(x->core);
+	wg_x25519_private(key);
+	wg_core_set_key(x->core, key);
+	x->at.ip[15] = id;
+	x->at.port = 1000;
+}
+
+static int setup(void **state)
+{
+	struct world *w = km_xcalloc(1, sizeof(*w));
+
+	w->now = (struct wg_clock){1000000, 1700000000LL * 1000000000};
+	node_init(w, &w->a, 1);
+	node_init(w, &w->b, 2);
+	w->a.peer = wg_core_peer_new(w->a.core, w->b.core->self.pub);
+	w->b.peer = wg_core_peer_new(w->b.core, w->a.core->self.pub);
+	wg_peer_set_endpoint(w->a.peer, &w->b.at);
+	*state = w;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct world *w = *state;
+
+	wg_core_free(w->a.core);
+	wg_core_free(w->b.core);
+	free(w);
+	return 0;
+}
+
+static void test_first_packet(void **state)
+{
+	struct world *w = *state;
+	struct wg_endpoint e;
+
+	send_data(&w->b); /* b knows no endpoint: waits */
+	settle(w);
+	assert_int_equal(w->b.initiations, 0);
+	send_data(&w->a);
+	send_data(&w->a);
+	settle(w);
+	assert_int_equal(w->a.initiations, 1);
+	assert_int_equal(w->b.responses, 1);
+	assert_int_equal(w->b.got, 2);
+	/* b has learned where a is, uses the session, and what waited there has come. */
+	wg_endpoint_load(&w->b.peer->endpoint, &e);
+	assert_true(wg_endpoint_same(&e, &w->a.at));
+	assert_int_equal(w->a.got, 1);
+	assert_true(w->a.peer->handshake_unix_ns > 0 && w->b.peer->handshake_unix_ns > 0);
+	send_data(&w->b);
+	settle(w);
+	assert_int_equal(w->a.got, 2);
+	assert_int_equal(w->b.initiations, 0);
+}
+
+/* The initiator confirms with an empty packet when nothing waits. */
+static void test_confirm(void **state)
+{
+	struct world *w = *state;
+
+	wg_peer_set_keepalive(w->a.peer, 25);
+	pass(w, 100);
+	assert_int_equal(w->a.initiations, 1);
+	assert_int_equal(w->a.empty, 1);
+	assert_non_null(atomic_load(&w->b.peer->current));
+	pass(w, 24000);
+	assert_int_equal(w->a.empty, 1);
+	pass(w, 1500);
+	assert_int_equal(w->a.empty, 2);
+	/* For an hour: a keepalive every 25 s, which renews the session as any packet does. */
+	pass(w, 3600000);
+	assert_in_range(w->a.empty, 144, 180);
+	assert_in_range(w->a.initiations, 24, 31);
+	assert_in_range(w->b.initiations, 0, 1);
+}
+
+/* Under steady traffic the initiator makes a new session every 120 s, and nothing is lost. */
+static void test_rekey(void **state)
+{
+	struct world *w = *state;
+	unsigned i;
+
+	for (i = 0; i < 36000; i++) {
+		send_data(&w->a);
+		send_data(&w->b);
+		pass(w, 100);
+	}
+	assert_in_range(w->a.initiations, 28, 31);
+	assert_int_equal(w->b.initiations, 0);
+	assert_int_equal(w->b.got, w->a.data);
+	assert_int_equal(w->a.got, w->b.data);
+	assert_int_equal(w->a.data, 36000);
+	assert_int_equal(w->a.empty, w->a.initiations - 1); /* which confirm */
+}
+
+/* Who only receives renews too, as initiator, before the session ends. */
+static void test_rekey_receiving(void **state)
+{
+	struct world *w = *state;
+	unsigned i;
+
+	send_data(&w->a);
+	settle(w);
+	for (i = 0; i < 3600; i++) {
+		send_data(&w->b);
+		pass(w, 100);
+	}
+	assert_in_range(w->a.initiations, 2, 4);
+	assert_int_equal(w->a.got, 3600);
+}
+
+static void test_passive_keepalive(void **state)
+{
+	struct world *w = *state;
+
+	send_data(&w->a);
+	settle(w);
+	assert_int_equal(w->b.empty, 0);
+	pass(w, 9900);
+	assert_int_equal(w->b.empty, 0);
+	pass(w, 400);
+	assert_int_equal(w->b.empty, 1);
+	pass(w, 60000);
+	assert_int_equal(w->b.empty, 1); /* empty packets are not answered */
+	assert_int_equal(w->a.empty, 0);
+	assert_int_equal(w->a.initiations, 1);
+}
+
+/* Data without an answer for 15 s: a new handshake. */
+static void test_silence(void **state)
+{
+	struct world *w = *state;
+
+	send_data(&w->a);
+	settle(w);
+	pass(w, 30000);
+	w->b.deaf = true;
+	send_data(&w->a);
+	pass(w, 14900);
+	assert_int_equal(w->a.initiations, 1);
+	pass(w, 700);
+	assert_int_equal(w->a.initiations, 2);
+	w->b.deaf = false;
+	pass(w, 6000);
+	assert_int_equal(w->a.initiations, 3);
+	send_data(&w->a);
+	settle(w);
+	assert_int_equal(w->b.got, 2);
+}
+
+/* Initiations every 5 s for 90 s, then no more until there is a reason. */
+static void test_retries(void **state)
+{
+	struct world *w = *state;
+
+	w->b.deaf = true;
+	send_data(&w->a);
+	pass(w, 4900);
+	assert_int_equal(w->a.initiations, 1);
+	pass(w, 500);
+	assert_int_equal(w->a.initiations, 2);
+	pass(w, 200000);
+	assert_int_equal(w->a.initiations, 19);
+	assert_int_equal(w->a.dropped, 1);
+	send_data(&w->a);
+	settle(w);
+	assert_int_equal(w->a.initiations, 20);
+	w->b.deaf = false;
+	pass(w, 6000);
+	assert_int_equal(w->b.got, 1);
+}
+
+/* A session is not used for longer than 180 s, and all keys are gone after 540. */
+static void test_expiry(void **state)
+{
+	struct world *w = *state;
+
+	send_data(&w->a);
+	settle(w);
+	pass(w, 20000);
+	w->b.deaf = true;
+	pass(w, 161000);
+	send_data(&w->a);
+	assert_int_equal(w->a.staged, 1);
+	pass(w, 300000);
+	assert_non_null(atomic_load(&w->a.peer->current));
+	pass(w, 120000);
+	assert_null(atomic_load(&w->a.peer->current));
+	assert_null(atomic_load(&w->b.peer->current));
+	assert_null(w->a.peer->previous);
+}
+
+/* The peer moves: what it sends tells where it is. */
+static void test_roaming(void **state)
+{
+	struct world *w = *state;
+	struct wg_endpoint e;
+
+	send_data(&w->a);
+	settle(w);
+	w->a.at.port = 2000;
+	w->a.at.ip[15] = 77;
+	send_data(&w->a);
+	settle(w);
+	wg_endpoint_load(&w->b.peer->endpoint, &e);
+	assert_true(wg_endpoint_same(&e, &w->a.at));
+	send_data(&w->b);
+	settle(w);
+	assert_int_equal(w->a.got, 1);
+}
+
+/* Both begin at once: one round, and both ways work. */
+static void test_both_begin(void **state)
+{
+	struct world *w = *state;
+	unsigned i;
+
+	wg_peer_set_endpoint(w->b.peer, &w->a.at);
+	send_data(&w->a);
+	send_data(&w->b);
+	settle(w);
+	for (i = 0; i < 1000; i++) {
+		send_data(&w->a);
+		send_data(&w->b);
+		pass(w, 100);
+	}
+	assert_int_equal(w->a.got, 1001);
+	assert_int_equal(w->b.got, 1001);
+	assert_in_range(w->a.initiations + w->b.initiations, 2, 4);
+}
+
+/* The responder under load wants a cookie; the next initiation carries it. */
+static void test_under_load(void **state)
+{
+	struct world *w = *state;
+
+	w->b.loaded = true;
+	send_data(&w->a);
+	settle(w);
+	assert_int_equal(w->b.cookies, 1);
+	assert_int_equal(w->b.responses, 0);
+	pass(w, 6000);
+	assert_int_equal(w->a.initiations, 2);
+	assert_int_equal(w->b.cookies, 1);
+	assert_int_equal(w->b.responses, 1);
+	assert_int_equal(w->b.got, 1);
+	/* So does the initiator, of a response. */
+	w->a.loaded = true;
+	w->b.loaded = false;
+	pass(w, 130000);
+	send_data(&w->a);
+	settle(w);
+	assert_int_equal(w->a.cookies, 1);
+	pass(w, 6000);
+	send_data(&w->a);
+	settle(w);
+	assert_int_equal(w->b.got, 3);
+}
+
+static void test_psk(void **state)
+{
+	struct world *w = *state;
+	uint8_t psk[WG_KEY];
+
+	memset(psk, 7, sizeof(psk));
+	wg_peer_set_psk(w->a.peer, psk);
+	send_data(&w->a);
+	settle(w);
+	assert_int_equal(w->b.got, 0);
+	assert_int_equal(w->b.responses, 1); /* which a cannot read */
+	wg_peer_set_psk(w->b.peer, psk);
+	pass(w, 6000);
+	assert_int_equal(w->b.got, 1);
+}
+
+/* An initiation that is played again is not answered, nor one right after another. */
+static void test_replayed_initiation(void **state)
+{
+	struct world *w = *state;
+	struct packet p;
+
+	send_data(&w->a);
+	wg_core_attend(w->a.core, &w->now);
+	assert_int_equal(w->b.n_wire, 1);
+	p = w->b.wire[0];
+	settle(w);
+	assert_int_equal(w->b.responses, 1);
+	pass(w, 10000);
+	wg_core_message(w->b.core, &p.from, p.data + WG_AEAD_LEAD, p.n, false, &w->now);
+	assert_int_equal(w->b.responses, 1);
+	/* cut and flipped */
+	for (size_t n = 0; n < p.n; n++)
+		wg_core_message(w->b.core, &p.from, p.data + WG_AEAD_LEAD, n, false, &w->now);
+	for (size_t i = 0; i < p.n * 8; i++) {
+		p.data[WG_AEAD_LEAD + i / 8] ^= (uint8_t)(1 << i % 8);
+		wg_core_message(w->b.core, &p.from, p.data + WG_AEAD_LEAD, p.n, false, &w->now);
+		p.data[WG_AEAD_LEAD + i / 8] ^= (uint8_t)(1 << i % 8);
+	}
+	assert_int_equal(w->b.responses, 1);
+	send_data(&w->a);
+	settle(w);
+	assert_int_equal(w->b.got, 2);
+}
+
+/* Peers come and go, keys change; nothing is left behind (the sanitizers look). */
+static void test_peers(void **state)
+{
+	struct world *w = *state;
+	uint8_t key[WG_KEY], net[16] = {10, 1, 2, 0};
+	struct wg_peer *p;
+
+	assert_int_equal(wg_peer_allow(w->a.peer, net, 4, 24), 0);
+	assert_int_equal(wg_peer_allow(w->a.peer, net, 4, 33), KM_EINVAL);
+	net[3] = 9;
+	assert_ptr_equal(wg_path_route(w->a.core, net, 4), w->a.peer);
+	memset(key, 9, sizeof(key));
+	p = wg_core_peer_new(w->a.core, key);
+	assert_non_null(p);
+	assert_int_equal(wg_peer_allow(p, net, 4, 24), 0);
+	assert_ptr_equal(wg_path_route(w->a.core, net, 4), p);
+	assert_int_equal(w->a.peer->n_allowed, 0);
+	wg_peer_remove(p);
+	assert_null(wg_path_route(w->a.core, net, 4));
+	assert_null(wg_core_peer(w->a.core, key));
+	wg_core_reclaim(w->a.core);
+	assert_null(wg_core_peer_new(w->a.core, w->a.core->self.pub));
+	memset(key, 0, sizeof(key));
+	assert_null(wg_core_peer_new(w->a.core, key));
+	/* A new key of ours ends the session. */
+	send_data(&w->a);
+	settle(w);
+	assert_int_equal(w->b.got, 1);
+	wg_x25519_private(key);
+	wg_core_set_key(w->b.core, key);
+	assert_null(atomic_load(&w->b.peer->current));
+	send_data(&w->a);
+	settle(w);
+	assert_int_equal(w->b.got, 1);
+}
+
+/* Ten thousand peers that all want to speak do not do so at once. */
+static void test_many(void **state)
+{
+	struct world *w = *state;
+	uint8_t key[WG_KEY];
+	struct wg_peer *p;
+	struct wg_endpoint nowhere = {.ip = {1}, .port = 1};
+	unsigned before;
+	int next;
+
+	for (unsigned i = 0; i < 1000; i++) {
+		km_random(key, sizeof(key));
+		p = wg_core_peer_new(w->a.core, key);
+		assert_non_null(p);
+		wg_peer_set_endpoint(p, &nowhere);
+		wg_peer_set_keepalive(p, 25);
+	}
+	for (unsigned i = 0; i < 15; i++) {
+		before = w->a.initiations;
+		next = wg_core_tick(w->a.core, &w->now);
+		assert_int_equal(next, 10);
+		assert_int_equal(w->a.initiations - before, WG_TICK_INITIATIONS);
+		w->now.ms += next;
+	}
+	next = wg_core_tick(w->a.core, &w->now);
+	assert_int_equal(next, WG_TICK_MS);
+	assert_int_equal(w->a.initiations, 1000);
+}
+
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    TEST(test_first_packet),
+	    TEST(test_confirm),
+	    TEST(test_rekey),
+	    TEST(test_rekey_receiving),
+	    TEST(test_passive_keepalive),
+	    TEST(test_silence),
+	    TEST(test_retries),
+	    TEST(test_expiry),
+	    TEST(test_roaming),
+	    TEST(test_both_begin),
+	    TEST(test_under_load),
+	    TEST(test_psk),
+	    TEST(test_replayed_initiation),
+	    TEST(test_peers),
+	    TEST(test_many),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
