@@ -41,8 +41,7 @@ static inline void wg_endpoint_load(struct wg_endpoint_cell *c, struct wg_endpoi
 	do {
 		turn = atomic_load_explicit(&c->turn, memory_order_acquire);
 		for (int i = 0; i < 3; i++)
-			w[i] = atomic_load_explicit(&c->word[i], memory_order_relaxed);
-		atomic_thread_fence(memory_order_acquire);
+			w[i] = atomic_load_explicit(&c->word[i], memory_order_acquire);
 	} while ((turn & 1) != 0 || atomic_load_explicit(&c->turn, memory_order_relaxed) != turn);
 	memcpy(out, w, sizeof(w));
 }
@@ -57,9 +56,8 @@ static inline void wg_endpoint_store(struct wg_endpoint_cell *c, const struct wg
 	do
 		turn = atomic_load(&c->turn) & ~1U;
 	while (!atomic_compare_exchange_weak(&c->turn, &turn, turn + 1));
-	atomic_thread_fence(memory_order_release);
 	for (int i = 0; i < 3; i++)
-		atomic_store_explicit(&c->word[i], w[i], memory_order_relaxed);
+		atomic_store_explicit(&c->word[i], w[i], memory_order_release);
 	atomic_store_explicit(&c->turn, turn + 2, memory_order_release);
 }
 

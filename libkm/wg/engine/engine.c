@@ -53,6 +53,14 @@ int64_t wg_now_ms(void)
 	return mono.tv_sec * 1000 + mono.tv_nsec / 1000000 + 1;
 }
 
+int64_t wg_now_us(void)
+{
+	struct timespec mono;
+
+	clock_gettime(CLOCK_MONOTONIC, &mono);
+	return mono.tv_sec * 1000000 + mono.tv_nsec / 1000;
+}
+
 /* ---- what the core asks for ---- */
 
 static void on_send(void *arg, const struct wg_endpoint *to, const uint8_t *msg, size_t n)
@@ -88,8 +96,8 @@ static void on_wake(void *arg)
 
 static void on_quiesce(void *arg)
 {
-	(void)arg;
 	urcu_memb_synchronize_rcu();
+	WG_READERS_DONE(arg); /* the engine */
 }
 
 static void on_forget(void *arg, struct wg_peer *p)

@@ -52,10 +52,23 @@ struct wg_engine {
 	uint8_t mac1_key[WG_HASH];
 };
 
+/* ThreadSanitizer does not see liburcu's barriers: it is told that what readers did comes before the
+ * end of the grace period. */
+#ifdef __SANITIZE_THREAD__
+void __tsan_acquire(void *addr);
+void __tsan_release(void *addr);
+#define WG_READER_DONE(e) __tsan_release(e)
+#define WG_READERS_DONE(e) __tsan_acquire(e)
+#else
+#define WG_READER_DONE(e) ((void)(e))
+#define WG_READERS_DONE(e) ((void)(e))
+#endif
+
 /* Rings or silences an event descriptor. */
 void wg_ring(int fd);
 void wg_silence(int fd);
 int64_t wg_now_ms(void);
+int64_t wg_now_us(void);
 /* The device is gone: says so, once the threads have nothing more to do. */
 void wg_engine_gone(struct wg_engine *e);
 /* Whether the socket takes UDP_SEGMENT. */
@@ -64,11 +77,15 @@ bool wg_udp_segments(int fd);
 struct wg_sender *wg_sender_new(struct wg_engine *e);
 void wg_sender_free(struct wg_sender *s);
 void *wg_sender_run(void *sender);
+/* A turn of the sending thread, taken by another registered thread, unless it is awake itself. */
+void wg_sender_try(struct wg_sender *s);
 /* Frees the packets that wait for this peer. */
 void wg_sender_forget(struct wg_peer *p);
 
 struct wg_receiver *wg_receiver_new(struct wg_engine *e);
 void wg_receiver_free(struct wg_receiver *r);
 void *wg_receiver_run(void *receiver);
+/* Likewise; whether something came, or the thread is awake itself. */
+bool wg_receiver_try(struct wg_receiver *r);
 
 #endif

@@ -13,6 +13,7 @@
 #ifndef UDP_GRO
 #define UDP_GRO 104
 #endif
+#define SMALL 2048
 #define BATCH 8
 #define MESSAGE_ROOM 65536
 #define PLAIN_ROOM (BATCH * MESSAGE_ROOM) /* written out when it is full */
@@ -26,6 +27,8 @@ struct wg_receiver {
 	struct wg_engine *e;
 	struct wg_crypto *crypto;
 	struct wg_self self; /* only its mac1_key */
+	pthread_mutex_t lock; /* the sending thread may take a turn */
+	bool small;
 	int64_t now_ms;
 	struct wg_merge merge;
 	/* the last inner source */
@@ -50,6 +53,7 @@ struct wg_receiver *wg_receiver_new(struct wg_engine *e)
 	if (r == NULL)
 		return NULL;
 	memset(r, 0, offsetof(struct wg_receiver, room));
+	pthread_mutex_init(&r->lock, NULL);
 	r->e = e;
 	r->merge.udp_too = e->uso;
 	r->crypto = wg_crypto_new();
@@ -64,6 +68,7 @@ void wg_receiver_free(struct wg_receiver *r)
 	if (r == NULL)
 		return;
 	wg_crypto_free(r->crypto);
+	pthread_mutex_destroy(&r->lock);
 	free(r);
 }
 
@@ -242,6 +247,36 @@ static int receive(struct wg_receiver *r)
 	return recvmmsg(r->e->udp, r->msg, BATCH, MSG_DONTWAIT, NULL);
 }
 
+/* One burst; gives the number of messages, and sets small when it was a little. Under the lock. */
+static int turn(struct wg_receiver *r)
+{
+	int n = receive(r);
+
+	r->small = n == 1 && r->msg[0].msg_len <= SMALL;
+	if (n <= 0)
+		return 0;
+	r->now_ms = wg_now_ms();
+	urcu_memb_read_lock();
+	for (int i = 0; i < n; i++)
+		on_message(r, &r->msg[i], r->room[i] + WG_AEAD_LEAD);
+	write_out(r);
+	r->used = 0;
+	WG_READER_DONE(r->e);
+	urcu_memb_read_unlock();
+	return n;
+}
+
+bool wg_receiver_try(struct wg_receiver *r)
+{
+	bool any;
+
+	if (pthread_mutex_trylock(&r->lock))
+		return true; /* the thread itself is awake */
+	any = turn(r) > 0;
+	pthread_mutex_unlock(&r->lock);
+	return any;
+}
+
 static void wait(struct wg_receiver *r)
 {
 	struct pollfd p[2] = {{.fd = r->e->udp, .events = POLLIN},
@@ -254,22 +289,20 @@ static void wait(struct wg_receiver *r)
 void *wg_receiver_run(void *arg)
 {
 	struct wg_receiver *r = arg;
+	bool small;
 	int n;
 
 	urcu_memb_register_thread();
 	while (!atomic_load(&r->e->stop)) {
-		n = receive(r);
-		if (n <= 0) {
+		pthread_mutex_lock(&r->lock);
+		n = turn(r);
+		small = r->small;
+		pthread_mutex_unlock(&r->lock);
+		/* The answer of this host stands in the TUN already: no need to wake another thread. */
+		if (small)
+			wg_sender_try(r->e->sender);
+		if (n == 0)
 			wait(r);
-			continue;
-		}
-		r->now_ms = wg_now_ms();
-		urcu_memb_read_lock();
-		for (int i = 0; i < n; i++)
-			on_message(r, &r->msg[i], r->room[i] + WG_AEAD_LEAD);
-		write_out(r);
-		r->used = 0;
-		urcu_memb_read_unlock();
 	}
 	urcu_memb_unregister_thread();
 	return NULL;

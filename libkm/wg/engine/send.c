@@ -18,6 +18,9 @@
 #define OUT_ROOM (OUT_LEAD + 160 * 1024)
 #define OUT_ENOUGH (32 * 1024) /* sent without waiting for more */
 #define RUNS 64
+#define SMALL 2048
+#define SILENCE_US 500
+#define LINGER_US 150
 #define STAGED_PACKETS 128
 #define STAGED_BYTES (1 << 20) /* per peer; super-packets are large */
 
@@ -45,8 +48,11 @@ union segment_cmsg {
 
 struct wg_sender {
 	struct wg_engine *e;
+	pthread_mutex_t lock; /* the receiving thread may take a turn */
 	int64_t now_ms;
-	bool dry; /* the TUN had no more */
+	bool dry;   /* the TUN had no more */
+	bool small; /* the last turn sent a little */
+	bool gone;  /* the device */
 	/* the last destination */
 	uint8_t dst[16];
 	size_t ndst;
@@ -71,12 +77,15 @@ struct wg_sender *wg_sender_new(struct wg_engine *e)
 		memset(s, 0, sizeof(*s));
 		s->e = e;
 		s->used = OUT_LEAD;
+		pthread_mutex_init(&s->lock, NULL);
 	}
 	return s;
 }
 
 void wg_sender_free(struct wg_sender *s)
 {
+	if (s != NULL)
+		pthread_mutex_destroy(&s->lock);
 	free(s);
 }
 
@@ -428,6 +437,40 @@ static bool drain(struct wg_sender *s)
 	return true;
 }
 
+/* One round: what is there and what was asked for, sent. Under the lock. */
+static void turn(struct wg_sender *s)
+{
+	struct wg_engine *e = s->e;
+
+	urcu_memb_read_lock();
+	if (!drain(s))
+		s->gone = true;
+	if (atomic_load(&e->flush_wanted))
+		serve_flushes(s);
+	s->small = s->used - OUT_LEAD <= SMALL && s->used > OUT_LEAD;
+	flush(s);
+	WG_READER_DONE(e);
+	urcu_memb_read_unlock();
+}
+
+void wg_sender_try(struct wg_sender *s)
+{
+	if (pthread_mutex_trylock(&s->lock))
+		return;
+	turn(s);
+	pthread_mutex_unlock(&s->lock);
+}
+
+/* After a while of silence a little was sent: the answer may be near, and to be woken for it would
+ * take longer than it does. */
+static void linger(struct wg_sender *s)
+{
+	int64_t until = wg_now_us() + LINGER_US;
+
+	while (wg_now_us() < until && !wg_receiver_try(s->e->receiver))
+		;
+}
+
 /* false: the device has gone. */
 static bool wait(struct wg_sender *s)
 {
@@ -443,18 +486,24 @@ void *wg_sender_run(void *arg)
 {
 	struct wg_sender *s = arg;
 	struct wg_engine *e = s->e;
-	bool here = true;
+	bool here = true, dry, small;
+	int64_t slept_us, before;
 
 	urcu_memb_register_thread();
-	while (here && !atomic_load(&e->stop)) {
-		urcu_memb_read_lock();
-		here = drain(s);
-		if (atomic_load(&e->flush_wanted))
-			serve_flushes(s);
-		flush(s);
-		urcu_memb_read_unlock();
-		if (here && s->dry)
-			here = wait(s);
+	for (slept_us = 0; here && !atomic_load(&e->stop);) {
+		pthread_mutex_lock(&s->lock);
+		turn(s);
+		here = !s->gone;
+		dry = s->dry;
+		small = s->small;
+		pthread_mutex_unlock(&s->lock);
+		if (!here || !dry)
+			continue;
+		if (small && slept_us > SILENCE_US)
+			linger(s);
+		before = wg_now_us();
+		here = wait(s);
+		slept_us = wg_now_us() - before;
 	}
 	urcu_memb_unregister_thread();
 	if (!here)
