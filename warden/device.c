@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: MIT */
-/* km-warden --device NAME: one WireGuard device by itself, served over its control socket: a program
- * for WG_QUICK_USERSPACE_IMPLEMENTATION. It returns when the socket is there, and stays behind as a
- * daemon until the device is deleted. With -f it stays in the foreground. */
+/* km-warden --device NAME: one WireGuard device by itself, served over its control socket: a
+ * program for WG_QUICK_USERSPACE_IMPLEMENTATION. It returns when the socket is there, and stays
+ * behind as a daemon until the device is deleted. With -f it stays in the foreground. */
 #include "libkm/base/log.h"
 #include "libkm/wg/engine/uapi_serve.h"
 #include "warden/warden.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/if.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
-#include <linux/if.h>
 #include <unistd.h>
 
 #define MTU_LOOK_MS 1000

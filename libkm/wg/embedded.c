@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The engine in this process: its UDP socket is made on the host side, its interface inside. */
 #include "libkm/base/util.h"
-#include "libkm/wg/engine/engine.h"
+#include "libkm/wg/engine/uapi_serve.h"
 #include "libkm/wg/internal.h"
 #include <errno.h>
 #include <pthread.h>
@@ -14,6 +14,7 @@ struct embedded {
 	struct km_wg_device dev;
 	struct km_wg_known *known;
 	struct wg_engine *engine;
+	struct wg_uapi *uapi; /* NULL: it could not be made */
 };
 
 static int apply(struct wg_core *core, const struct km_wg_change *c)
@@ -32,7 +33,8 @@ static int apply(struct wg_core *core, const struct km_wg_change *c)
 		wg_peer_disallow_all(p);
 	for (uint8_t i = 0; rc == 0 && i < c->n_allowed; i++)
 		rc = wg_peer_allow(p, c->allowed[i].addr.ip,
-				   c->allowed[i].addr.family == AF_INET ? 4 : 16, c->allowed[i].bits);
+				   c->allowed[i].addr.family == AF_INET ? 4 : 16,
+				   c->allowed[i].bits);
 	if (c->set_keepalive)
 		wg_peer_set_keepalive(p, c->keepalive_s);
 	return rc;
@@ -104,6 +106,7 @@ static void embedded_free(struct km_wg_device *d)
 {
 	struct embedded *m = (struct embedded *)d;
 
+	wg_uapi_stop(m->uapi);
 	wg_engine_stop(m->engine);
 	km_wg_known_free(m->known);
 	free(m);
@@ -186,6 +189,10 @@ int km_wg_embedded_open(struct km_wg_device **out, int netns_fd,
 	m->dev.gone_fd = wg_engine_gone_fd(m->engine);
 	m->dev.output_fd = -1;
 	m->known = km_wg_known_new();
+	/* For `wg show`; an ordinary user may not make the socket, and does without. */
+	wg_uapi_remove_stale();
+	if (wg_uapi_start(&m->uapi, m->engine, m->dev.ifname))
+		m->uapi = NULL;
 	*out = &m->dev;
 	return 0;
 }

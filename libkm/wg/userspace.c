@@ -2,11 +2,11 @@
 /* wireguard-go in the foreground: it creates its interface and its UDP socket on the host side, and
  * the interface is then moved. It is driven over its control socket, one connection per request. */
 #include "libkm/base/util.h"
+#include "libkm/wg/engine/uapi_serve.h"
 #include "libkm/wg/internal.h"
 #include "libkm/wg/netlink.h"
 #include "libkm/wg/process.h"
 #include "libkm/wg/uapi.h"
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -21,7 +21,6 @@
 #define CONTROL_DIR "/var/run/wireguard"
 #define START_MS 10000
 #define REPLY_MS 3000
-#define STALE_S 60
 #define REPLY_MAX ((size_t)64 << 20)
 
 struct userspace {
@@ -234,33 +233,6 @@ static int check_tun(struct km_errtext *err)
 			      strerror(errno));
 }
 
-/* Control sockets of ours whose program was killed with no time to remove them. */
-static void remove_stale_sockets(void)
-{
-	char path[64];
-	struct dirent *e;
-	struct stat st;
-	DIR *dir = opendir(CONTROL_DIR);
-	int fd;
-
-	while (dir && (e = readdir(dir))) {
-		if (strlen(e->d_name) != 15 || strncmp(e->d_name, "km", 2) ||
-		    strspn(e->d_name + 2, "0123456789abcdef") != 8 ||
-		    strcmp(e->d_name + 10, ".sock"))
-			continue;
-		snprintf(path, sizeof(path), CONTROL_DIR "/%.20s", e->d_name);
-		if (stat(path, &st) || st.st_mtime > km_wall_ms() / 1000 - STALE_S)
-			continue; /* perhaps one that is starting */
-		fd = control_connect(path);
-		if (fd >= 0)
-			close(fd);
-		else if (errno == ECONNREFUSED)
-			unlink(path);
-	}
-	if (dir)
-		closedir(dir);
-}
-
 /* Reads on, so that a talkative program is never held up; the last line stays. */
 static void hear(struct userspace *u, char last[static KM_WG_LINE_LEN])
 {
@@ -360,7 +332,7 @@ int km_wg_userspace_open(struct km_wg_device **out, int netns_fd,
 	rc = check_tun(err);
 	if (rc)
 		goto out;
-	remove_stale_sockets();
+	wg_uapi_remove_stale();
 	if (km_mkdirs(CONTROL_DIR, 0755) || watch < 0 ||
 	    inotify_add_watch(watch, CONTROL_DIR, IN_CREATE) < 0) {
 		rc = km_errtext_set(err, KM_EIO, "%s cannot be watched: %s", CONTROL_DIR,

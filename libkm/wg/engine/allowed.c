@@ -71,8 +71,8 @@ static edge *root_of(struct wg_allowed *t, size_t naddr)
 	return naddr == 4 ? &t->root4 : &t->root6;
 }
 
-/* Puts a prefix that has no node yet at *at, whose path it leaves after `same` bits: it stands above
- * the node there, or beside it below a new fork. */
+/* Puts a prefix that has no node yet at *at, whose path it leaves after `same` bits: it stands
+ * above the node there, or beside it below a new fork. */
 static int split(edge *at, struct wg_allowed_node *there, const uint8_t *addr, unsigned bits,
 		 unsigned same, void *peer)
 {
@@ -145,7 +145,8 @@ static edge *find_exact(struct wg_allowed *t, const uint8_t *addr, size_t naddr,
 /* Takes the node at *at out when it neither belongs to a peer nor forks. */
 static bool collapse(struct wg_allowed *t, edge *at)
 {
-	struct wg_allowed_node *n = follow(at), *a = follow(&n->child[0]), *b = follow(&n->child[1]);
+	struct wg_allowed_node *n = follow(at), *a = follow(&n->child[0]),
+			       *b = follow(&n->child[1]);
 
 	if (atomic_load(&n->peer) != NULL || (a != NULL && b != NULL))
 		return false;

@@ -14,7 +14,8 @@ struct wg_allowed_node;
 struct wg_allowed {
 	struct wg_allowed_node *_Atomic root4, *_Atomic root6;
 	struct wg_allowed_node *retired;
-	_Atomic uint64_t version; /* rises with every change: what a reader remembers is stale then */
+	_Atomic uint64_t
+	    version; /* rises with every change: what a reader remembers is stale then */
 };
 
 /* Gives the prefix (4 or 16 bytes, first `bits` of them) to peer, taking it from whoever had it.
@@ -27,7 +28,8 @@ void wg_allowed_remove(struct wg_allowed *t, const uint8_t *addr, size_t naddr, 
 /* The peer of the longest prefix that holds addr, or NULL. */
 void *wg_allowed_find(const struct wg_allowed *t, const uint8_t *addr, size_t naddr);
 /* The peer of exactly this prefix, or NULL. */
-void *wg_allowed_exact(const struct wg_allowed *t, const uint8_t *addr, size_t naddr, unsigned bits);
+void *wg_allowed_exact(const struct wg_allowed *t, const uint8_t *addr, size_t naddr,
+		       unsigned bits);
 /* Frees what was taken out before. */
 void wg_allowed_reclaim(struct wg_allowed *t);
 void wg_allowed_free(struct wg_allowed *t);

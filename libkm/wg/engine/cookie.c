@@ -53,10 +53,9 @@ bool wg_cookie_take(const struct wg_remote *r, struct wg_cookie *k,
 {
 	uint8_t cookie[WG_MAC];
 
-	if (!k->sent ||
-	    crypto_aead_xchacha20poly1305_ietf_decrypt(cookie, NULL, NULL, reply + C_COOKIE,
-						       WG_MAC + WG_TAG, k->last_mac1, WG_MAC,
-						       reply + C_NONCE, r->cookie_key) != 0)
+	if (!k->sent || crypto_aead_xchacha20poly1305_ietf_decrypt(
+			    cookie, NULL, NULL, reply + C_COOKIE, WG_MAC + WG_TAG, k->last_mac1,
+			    WG_MAC, reply + C_NONCE, r->cookie_key) != 0)
 		return false;
 	memcpy(k->cookie, cookie, WG_MAC);
 	k->got_ms = now_ms;
@@ -86,9 +85,10 @@ bool wg_limiter_allow(struct wg_limiter *l, const uint8_t *addr, size_t naddr, i
 	source |= 1;
 	i = (source >> 8) % WG_LIMIT_SLOTS;
 	if (l->slot[i].source != source) {
-		/* Another source's slot is taken over once that one has its whole allowance back. */
-		if (l->slot[i].source == 0 || l->slot[i].tokens_us + now_us - l->slot[i].last_us >=
-						  LIMIT_BURST_US) {
+		/* Another source's slot is taken over once that one has its whole allowance back.
+		 */
+		if (l->slot[i].source == 0 ||
+		    l->slot[i].tokens_us + now_us - l->slot[i].last_us >= LIMIT_BURST_US) {
 			l->slot[i].source = source;
 			l->slot[i].tokens_us = LIMIT_BURST_US;
 			l->slot[i].last_us = now_us;

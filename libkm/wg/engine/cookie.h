@@ -27,8 +27,8 @@ void wg_cookie_reply(struct wg_crypto *c, struct wg_cookie_jar *jar, const struc
 /* Initiator's side: the cookie that a peer gave us. */
 struct wg_cookie {
 	uint8_t cookie[WG_MAC], last_mac1[WG_MAC];
-	bool sent;       /* last_mac1 is of a message under way */
-	int64_t got_ms;  /* 0: none */
+	bool sent;      /* last_mac1 is of a message under way */
+	int64_t got_ms; /* 0: none */
 };
 /* Takes a reply that answers our last message; false: forged or unasked. */
 bool wg_cookie_take(const struct wg_remote *r, struct wg_cookie *k,

@@ -9,7 +9,7 @@
 
 static struct wg_index *_Atomic *bucket(const struct wg_core *c, uint32_t value)
 {
-	return (struct wg_index *_Atomic *)&c->index[value % WG_INDEX_BUCKETS];
+	return (struct wg_index * _Atomic *)&c->index[value % WG_INDEX_BUCKETS];
 }
 
 struct wg_session *wg_index_find(const struct wg_core *c, uint32_t value)

@@ -100,9 +100,9 @@ struct wg_peer {
 	atomic_uint attention;
 	struct wg_peer *attention_next;
 	atomic_bool wants_handshake;
-	_Atomic int64_t unanswered_ms;    /* data sent at, nothing authentic received since; 0: none */
+	_Atomic int64_t unanswered_ms; /* data sent at, nothing authentic received since; 0: none */
 	_Atomic int64_t unacknowledged_ms; /* data received at, nothing sent since; 0: none */
-	_Atomic int64_t traffic_ms;       /* anything authentic, either way */
+	_Atomic int64_t traffic_ms;        /* anything authentic, either way */
 	_Atomic uint64_t tx_bytes, rx_bytes;
 
 	/* The sending thread's; flush under the lock of whoever implements io.flush. */
@@ -115,14 +115,14 @@ struct wg_peer {
 	/* The owner's. */
 	struct wg_session *previous, *next;
 	struct wg_handshake handshake;
-	bool handshaking;          /* an initiation of ours waits for its answer */
+	bool handshaking; /* an initiation of ours waits for its answer */
 	uint32_t handshake_index;
-	UT_hash_handle hh_index;   /* by handshake_index, while handshaking */
+	UT_hash_handle hh_index; /* by handshake_index, while handshaking */
 	struct wg_cookie cookie;
-	int64_t initiated_ms;      /* our last initiation; 0: never */
-	int64_t retry_ms;          /* when the next one is due; 0: none */
+	int64_t initiated_ms; /* our last initiation; 0: never */
+	int64_t retry_ms;     /* when the next one is due; 0: none */
 	unsigned retries;
-	int64_t accepted_ms;       /* their last initiation that we answered */
+	int64_t accepted_ms; /* their last initiation that we answered */
 	uint8_t timestamp[WG_TIMESTAMP_LEN];
 	int64_t session_ms;        /* the last session began; 0: its keys are gone */
 	int64_t handshake_unix_ns; /* last completed; 0: never */
@@ -177,8 +177,8 @@ void wg_peer_disallow_all(struct wg_peer *p);
 
 /* A handshake message (types 1 to 3; its length is checked here; mac1 has been checked by the
  * caller for types 1 and 2). loaded: the queue that it came from is an eighth full. */
-void wg_core_message(struct wg_core *c, const struct wg_endpoint *from, const uint8_t *msg, size_t n,
-		     bool loaded, const struct wg_clock *now);
+void wg_core_message(struct wg_core *c, const struct wg_endpoint *from, const uint8_t *msg,
+		     size_t n, bool loaded, const struct wg_clock *now);
 /* What the threads asked for: attention to peers; cheap when there is nothing. */
 void wg_core_attend(struct wg_core *c, const struct wg_clock *now);
 /* Every timer. Gives the milliseconds until it should be called again; -1: no need to. */

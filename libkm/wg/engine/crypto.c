@@ -81,8 +81,9 @@ void wg_mac16(struct wg_crypto *c, uint8_t out[static WG_MAC], const uint8_t *ke
 }
 
 /* RFC 2104 with BLAKE2s; the key is a hash, so never longer than a block. */
-static void hmac(struct wg_crypto *c, uint8_t out[static WG_HASH], const uint8_t key[static WG_HASH],
-		 const void *p, size_t n, const void *q, size_t m)
+static void hmac(struct wg_crypto *c, uint8_t out[static WG_HASH],
+		 const uint8_t key[static WG_HASH], const void *p, size_t n, const void *q,
+		 size_t m)
 {
 	uint8_t pad[HMAC_BLOCK], inner[WG_HASH];
 	size_t i;

@@ -343,7 +343,8 @@ int wg_engine_start(struct wg_engine **out, int tun_fd, bool uso, int udp_fd)
 	*out = NULL;
 	if (e == NULL)
 		return KM_ENOMEM;
-	if (spawn(e, "wg-control", control_run, e) && spawn(e, "wg-send", wg_sender_run, e->sender) &&
+	if (spawn(e, "wg-control", control_run, e) &&
+	    spawn(e, "wg-send", wg_sender_run, e->sender) &&
 	    spawn(e, "wg-receive", wg_receiver_run, e->receiver)) {
 		*out = e;
 		return 0;

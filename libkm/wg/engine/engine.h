@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The engine: a core (core.h) with a TUN device and a UDP socket, and three threads: one sends, one
- * receives, one does handshakes and timers. Calls come from one other thread at a time, or more: they
- * take turns by a lock that the packet path never takes. */
+ * receives, one does handshakes and timers. Calls come from one other thread at a time, or more:
+ * they take turns by a lock that the packet path never takes. */
 #ifndef KM_WG_ENGINE_ENGINE_H
 #define KM_WG_ENGINE_ENGINE_H
 
@@ -9,12 +9,12 @@
 
 struct wg_engine;
 
-/* A UDP socket for this port (0: any), in the network namespace of the calling thread: IPv6 that takes
- * IPv4 too, or IPv4 where the host has no IPv6. KM_EEXIST: the port is taken; KM_EIO. */
+/* A UDP socket for this port (0: any), in the network namespace of the calling thread: IPv6 that
+ * takes IPv4 too, or IPv4 where the host has no IPv6. KM_EEXIST: the port is taken; KM_EIO. */
 int wg_udp_open(int *fd, uint16_t port);
-/* A TUN device in the network namespace of the calling thread; name is "" (any) or the wanted one and
- * gets the real one. uso: it takes UDP super-packets too. KM_EPERM, KM_EEXIST, KM_EUNSUPPORTED (no
- * /dev/net/tun), KM_EIO. */
+/* A TUN device in the network namespace of the calling thread; name is "" (any) or the wanted one
+ * and gets the real one. uso: it takes UDP super-packets too. KM_EPERM, KM_EEXIST, KM_EUNSUPPORTED
+ * (no /dev/net/tun), KM_EIO. */
 int wg_tun_open(int *fd, char name[static 16], bool *uso);
 
 /* Starts an engine over these two, which it closes at its end (not when this fails). KM_ENOMEM,
@@ -27,8 +27,8 @@ int wg_engine_gone_fd(const struct wg_engine *e);
 /* The device's MTU, beyond which nothing is padded (1420 at first). */
 void wg_engine_set_mtu(struct wg_engine *e, unsigned mtu);
 
-/* The core, for wg_core_* and wg_peer_* between these two calls; the second wakes the engine to what
- * has changed. */
+/* The core, for wg_core_* and wg_peer_* between these two calls; the second wakes the engine to
+ * what has changed. */
 struct wg_core *wg_engine_lock(struct wg_engine *e);
 void wg_engine_unlock(struct wg_engine *e);
 /* As wg_core_set_key; takes the lock itself. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What the engine's threads share: engine.c the engine and its control thread, send.c and recv.c the
- * packet path, udp.c the socket, tun.c the device. */
+/* What the engine's threads share: engine.c the engine and its control thread, send.c and recv.c
+ * the packet path, udp.c the socket, tun.c the device. */
 #ifndef KM_WG_ENGINE_ENGINE_PRIV_H
 #define KM_WG_ENGINE_ENGINE_PRIV_H
 
@@ -11,9 +11,9 @@
 #define WG_DATA_HEADER 16
 #define WG_DATA_OVERHEAD (WG_DATA_HEADER + WG_TAG)
 #define WG_DATA_TYPE 4
-#define WG_UDP_MAX 65400    /* of one message or run of segments, in either family */
-#define WG_UDP_SEGMENTS 64  /* of one run; what every kernel takes */
-#define WG_QUEUE 4096	    /* handshake messages */
+#define WG_UDP_MAX 65400   /* of one message or run of segments, in either family */
+#define WG_UDP_SEGMENTS 64 /* of one run; what every kernel takes */
+#define WG_QUEUE 4096      /* handshake messages */
 #define WG_QUEUE_LOADED (WG_QUEUE / 8)
 
 /* A handshake message on its way to the control thread. */
@@ -52,8 +52,8 @@ struct wg_engine {
 	uint8_t mac1_key[WG_HASH];
 };
 
-/* ThreadSanitizer does not see liburcu's barriers: it is told that what readers did comes before the
- * end of the grace period. */
+/* ThreadSanitizer does not see liburcu's barriers: it is told that what readers did comes before
+ * the end of the grace period. */
 #ifdef __SANITIZE_THREAD__
 void __tsan_acquire(void *addr);
 void __tsan_release(void *addr);

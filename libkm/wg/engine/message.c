@@ -103,8 +103,8 @@ static bool on_cookie(struct wg_core *c, const uint8_t *msg, const struct wg_clo
 }
 
 /* While handshakes pile up, only who proves its address is listened to, and not too often. */
-static bool admitted(struct wg_core *c, const struct wg_endpoint *from, const uint8_t *msg, size_t n,
-		     const struct wg_clock *now)
+static bool admitted(struct wg_core *c, const struct wg_endpoint *from, const uint8_t *msg,
+		     size_t n, const struct wg_clock *now)
 {
 	uint8_t source[18], reply[WG_COOKIE_REPLY_LEN];
 	bool v4 = wg_endpoint_v4(from);
@@ -112,8 +112,8 @@ static bool admitted(struct wg_core *c, const struct wg_endpoint *from, const ui
 	memcpy(source, from->ip, 16);
 	memcpy(source + 16, &from->port, 2);
 	if (!wg_mac2_ok(c->crypto, &c->jar, msg, n, source, sizeof(source), now->ms)) {
-		wg_cookie_reply(c->crypto, &c->jar, &c->self, msg, n, source, sizeof(source), now->ms,
-				reply);
+		wg_cookie_reply(c->crypto, &c->jar, &c->self, msg, n, source, sizeof(source),
+				now->ms, reply);
 		c->n_cookies++;
 		c->io.send(c->io.arg, from, reply, sizeof(reply));
 		return false;
@@ -122,8 +122,8 @@ static bool admitted(struct wg_core *c, const struct wg_endpoint *from, const ui
 				now->ms * 1000);
 }
 
-void wg_core_message(struct wg_core *c, const struct wg_endpoint *from, const uint8_t *msg, size_t n,
-		     bool loaded, const struct wg_clock *now)
+void wg_core_message(struct wg_core *c, const struct wg_endpoint *from, const uint8_t *msg,
+		     size_t n, bool loaded, const struct wg_clock *now)
 {
 	uint32_t type = n >= 4 ? get32(msg) : 0;
 	bool ok = false;

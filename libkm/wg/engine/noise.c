@@ -62,7 +62,8 @@ static void begin(struct wg_crypto *c, struct wg_handshake *h, const uint8_t pub
 	mix_hash(c, h, pub, WG_KEY);
 }
 
-static void mix_ephemeral(struct wg_crypto *c, struct wg_handshake *h, const uint8_t e[static WG_KEY])
+static void mix_ephemeral(struct wg_crypto *c, struct wg_handshake *h,
+			  const uint8_t e[static WG_KEY])
 {
 	mix_hash(c, h, e, WG_KEY);
 	wg_kdf(c, h->ck, NULL, NULL, h->ck, e, WG_KEY);

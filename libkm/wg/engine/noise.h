@@ -48,13 +48,13 @@ void wg_initiation_make(struct wg_crypto *c, struct wg_handshake *h, const struc
 /* Responder, first half: learns who claims to speak (pub). false: not addressed to us or forged. */
 bool wg_initiation_who(struct wg_crypto *c, struct wg_handshake *h, const struct wg_self *self,
 		       const uint8_t msg[static WG_INITIATION_LEN], uint8_t pub[static WG_KEY]);
-/* Second half, with the peer looked up: proves it and gives its timestamp, which the caller compares
- * with the last it accepted. */
+/* Second half, with the peer looked up: proves it and gives its timestamp, which the caller
+ * compares with the last it accepted. */
 bool wg_initiation_prove(struct wg_crypto *c, struct wg_handshake *h, const struct wg_remote *r,
 			 const uint8_t msg[static WG_INITIATION_LEN],
 			 uint8_t timestamp[static WG_TIMESTAMP_LEN]);
-/* Responder: writes the response (without MACs) and the transport keys; *h is spent (zeroed). false:
- * the initiator's ephemeral key is of low order. */
+/* Responder: writes the response (without MACs) and the transport keys; *h is spent (zeroed).
+ * false: the initiator's ephemeral key is of low order. */
 bool wg_response_make(struct wg_crypto *c, struct wg_handshake *h, const struct wg_remote *r,
 		      uint32_t index, const uint8_t eph[static WG_KEY],
 		      uint8_t msg[static WG_RESPONSE_LEN], struct wg_keys *keys);

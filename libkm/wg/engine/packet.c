@@ -158,7 +158,8 @@ int wg_cut_begin(struct wg_cut *c, const struct virtio_net_hdr *vh, const uint8_
 		return cut_whole(c, vh);
 	c->udp = type == VIRTIO_NET_HDR_GSO_UDP_L4;
 	if ((type != VIRTIO_NET_HDR_GSO_TCPV4 && type != VIRTIO_NET_HDR_GSO_TCPV6 && !c->udp) ||
-	    (type == VIRTIO_NET_HDR_GSO_TCPV4 && c->v6) || (type == VIRTIO_NET_HDR_GSO_TCPV6 && !c->v6))
+	    (type == VIRTIO_NET_HDR_GSO_TCPV4 && c->v6) ||
+	    (type == VIRTIO_NET_HDR_GSO_TCPV6 && !c->v6))
 		return KM_EINVAL;
 	c->l4 = vh->csum_start;
 	if (!(vh->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) || vh->gso_size == 0 ||
@@ -213,7 +214,7 @@ static void fix_transport(const struct wg_cut *c, uint8_t *ip, size_t total, boo
 	} else {
 		put32(h + T_SEQ, get32(h + T_SEQ) + (uint32_t)c->at);
 		if (!last)
-			h[T_FLAGS] &= (uint8_t)~(F_FIN | F_PSH);
+			h[T_FLAGS] &= (uint8_t) ~(F_FIN | F_PSH);
 		if (c->piece > 0)
 			h[T_FLAGS] &= (uint8_t)~F_CWR;
 	}
@@ -271,7 +272,8 @@ static bool sum_right(const struct wg_merge *m, const uint8_t *p, size_t n)
 		return false;
 	if (!m->v6 && wg_sum(p, m->l4, 0) != 0xffff)
 		return false;
-	return wg_sum(p + m->l4, n - m->l4, pseudo(p, m->v6, m->udp ? UDP : TCP, n - m->l4)) == 0xffff;
+	return wg_sum(p + m->l4, n - m->l4, pseudo(p, m->v6, m->udp ? UDP : TCP, n - m->l4)) ==
+	       0xffff;
 }
 
 static void merge_first(struct wg_merge *m, uint8_t *p, size_t n)

@@ -34,8 +34,8 @@ bool wg_ip_parse(struct wg_ip *ip, const uint8_t *pkt, size_t n);
 struct wg_cut {
 	const uint8_t *pkt;
 	size_t n, l4, payload; /* offsets of transport header and payload */
-	size_t size;	       /* payload bytes per piece; 0: the packet is one piece as it is */
-	size_t at;	       /* payload bytes cut already */
+	size_t size;           /* payload bytes per piece; 0: the packet is one piece as it is */
+	size_t at;             /* payload bytes cut already */
 	unsigned pieces, piece;
 	bool v6, udp, sum; /* sum: its checksum is to be finished */
 	uint16_t sum_at;   /* offset of the checksum field */

@@ -26,7 +26,7 @@ union gro_cmsg {
 struct wg_receiver {
 	struct wg_engine *e;
 	struct wg_crypto *crypto;
-	struct wg_self self; /* only its mac1_key */
+	struct wg_self self;  /* only its mac1_key */
 	pthread_mutex_t lock; /* the sending thread may take a turn */
 	bool small;
 	int64_t now_ms;
@@ -298,7 +298,8 @@ void *wg_receiver_run(void *arg)
 		n = turn(r);
 		small = r->small;
 		pthread_mutex_unlock(&r->lock);
-		/* The answer of this host stands in the TUN already: no need to wake another thread. */
+		/* The answer of this host stands in the TUN already: no need to wake another
+		 * thread. */
 		if (small)
 			wg_sender_try(r->e->sender);
 		if (n == 0)

@@ -13,7 +13,7 @@
 #ifndef UDP_SEGMENT
 #define UDP_SEGMENT 103
 #endif
-#define ALIGN_IP 6 /* so that the IP header behind the vnet header is aligned */
+#define ALIGN_IP 6  /* so that the IP header behind the vnet header is aligned */
 #define OUT_LEAD 64 /* before the first packet: sealing works there */
 #define OUT_ROOM (OUT_LEAD + 160 * 1024)
 #define OUT_ENOUGH (32 * 1024) /* sent without waiting for more */
@@ -91,8 +91,8 @@ void wg_sender_free(struct wg_sender *s)
 
 /* ---- output ---- */
 
-static void fill_message(struct wg_sender *s, unsigned i, const struct run *r, size_t at, size_t len,
-			 unsigned count)
+static void fill_message(struct wg_sender *s, unsigned i, const struct run *r, size_t at,
+			 size_t len, unsigned count)
 {
 	struct msghdr *h = &s->msg[i].msg_hdr;
 	struct cmsghdr *c;
@@ -125,16 +125,15 @@ static void send_singly(struct wg_sender *s, const struct run *r)
 	while (at < end) {
 		for (n = 0; n < RUNS && at < end; n++, at += r->stride)
 			fill_message(s, n, r, at, end - at < r->stride ? end - at : r->stride, 1);
-		for (done = 0; done < n; done += rc > 0 ? (unsigned)rc : 1)
+		for (done = 0; done<n; done += rc> 0 ? (unsigned)rc : 1)
 			rc = sendmmsg(s->e->udp, s->msg + done, n - done, 0);
 	}
 }
 
 static bool singly(const struct wg_sender *s, const struct run *r)
 {
-	return r->count > 1 &&
-	       (!atomic_load_explicit(&s->e->gso, memory_order_relaxed) ||
-		(r->peer->gso_off_size != 0 && r->stride >= r->peer->gso_off_size));
+	return r->count > 1 && (!atomic_load_explicit(&s->e->gso, memory_order_relaxed) ||
+				(r->peer->gso_off_size != 0 && r->stride >= r->peer->gso_off_size));
 }
 
 /* A run of segments was refused: a device without checksum offload, or a first link that is too
@@ -268,7 +267,8 @@ static void transmit(struct wg_sender *s, struct wg_peer *p, struct wg_session *
 	for (unsigned i = 0; i < cut.pieces; i++) {
 		/* All but the last have the same length, and so has the place that they need. */
 		left = cut.size == 0 ? n : cut.payload + (n - cut.payload - cut.at);
-		len = cut.size == 0 || left < cut.payload + cut.size ? left : cut.payload + cut.size;
+		len =
+		    cut.size == 0 || left < cut.payload + cut.size ? left : cut.payload + cut.size;
 		padded = padded_len(s, len);
 		at = place(s, p, padded + WG_DATA_OVERHEAD);
 		wg_cut_next(&cut, at + WG_DATA_HEADER);
@@ -387,7 +387,8 @@ static struct wg_peer *route(struct wg_sender *s, const struct wg_ip *ip)
 	struct wg_core *c = s->e->core;
 	uint64_t version = atomic_load_explicit(&c->allowed.version, memory_order_acquire);
 
-	if (s->version == version && s->ndst == ip->naddr && memcmp(s->dst, ip->dst, ip->naddr) == 0)
+	if (s->version == version && s->ndst == ip->naddr &&
+	    memcmp(s->dst, ip->dst, ip->naddr) == 0)
 		return s->peer;
 	s->peer = wg_path_route(c, ip->dst, ip->naddr);
 	s->version = version;

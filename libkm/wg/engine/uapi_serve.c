@@ -2,11 +2,13 @@
 #include "libkm/wg/engine/uapi_serve.h"
 #include "libkm/base/util.h"
 #include "libkm/wg/engine/uapi_text.h"
+#include <dirent.h>
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -15,6 +17,7 @@
 #define FOLDER "/var/run/wireguard"
 #define REQUEST_MAX ((size_t)16 << 20)
 #define REPLY_MAX ((size_t)64 << 20)
+#define STALE_S 60
 #define WAIT_MS 5000 /* for a client that has begun */
 
 struct wg_uapi {
@@ -109,14 +112,41 @@ static void *run(void *arg)
 	}
 }
 
-static bool served(const struct sockaddr_un *sun)
+/* Whether somebody accepts connections there, or might. */
+static bool served(const char *path)
 {
+	struct sockaddr_un sun = {.sun_family = AF_UNIX};
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	bool yes = fd >= 0 && !connect(fd, (const struct sockaddr *)sun, sizeof(*sun));
+	bool yes;
 
+	snprintf(sun.sun_path, sizeof(sun.sun_path), "%s", path);
+	yes = fd < 0 || !connect(fd, (const struct sockaddr *)&sun, sizeof(sun)) ||
+	      (errno != ECONNREFUSED && errno != ENOENT);
 	if (fd >= 0)
 		close(fd);
 	return yes;
+}
+
+void wg_uapi_remove_stale(void)
+{
+	char path[64];
+	struct dirent *e;
+	struct stat st;
+	DIR *dir = opendir(FOLDER);
+
+	while (dir && (e = readdir(dir))) {
+		if (strlen(e->d_name) != 15 || strncmp(e->d_name, "km", 2) ||
+		    strspn(e->d_name + 2, "0123456789abcdef") != 8 ||
+		    strcmp(e->d_name + 10, ".sock"))
+			continue;
+		snprintf(path, sizeof(path), FOLDER "/%.20s", e->d_name);
+		/* A young one is perhaps only about to be served. */
+		if (!stat(path, &st) && st.st_mtime < km_wall_ms() / 1000 - STALE_S &&
+		    !served(path))
+			unlink(path);
+	}
+	if (dir)
+		closedir(dir);
 }
 
 static int listen_at(struct wg_uapi *u)
@@ -126,7 +156,7 @@ static int listen_at(struct wg_uapi *u)
 	int rc;
 
 	snprintf(sun.sun_path, sizeof(sun.sun_path), "%s", u->path);
-	if (served(&sun))
+	if (served(u->path))
 		return KM_EEXIST;
 	if (km_mkdirs(FOLDER, 0755))
 		return KM_EIO;

@@ -6,9 +6,13 @@
 #include "libkm/wg/engine/engine.h"
 
 struct wg_uapi;
-/* Makes the socket (mode 0600, its folder too if missing) and serves it until wg_uapi_stop, which is
- * to come before wg_engine_stop. KM_EEXIST: somebody serves one of this name; KM_EIO with errno. */
+/* Makes the socket (mode 0600, its folder too if missing) and serves it until wg_uapi_stop, which
+ * is to come before wg_engine_stop. KM_EEXIST: somebody serves one of this name; KM_EIO with errno.
+ */
 int wg_uapi_start(struct wg_uapi **out, struct wg_engine *e, const char *name);
 void wg_uapi_stop(struct wg_uapi *u);
+/* Removes sockets of wardens' devices (km and eight hex digits) that nobody serves: whoever made
+ * them was killed. */
+void wg_uapi_remove_stale(void);
 
 #endif

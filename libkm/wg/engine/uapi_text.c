@@ -83,8 +83,9 @@ static int set_device(struct set *s, const char *key, const char *value)
 		return number(value, 65535, &v) ? errno_of(wg_engine_set_port(s->e, (uint16_t)v))
 						: EINVAL;
 	if (!strcmp(key, "fwmark"))
-		return number(value, UINT32_MAX, &v) ? errno_of(wg_engine_set_mark(s->e, (uint32_t)v))
-						     : EINVAL;
+		return number(value, UINT32_MAX, &v)
+			   ? errno_of(wg_engine_set_mark(s->e, (uint32_t)v))
+			   : EINVAL;
 	if (!strcmp(key, "replace_peers")) {
 		if (strcmp(value, "true"))
 			return EINVAL;

@@ -88,7 +88,7 @@ static int bind_family(int *out, int family, uint16_t port)
 	if (family == AF_INET6)
 		(void)setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof(zero));
 	if (bind(fd, (struct sockaddr *)&ss, len)) {
-		rc = errno == EADDRINUSE ? KM_EEXIST
+		rc = errno == EADDRINUSE                            ? KM_EEXIST
 		     : errno == EADDRNOTAVAIL && family == AF_INET6 ? KM_EUNSUPPORTED
 								    : KM_EIO;
 		close(fd);

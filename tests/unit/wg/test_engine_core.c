@@ -24,7 +24,7 @@ struct node {
 	struct world *w;
 	struct wg_core *core;
 	struct wg_endpoint at;
-	struct wg_peer *peer; /* the other one */
+	struct wg_peer *peer;     /* the other one */
 	struct packet wire[WIRE]; /* on its way to us */
 	unsigned n_wire;
 	unsigned staged;
@@ -163,10 +163,14 @@ static bool deliver(struct node *x)
 /* Until nothing is on its way. */
 static void settle(struct world *w)
 {
+	bool any;
+
 	do {
 		wg_core_attend(w->a.core, &w->now);
 		wg_core_attend(w->b.core, &w->now);
-	} while (deliver(&w->a) | deliver(&w->b));
+		any = deliver(&w->a);
+		any |= deliver(&w->b);
+	} while (any);
 	wg_core_reclaim(w->a.core);
 	wg_core_reclaim(w->b.core);
 }

@@ -60,8 +60,9 @@ static void test_constants(void **state)
 		memcpy(pub, priv, 32);
 		memcpy(priv, out, 32);
 		if (i == 1)
-			assert_hex(out, 32, "422c8e7a6227d7bca1350b3e2bb7279f"
-					    "7897b87bb6854b783c60e80311ae3079");
+			assert_hex(out, 32,
+				   "422c8e7a6227d7bca1350b3e2bb7279f"
+				   "7897b87bb6854b783c60e80311ae3079");
 	}
 	assert_hex(out, 32, "684cf59ba83309552800ef566f2f4d3c1c3887c49360e3875f2eb94d99532c51");
 	memset(pub, 0, sizeof(pub));
@@ -128,7 +129,8 @@ static void test_every_bit(void **state)
 	struct pair p;
 	struct wg_handshake ha, hb, h;
 	struct wg_keys ka, kb;
-	uint8_t init[WG_INITIATION_LEN], resp[WG_RESPONSE_LEN], bad[WG_INITIATION_LEN], eph[32], pub[32];
+	uint8_t init[WG_INITIATION_LEN], resp[WG_RESPONSE_LEN], bad[WG_INITIATION_LEN], eph[32],
+	    pub[32];
 	uint8_t stamp[WG_TIMESTAMP_LEN];
 	size_t i;
 
@@ -167,7 +169,8 @@ static void test_cookies(void **state)
 	struct wg_handshake h;
 	struct wg_cookie_jar jar = {{0}, 0};
 	struct wg_cookie k;
-	uint8_t init[WG_INITIATION_LEN], eph[32], stamp[WG_TIMESTAMP_LEN], reply[WG_COOKIE_REPLY_LEN];
+	uint8_t init[WG_INITIATION_LEN], eph[32], stamp[WG_TIMESTAMP_LEN],
+	    reply[WG_COOKIE_REPLY_LEN];
 	const uint8_t source[6] = {192, 0, 2, 1, 0x30, 0x39}, other[6] = {192, 0, 2, 1, 0x30, 0x40};
 
 	(void)state;
@@ -190,14 +193,16 @@ static void test_cookies(void **state)
 	wg_macs(c, &p.b_of_a, wg_cookie_use(&k, 1003), init, sizeof(init));
 	assert_true(wg_mac2_ok(c, &jar, init, sizeof(init), source, 6, 1003));
 	assert_false(wg_mac2_ok(c, &jar, init, sizeof(init), other, 6, 1003));
-	assert_false(wg_mac2_ok(c, &jar, init, sizeof(init), source, 6, 1000 + WG_COOKIE_SECRET_MS));
+	assert_false(
+	    wg_mac2_ok(c, &jar, init, sizeof(init), source, 6, 1000 + WG_COOKIE_SECRET_MS));
 	assert_null(wg_cookie_use(&k, 1001 + WG_COOKIE_USE_MS));
 }
 
 static void test_limiter(void **state)
 {
 	struct wg_limiter *l = malloc(sizeof(*l));
-	uint8_t a[4] = {192, 0, 2, 1}, six[16] = {0x20, 1, 0xd, 0xb8}, six2[16] = {0x20, 1, 0xd, 0xb8};
+	uint8_t a[4] = {192, 0, 2, 1}, six[16] = {0x20, 1, 0xd, 0xb8},
+		six2[16] = {0x20, 1, 0xd, 0xb8};
 	int i, passed = 0;
 
 	(void)state;
@@ -222,16 +227,33 @@ static void test_replay(void **state)
 		uint64_t counter;
 		bool ok;
 	} cases[] = {
-		{0, true}, {0, false}, {1, true}, {1, false}, {9, true}, {8, true}, {7, true}, {7, false},
-		{WG_REPLAY_WINDOW, true}, {WG_REPLAY_WINDOW - 1, true}, {WG_REPLAY_WINDOW - 1, false},
-		{2, true}, {2, false}, {WG_REPLAY_WINDOW + 16, true}, {3, false},
-		{WG_REPLAY_WINDOW + 16, false}, {WG_REPLAY_WINDOW * 4, true},
-		{WG_REPLAY_WINDOW * 4 - (WG_REPLAY_WINDOW - 1), true}, {10, false},
-		{WG_REPLAY_WINDOW * 4 - WG_REPLAY_WINDOW, true},
-		{WG_REPLAY_WINDOW * 4 - (WG_REPLAY_WINDOW + 1), false},
-		{WG_REJECT_AFTER_MESSAGES + 1, false}, {WG_REJECT_AFTER_MESSAGES, false},
-		{WG_REJECT_AFTER_MESSAGES - 1, true}, {WG_REJECT_AFTER_MESSAGES - 1, false},
-		{WG_REJECT_AFTER_MESSAGES - 2, true}, {0, false},
+	    {0, true},
+	    {0, false},
+	    {1, true},
+	    {1, false},
+	    {9, true},
+	    {8, true},
+	    {7, true},
+	    {7, false},
+	    {WG_REPLAY_WINDOW, true},
+	    {WG_REPLAY_WINDOW - 1, true},
+	    {WG_REPLAY_WINDOW - 1, false},
+	    {2, true},
+	    {2, false},
+	    {WG_REPLAY_WINDOW + 16, true},
+	    {3, false},
+	    {WG_REPLAY_WINDOW + 16, false},
+	    {WG_REPLAY_WINDOW * 4, true},
+	    {WG_REPLAY_WINDOW * 4 - (WG_REPLAY_WINDOW - 1), true},
+	    {10, false},
+	    {WG_REPLAY_WINDOW * 4 - WG_REPLAY_WINDOW, true},
+	    {WG_REPLAY_WINDOW * 4 - (WG_REPLAY_WINDOW + 1), false},
+	    {WG_REJECT_AFTER_MESSAGES + 1, false},
+	    {WG_REJECT_AFTER_MESSAGES, false},
+	    {WG_REJECT_AFTER_MESSAGES - 1, true},
+	    {WG_REJECT_AFTER_MESSAGES - 1, false},
+	    {WG_REJECT_AFTER_MESSAGES - 2, true},
+	    {0, false},
 	};
 	struct wg_replay r;
 	uint64_t i;
@@ -322,10 +344,10 @@ static void test_allowed(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_constants), cmocka_unit_test(test_handshake),
-		cmocka_unit_test(test_every_bit), cmocka_unit_test(test_cookies),
-		cmocka_unit_test(test_limiter),	  cmocka_unit_test(test_replay),
-		cmocka_unit_test(test_allowed),
+	    cmocka_unit_test(test_constants), cmocka_unit_test(test_handshake),
+	    cmocka_unit_test(test_every_bit), cmocka_unit_test(test_cookies),
+	    cmocka_unit_test(test_limiter),   cmocka_unit_test(test_replay),
+	    cmocka_unit_test(test_allowed),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

@@ -66,8 +66,8 @@ static uint32_t pseudo(const uint8_t *p, const struct shape *s, size_t n)
 
 /* A packet of this shape with its payload; complete when whole, else as the kernel gives a
  * super-packet: the pseudo header's sum in the checksum field. */
-static size_t build(uint8_t *p, const struct shape *s, uint16_t id, const uint8_t *payload, size_t n,
-		    bool whole)
+static size_t build(uint8_t *p, const struct shape *s, uint16_t id, const uint8_t *payload,
+		    size_t n, bool whole)
 {
 	size_t l3 = s->v6 ? 40 : 20, total = header_len(s) + n;
 	uint8_t *h = p + l3, *sum = h + (s->udp ? 6 : 16);
@@ -148,7 +148,7 @@ static void check_cut(struct shape s, size_t n, size_t size)
 		one.seq = s.seq + (uint32_t)at;
 		one.flags = s.flags;
 		if (at + len < n)
-			one.flags &= (uint8_t)~(FIN | PSH);
+			one.flags &= (uint8_t) ~(FIN | PSH);
 		if (k > 0)
 			one.flags &= (uint8_t)~CWR;
 		len = build(want, &one, (uint16_t)(0xfffe + k), payload + at, len, true);
@@ -276,7 +276,8 @@ static void check_merge(struct shape s, size_t n, size_t size)
 {
 	struct virtio_net_hdr vh = vnet(&s, size);
 	struct wg_merge m = {.udp_too = true};
-	size_t total = build(super, &s, 5, payload, n, false), at = 0, len, hlen = header_len(&s), k;
+	size_t total = build(super, &s, 5, payload, n, false), at = 0, len, hlen = header_len(&s),
+	       k;
 	struct wg_cut c;
 	int count = wg_cut_begin(&c, &vh, super, total);
 
@@ -347,7 +348,7 @@ static void test_merge_not(void **state)
 	for (int i = 0; i < 7; i++) {
 		t = s;
 		t.seq = s.seq + 100;
-		t.seq += i == 0;			       /* a gap */
+		t.seq += i == 0;                          /* a gap */
 		t.flags |= i == 1 ? FIN : i == 2 ? 2 : 0; /* the end, a SYN */
 		t.options = i == 3 ? 4 : 0;
 		t.v6 = i == 4;
@@ -469,9 +470,9 @@ static void test_aead(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_sum),		cmocka_unit_test(test_cut),
-	    cmocka_unit_test(test_cut_whole),	cmocka_unit_test(test_cut_garbage),
-	    cmocka_unit_test(test_merge),	cmocka_unit_test(test_merge_not),
+	    cmocka_unit_test(test_sum),           cmocka_unit_test(test_cut),
+	    cmocka_unit_test(test_cut_whole),     cmocka_unit_test(test_cut_garbage),
+	    cmocka_unit_test(test_merge),         cmocka_unit_test(test_merge_not),
 	    cmocka_unit_test(test_merge_garbage), cmocka_unit_test(test_aead),
 	};
 
