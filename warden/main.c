@@ -187,6 +187,17 @@ static int inherited_fd(int argc, char **argv)
 	return *end || end == argv[2] || fd < 3 || fd > 1023 ? -1 : (int)fd;
 }
 
+/* "[-f] --device NAME", or the bare name as wg-quick gives it; else NULL. */
+static const char *device_name(int argc, char **argv)
+{
+	if (argc == 2 && argv[1][0] != '-')
+		return argv[1];
+	if (argc >= 3 && argc <= 4 && !strcmp(argv[argc - 2], "--device") &&
+	    (argc == 3 || !strcmp(argv[1], "-f")))
+		return argv[argc - 1];
+	return NULL;
+}
+
 int main(int argc, char **argv)
 {
 	struct warden *w = NULL;
@@ -194,9 +205,8 @@ int main(int argc, char **argv)
 	struct km_errtext err = {""};
 	int fd = inherited_fd(argc, argv), signal_fd = -1, rc;
 
-	if (argc >= 3 && argc <= 4 && !strcmp(argv[argc - 2], "--device") &&
-	    (argc == 3 || !strcmp(argv[1], "-f")))
-		return warden_device(argv[argc - 1], argc == 4);
+	if (device_name(argc, argv))
+		return warden_device(device_name(argc, argv), argc == 4);
 	if (fd < 0) {
 		fprintf(stderr, "km-warden is started by gatewayd and agentd, not by hand;\n"
 				"by hand only: km-warden [-f] --device NAME\n");

@@ -23,7 +23,7 @@ OUTER = [("10.97.0.1", "10.97.0.2"), ("fd97::1", "fd97::2")]
 INNER4, INNER6 = ("10.96.0.1", "10.96.0.2"), ("fd96::1", "fd96::2")
 ENGINE = [str(BUILD / "km-warden"), "-f", "--device"]
 GO = ["wireguard-go", "-f"]
-SIZE = 20_000_000
+SIZE = 8_000_000
 
 TRANSFER = r"""
 import hashlib, socket, sys
@@ -176,6 +176,16 @@ def test_roaming(pair):
     pair.ping(0, INNER4[1])
     pair.ping(1, INNER4[0])
     assert pair.status(1)["endpoint"] == "10.97.0.9:51820"
+
+
+def test_narrow_link(pair):
+    """Outer packets that do not fit are cut by IP, as the kernel's WireGuard has it."""
+    pair.begin(0, 0)
+    for i, link in enumerate(["kmwe-a", "kmwe-b"]):
+        pair.ip(i, "link", "set", link, "mtu", "1300")
+    pair.ping(0, INNER4[1], "-s", "1300")
+    for i in range(2):
+        pair.transfer(i, INNER4[1 - i])
 
 
 def test_psk_and_allowed(pair):
