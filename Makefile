@@ -106,6 +106,11 @@ check-tsan:
 	@$(MAKE) -s -j$$(nproc) SAN=thread tsan-run
 tsan-run: $(TSAN_UNIT) $(BUILD)/km-warden
 	@sh tests/run-unit.sh $(TSAN_UNIT)
+# The whole system on kernel WireGuard: Debian's kernel in QEMU over this host's root (tests/vm/vm.py).
+check-vm:
+	@sh packaging/setup.sh check vm
+	@$(MAKE) -s -j$$(nproc) all $(BUILD)/tests/unit/privnet/test_privnet
+	@KM_BUILD=$(BUILD) /usr/bin/python3 -B tests/vm/vm.py $(ARGS)
 schemas: $(BUILD)/tests/unit/msg/test_vectors
 	$< --write
 # Each tests/fuzz/fuzz_NAME.c for FUZZ_TIME seconds; finds are kept under build. check-unit replays the corpus.
@@ -167,6 +172,6 @@ install: all
 clean:
 	rm -rf build
 .SECONDARY:
-.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-e2e check-bulk bench-wg lint headers \
-        tidy cppcheck install schemas fuzz fuzz-run $(TIDY) $(ALONE)
+.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-e2e check-bulk check-vm bench-wg lint \
+        headers tidy cppcheck install schemas fuzz fuzz-run $(TIDY) $(ALONE)
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Installs the Debian packages that are missing for: build, run, demo, check, lint. Says what it installs;
+# Installs the Debian packages that are missing for: build, run, demo, check, vm, lint. Says what it installs;
 # does nothing (and needs no privilege) when all are there.
 set -eu
 build="gcc make pkg-config libc6-dev libevent-dev libssl-dev libpq-dev libjansson-dev libwebsockets-dev
@@ -8,6 +8,7 @@ build="gcc make pkg-config libc6-dev libevent-dev libssl-dev libpq-dev libjansso
 run="postgresql-15"
 demo="iproute2 nftables python3 curl openssl ca-certificates"
 check="wireguard-go iperf3 libcmocka-dev python3-pytest python3-websockets conntrack procps"
+vm="qemu-system-x86 busybox-static cpio kmod"
 lint="clang clang-tidy clang-format cppcheck mandoc"
 
 want=$build
@@ -17,8 +18,9 @@ for part in "$@"; do
 	run) want="$want $run" ;;
 	demo) want="$want $run $demo" ;;
 	check) want="$want $run $demo $check" ;;
+	vm) want="$want $vm" ;;
 	lint) want="$want $lint" ;;
-	*) echo "setup.sh: unknown part '$part' (build, run, demo, check, lint)" >&2; exit 2 ;;
+	*) echo "setup.sh: unknown part '$part' (build, run, demo, check, vm, lint)" >&2; exit 2 ;;
 	esac
 done
 

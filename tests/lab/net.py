@@ -87,6 +87,13 @@ class Namespace:
         out = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True).stdout
         return [int(p) for p in out.split()]
 
+    def inode(self):
+        """What /proc/PID/ns/net of a process inside is; None once it is deleted."""
+        try:
+            return os.stat(f"/run/netns/{self.name}").st_ino
+        except OSError:
+            return None
+
     def close(self):
         if self._thread is not None:
             self._thread.shutdown()

@@ -8,14 +8,20 @@ import threading
 import time
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_SLOW = float(os.environ.get("KM_SLOW", "1"))
 
 
 class LabError(Exception):
     pass
 
 
+def patience(seconds):
+    """How long to wait for what takes `seconds` at most on an ordinary machine: times KM_SLOW."""
+    return seconds * _SLOW
+
+
 def run(*argv, timeout=60, **kw):
-    r = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, **kw)
+    r = subprocess.run(argv, capture_output=True, text=True, timeout=patience(timeout), **kw)
     if r.returncode != 0:
         raise LabError(f"{' '.join(argv)}: exit {r.returncode}\n{r.stdout}{r.stderr}")
     return r.stdout
@@ -64,6 +70,7 @@ class Proc:
 
     def wait_log(self, *words, since=0, timeout=30):
         """Waits for a line that contains all words; returns it."""
+        timeout = patience(timeout)
         end = time.monotonic() + timeout
         with self._cond:
             at = since
@@ -111,6 +118,7 @@ class Proc:
         """SIGTERM; returns the exit status. Killed (and an error) when it takes too long."""
         if self.popen.poll() is None:
             self.popen.terminate()
+        timeout = patience(timeout)
         try:
             status = self.popen.wait(timeout)
         except subprocess.TimeoutExpired:

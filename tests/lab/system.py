@@ -12,7 +12,7 @@ import tempfile
 import time
 
 from . import client, net
-from .proc import LabError, Proc, run
+from .proc import LabError, Proc, patience, run
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SANITIZER_ENV = {
@@ -58,6 +58,7 @@ class System:
         self.prefix = f"{prefix}{os.getpid()}"
         self.domain = domain
         self.procs = {}
+        self.started = []  # (name, process) of all that ever ran
         self.statuses = []  # (name, exit status) of every daemon that was stopped in order
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix=f"{self.prefix}-"))
         os.chmod(self.dir, 0o755)
@@ -87,6 +88,7 @@ class System:
                  env={**SANITIZER_ENV, "PATH": f"{os.environ['PATH']}:{self._mark(name)}"},
                  die_with_parent=die_with_parent)
         self.procs[name] = p
+        self.started.append((name, p))
         return p
 
     def conf(self, name, **settings):
@@ -96,7 +98,10 @@ class System:
 
     def start_control(self, **settings):
         state = self.dir / "control"
-        state.mkdir(exist_ok=True, mode=0o755)
+        if not state.exists():
+            state.mkdir(mode=0o755)
+            if "KM_CONTROL_STATE" in os.environ:  # made before, where initdb is faster
+                run("tar", "-xpf", os.environ["KM_CONTROL_STATE"], "-C", state)
         defaults = dict(state_dir=state, names="control.demo.test", rest_listen="0.0.0.0:3000",
                         link_listen="0.0.0.0:3001", log_level="info")
         p = self.start("controld", self.net.control, self.build / "controld", "-c",
@@ -230,7 +235,7 @@ class System:
     def stranger(self, domain=None, timeout=30, rcvbuf=None):
         """A connection (made at its first request) from the stranger to the gateway."""
         return client.NsConnection(self.net.stranger, net.GATEWAY, 443, domain or self.domain, self.tls,
-                                   timeout, rcvbuf=rcvbuf)
+                                   patience(timeout), rcvbuf=rcvbuf)
 
     def get(self, path="/", domain=None, timeout=30, **kw):
         conn = self.stranger(domain, timeout)
@@ -241,6 +246,7 @@ class System:
 
     def wait_served(self, path="/", domain=None, timeout=30, attempt_timeout=3):
         """Asks until a 200 comes; returns (answer, seconds)."""
+        timeout = patience(timeout)
         began = time.monotonic()
         last = None
         while time.monotonic() - began < timeout:
@@ -255,6 +261,7 @@ class System:
 
     def wait_status(self, domain, path, status, timeout=30):
         """Asks until this status comes (a change has arrived at the gateway)."""
+        timeout = patience(timeout)
         end = time.monotonic() + timeout
         last = None
         while time.monotonic() < end:
@@ -312,18 +319,20 @@ class System:
         complaints += self.leftovers()
         return complaints
 
-    def _in_namespaces(self):
-        return {p for ns in (self.net.ns.values() if self.net else ()) for p in ns.pids()}
+    def _namespaces(self):
+        """The inodes of the lab's network namespaces."""
+        return {ns.inode() for ns in (self.net.ns.values() if self.net else ())} - {None}
 
     def _is_ours(self, pid):
         try:
             with open(f"/proc/{pid}/environ", "rb") as f:
                 environ = f.read()
             cwd = os.readlink(f"/proc/{pid}/cwd")
+            network = os.stat(f"/proc/{pid}/ns/net").st_ino
         except OSError:
             return False
         return (str(self.dir).encode() in environ or str(self.dir) in cwd
-                or str(self.dir) in _cmdline(pid) or pid in self._in_namespaces())
+                or str(self.dir) in _cmdline(pid) or network in self._namespaces())
 
     def _end_strays(self, complaints):
         """Whatever still lives is a defect (but for the warden of a daemon that a test has killed);

@@ -1,0 +1,36 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# guest.sh TREE BUILD VMDIR [ARGUMENTS OF PYTEST]: the first process of the guest. Runs the tests (all of
+# them without arguments), says their exit status on the console and turns the machine off.
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8
+export PYTHONDONTWRITEBYTECODE=1 KM_BUILD="$2" KM_BACKEND=kernel
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm /lib/modules
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /tmp
+chmod 1777 /tmp /dev/shm
+ln -sf /proc/self/fd /dev/fd
+mount --bind "$3/root/lib/modules" /lib/modules # the kernel loads from here what the lab asks for
+ip link set lo up
+hostname guest
+cd "$1" || exit 1
+shift 3
+
+status=0
+modprobe -a wireguard tun || status=1
+echo "WireGuard of Linux $(uname -r), $(cut -d. -f1 /proc/uptime) s after power-on"
+if [ $# = 0 ]; then
+	timeout -k 10 240 "$KM_BUILD/tests/unit/privnet/test_privnet" > /tmp/privnet 2>&1 || status=1
+	[ $status = 0 ] || cat /tmp/privnet
+	grep -a '\[  PASSED  \]' /tmp/privnet
+fi
+[ $# != 0 ] || set -- --deselect tests/e2e/test_first_request.py::test_from_post_to_first_answer \
+	tests/vm/test_backends.py tests/e2e/test_first_request.py tests/e2e/test_outage.py \
+	tests/e2e/test_shutdown.py tests/e2e/test_websocket.py tests/e2e/test_bad_input.py
+timeout -s INT -k 60 "$KM_VM_LIMIT" /usr/bin/python3 -m pytest -v --color=no -p no:cacheprovider --durations=5 "$@" || status=1
+echo "km-vm: status $status"
+poweroff -f 2>/dev/null || busybox poweroff -f
