@@ -91,8 +91,8 @@ static int embedded_dump(struct km_wg_device *d, struct km_wg_peer_status **out,
 
 	*n = 0;
 	*out = core->n_peers ? calloc(core->n_peers, sizeof(**out)) : NULL;
-	if (core->n_peers && *out == NULL) {
-		rc = KM_ENOMEM;
+	if (*out == NULL) {
+		rc = core->n_peers ? KM_ENOMEM : 0;
 		goto out;
 	}
 	HASH_ITER (hh, core->peers, p, tmp)
