@@ -342,38 +342,10 @@ static int do_peers(struct warden *w, struct request *r)
 
 static int do_sockets(struct request *r)
 {
-	const struct km_wire_socket *s = &r->msg.u.socket;
-	int rc = 0;
+	int rc = warden_sockets(&r->msg, r->fds, &r->n_fds, &r->err);
 
-	if (!s->count || s->count > KM_PRIVNET_SOCKETS_MAX)
-		return km_errtext_set(&r->err, KM_EINVAL, "%u sockets, 1 to %d at a time", s->count,
-				      KM_PRIVNET_SOCKETS_MAX);
-	while (!rc && r->n_fds < s->count) {
-		rc = km_wire_socket_new(s->family, s->type, s->protocol, &r->fds[r->n_fds]);
-		r->n_fds += !rc;
-	}
-	r->reply.head.count = s->count;
-	return rc ? km_errtext_set(&r->err, rc, "no socket of family %d, type %d, protocol %d: %s",
-				   s->family, s->type, s->protocol,
-				   rc == KM_EIO ? strerror(errno) : "not a kind given here")
-		  : 0;
-}
-
-static int do_listen(struct request *r)
-{
-	const struct km_wire_socket *s = &r->msg.u.socket;
-	char text[KM_ENDPOINT_STRLEN];
-	struct km_prefix p;
-	int rc = km_wire_get_prefix(&p, &s->addr);
-
-	if (rc)
-		return km_errtext_set(&r->err, rc, "the address is malformed");
-	rc = km_wire_listener_new(&p.addr, s->port, s->backlog, &r->fds[0]);
-	if (rc)
-		return km_errtext_set(&r->err, rc, "listening on %s: %s",
-				      km_endpoint_str(&p.addr, s->port, text), strerror(errno));
-	r->n_fds = 1;
-	return 0;
+	r->reply.head.count = r->msg.head.op == KM_WIRE_SOCKETS ? (uint32_t)r->n_fds : 0;
+	return rc;
 }
 
 static int act(struct warden *w, struct warden_conn *c, struct request *r)
@@ -395,9 +367,8 @@ static int act(struct warden *w, struct warden_conn *c, struct request *r)
 	case KM_WIRE_PEERS:
 		return do_peers(w, r);
 	case KM_WIRE_SOCKETS:
-		return do_sockets(r);
 	case KM_WIRE_LISTEN:
-		return do_listen(r);
+		return do_sockets(r);
 	default:
 		return KM_EINVAL;
 	}

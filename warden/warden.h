@@ -62,6 +62,11 @@ int warden_device_error(const struct warden *w, int rc, const char *what, struct
  * call returns in the parent as soon as the device is there. Gives the exit status. */
 int warden_device(const char *name, bool foreground);
 
+/* sockets.c: what KM_WIRE_SOCKETS or KM_WIRE_LISTEN asks for, made in the network namespace of the
+ * calling process. The caller owns the *n descriptors, also when it fails. */
+int warden_sockets(const struct km_wire_request *msg, int fds[static KM_PRIVNET_SOCKETS_MAX],
+		   size_t *n, struct km_errtext *err) __attribute__((warn_unused_result));
+
 /* Makes RUNTIME/warden.sock and listens there. KM_EEXIST: another warden serves it. */
 int warden_listen(struct warden *w, struct km_errtext *err) __attribute__((warn_unused_result));
 /* Serves a connection that is there already (the one over which the settings came). */
