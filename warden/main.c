@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 /* What an epoll event is about, when it is no connection. */
-static char on_listen, on_signal, on_device, on_output;
+static char on_listen, on_signal, on_device, on_output, on_inside;
 
 static int watch(int epoll_fd, int fd, void *what)
 {
@@ -109,6 +109,7 @@ static int start(struct warden *w, int signal_fd, struct km_errtext *err)
 		return rc;
 	if (watch(w->epoll_fd, w->listen_fd, &on_listen) ||
 	    watch(w->epoll_fd, signal_fd, &on_signal) ||
+	    (w->inside_fd >= 0 && watch(w->epoll_fd, w->inside_fd, &on_inside)) ||
 	    (w->dev->gone_fd >= 0 && watch(w->epoll_fd, w->dev->gone_fd, &on_device)) ||
 	    (w->dev->output_fd >= 0 && watch(w->epoll_fd, w->dev->output_fd, &on_output)))
 		return km_errtext_set(err, KM_EIO, "epoll: %s", strerror(errno));
@@ -143,6 +144,9 @@ static void handle(struct warden *w, int signal_fd, void *what)
 	} else if (what == &on_device) {
 		pass_output(w);
 		km_error("device ended by itself", km_ks("backend", w->dev->ops->name));
+		w->stop = true;
+	} else if (what == &on_inside) {
+		km_error("process inside the private network ended");
 		w->stop = true;
 	} else {
 		warden_serve(w, what);
@@ -213,7 +217,7 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	w = km_xcalloc(1, sizeof(*w));
-	w->listen_fd = w->lock_fd = -1;
+	w->listen_fd = w->lock_fd = w->inside_fd = -1;
 	w->alone_since_ms = km_now_ms();
 	w->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	signal_fd = block_signals();

@@ -340,9 +340,11 @@ static int do_peers(struct warden *w, struct request *r)
 	return rc;
 }
 
-static int do_sockets(struct request *r)
+static int do_sockets(struct warden *w, struct request *r)
 {
-	int rc = warden_sockets(&r->msg, r->fds, &r->n_fds, &r->err);
+	int rc = w->inside_fd < 0
+		     ? warden_sockets(&r->msg, r->fds, &r->n_fds, &r->err)
+		     : warden_inside_sockets(w, &r->msg, r->fds, &r->n_fds, &r->err);
 
 	r->reply.head.count = r->msg.head.op == KM_WIRE_SOCKETS ? (uint32_t)r->n_fds : 0;
 	return rc;
@@ -368,7 +370,7 @@ static int act(struct warden *w, struct warden_conn *c, struct request *r)
 		return do_peers(w, r);
 	case KM_WIRE_SOCKETS:
 	case KM_WIRE_LISTEN:
-		return do_sockets(r);
+		return do_sockets(w, r);
 	default:
 		return KM_EINVAL;
 	}

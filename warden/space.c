@@ -21,8 +21,6 @@ static const struct {
     /* agents must not reach one another through us */
     {"net/ipv4/ip_forward", "0", true},
     {"net/ipv6/conf/all/forwarding", "0", false},
-    /* ICMP datagram sockets for every group: the agent's probes */
-    {"net/ipv4/ping_group_range", "0 2147483647", true},
     /* addresses are changed one by one, and the others stay */
     {"net/ipv4/conf/all/promote_secondaries", "1", true},
     /* no link-local addresses and no router solicitations on the tunnel */
@@ -37,24 +35,19 @@ static const struct {
     {"net/ipv4/tcp_tw_reuse", "1", false},
 };
 
-static void set_sysctls(void)
+static void set_sysctl(const char *name, const char *value, bool needed)
 {
 	char path[128];
-	size_t i, len;
+	size_t len = strlen(value);
 	int fd;
 
-	for (i = 0; i < KM_ARRAY_LEN(sysctls); i++) {
-		snprintf(path, sizeof(path), "/proc/sys/%s", sysctls[i].path);
-		len = strlen(sysctls[i].value);
-		fd = open(path, O_WRONLY | O_CLOEXEC);
-		if ((fd < 0 || write(fd, sysctls[i].value, len) != (ssize_t)len) &&
-		    sysctls[i].needed)
-			km_warn("kernel setting not changed inside",
-				km_ks("setting", sysctls[i].path),
-				km_ks("wanted", sysctls[i].value), km_ks("why", strerror(errno)));
-		if (fd >= 0)
-			close(fd);
-	}
+	snprintf(path, sizeof(path), "/proc/sys/%s", name);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if ((fd < 0 || write(fd, value, len) != (ssize_t)len) && needed)
+		km_warn("kernel setting not changed inside", km_ks("setting", name),
+			km_ks("wanted", value), km_ks("why", strerror(errno)));
+	if (fd >= 0)
+		close(fd);
 }
 
 static int loopback_up(void)
@@ -70,15 +63,16 @@ static int loopback_up(void)
 	return rc;
 }
 
-static int unshare_failed(struct km_errtext *err)
+int warden_settle_inside(bool rootless)
 {
-	if (errno == EPERM)
-		return km_errtext_set(
-		    err, KM_EPERM,
-		    "the private network needs root: making a network namespace is "
-		    "refused to uid %u (CAP_SYS_ADMIN is missing)",
-		    (unsigned int)geteuid());
-	return km_errtext_set(err, KM_EIO, "no network namespace can be made: %s", strerror(errno));
+	for (size_t i = 0; i < KM_ARRAY_LEN(sysctls); i++)
+		set_sysctl(sysctls[i].path, sysctls[i].value, sysctls[i].needed);
+	/* ICMP datagram sockets, the agent's probes, for every group that there is inside */
+	set_sysctl("net/ipv4/ping_group_range", rootless ? "0 0" : "0 2147483647", true);
+	/* whoever makes sockets has no capability then */
+	if (rootless)
+		set_sysctl("net/ipv4/ip_unprivileged_port_start", "0", true);
+	return loopback_up();
 }
 
 /* A fresh namespace, in which we are not yet: *inside; and the host's: *host. */
@@ -88,12 +82,12 @@ static int make_namespace(int *host, int *inside, struct km_errtext *err)
 	if (*host < 0)
 		return km_errtext_set(err, KM_EIO, "/proc/self/ns/net: %s", strerror(errno));
 	if (unshare(CLONE_NEWNET))
-		return unshare_failed(err);
+		return km_errtext_set(err, KM_EIO, "no network namespace can be made: %s",
+				      strerror(errno));
 	*inside = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
 	if (*inside < 0)
 		return km_errtext_set(err, KM_EIO, "/proc/self/ns/net: %s", strerror(errno));
-	set_sysctls();
-	if (loopback_up())
+	if (warden_settle_inside(false))
 		return km_errtext_set(err, KM_EIO, "lo cannot be brought up inside: %s",
 				      strerror(errno));
 	if (setns(*host, CLONE_NEWNET))
@@ -179,10 +173,36 @@ static int load_key(const char *dir, uint8_t key[static KM_WG_KEY_LEN], struct k
 	return rc;
 }
 
-static int make_device(struct warden *w, int inside, struct km_errtext *err)
+/* The device, whose interface goes into the namespace inside (-1: stays on the host), or is tun. */
+static int open_device(struct warden *w, int inside, struct warden_tun *tun, const uint8_t *key,
+		       struct km_errtext *err)
+{
+	struct km_errtext why = {""};
+	int rc, fd;
+
+	if (tun) {
+		fd = tun->fd;
+		tun->fd = -1;
+		rc = km_wg_open_over(&w->dev, fd, tun->uso, tun->ifname, key, w->settings.port, err);
+		km_errtext_set(&why, 0, "%s",
+			       w->settings.mode == KM_WG_EMBEDDED
+				   ? "asked for by wireguard = embedded"
+				   : "a kernel WireGuard device needs CAP_SYS_ADMIN and "
+				     "CAP_NET_ADMIN on the host, which this process has not");
+	} else {
+		rc = km_wg_open(&w->dev, (enum km_wg_mode)w->settings.mode, inside, key,
+				w->settings.port, &why, err);
+	}
+	if (rc)
+		return rc;
+	snprintf(w->hello.backend, sizeof(w->hello.backend), "%s", w->dev->ops->name);
+	snprintf(w->hello.why, sizeof(w->hello.why), "%s", why.text);
+	return 0;
+}
+
+static int make_device(struct warden *w, int inside, struct warden_tun *tun, struct km_errtext *err)
 {
 	uint8_t key[KM_WG_KEY_LEN];
-	struct km_errtext why = {""};
 	int rc = wait_port(w->settings.port, err);
 
 	if (!rc)
@@ -193,20 +213,15 @@ static int make_device(struct warden *w, int inside, struct km_errtext *err)
 	if (rc)
 		km_errtext_set(err, rc, "no public key: %s", km_strerror(rc));
 	else
-		rc = km_wg_open(&w->dev, (enum km_wg_mode)w->settings.mode, inside, key,
-				w->settings.port, &why, err);
+		rc = open_device(w, inside, tun, key, err);
 	km_wipe(key, sizeof(key));
-	if (rc)
-		return rc;
-	snprintf(w->hello.backend, sizeof(w->hello.backend), "%s", w->dev->ops->name);
-	snprintf(w->hello.why, sizeof(w->hello.why), "%s", why.text);
-	return 0;
+	return rc;
 }
 
-/* In the namespace now: find the device there and bring it up. The addresses come later. */
+/* Finds the device by w->nl (NULL: we are where it is) and brings it up. The addresses come later. */
 static int take_device(struct warden *w, struct km_errtext *err)
 {
-	int rc = km_nl_open(&w->nl);
+	int rc = w->nl ? 0 : km_nl_open(&w->nl);
 
 	if (!rc)
 		rc = km_nl_link(w->nl, w->dev->ifname, &w->ifindex);
@@ -218,14 +233,37 @@ static int take_device(struct warden *w, struct km_errtext *err)
 			      rc == KM_EIO ? strerror(errno) : km_strerror(rc));
 }
 
+/* As a user without privilege: somebody else is inside. */
+static int open_rootless(struct warden *w, struct km_errtext *err)
+{
+	struct warden_tun tun = {.fd = -1};
+	int rc;
+
+	if (w->settings.mode == KM_WG_KERNEL)
+		return km_errtext_set(err, KM_EPERM,
+				      "wireguard = kernel needs CAP_SYS_ADMIN and CAP_NET_ADMIN on the "
+				      "host: run as root, or take wireguard = auto or embedded");
+	km_wg_name_new(tun.ifname);
+	rc = warden_inside_start(w, &tun, err);
+	if (!rc)
+		rc = make_device(w, -1, &tun, err);
+	if (!rc)
+		rc = take_device(w, err);
+	if (tun.fd >= 0)
+		close(tun.fd);
+	return rc;
+}
+
 int warden_space_open(struct warden *w, struct km_errtext *err)
 {
 	int host = -1, inside = -1, rc = 0;
 
+	if (!w->settings.host_network && !warden_privileged())
+		return open_rootless(w, err);
 	if (!w->settings.host_network)
 		rc = make_namespace(&host, &inside, err);
 	if (!rc)
-		rc = make_device(w, inside, err);
+		rc = make_device(w, inside, NULL, err);
 	if (!rc && inside >= 0 && setns(inside, CLONE_NEWNET))
 		rc = km_errtext_set(err, KM_EIO, "the namespace cannot be entered: %s",
 				    strerror(errno));
@@ -245,6 +283,7 @@ void warden_space_close(struct warden *w)
 	w->dev = NULL;
 	km_nl_close(w->nl);
 	w->nl = NULL;
+	warden_inside_stop(w);
 	free(w->routes);
 	w->routes = NULL;
 	w->n_routes = 0;

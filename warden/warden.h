@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The parts of km-warden: space.c makes the private network, converge.c brings addresses, routes
+/* The parts of km-warden: space.c makes the private network (inside.c for a user without
+ * privilege), sockets.c makes sockets, converge.c brings addresses, routes
  * and peers to the wanted state, serve.c answers daemons, main.c is the process. One thread. */
 #ifndef WARDEN_WARDEN_H
 #define WARDEN_WARDEN_H
@@ -22,6 +23,10 @@ struct warden {
 	struct km_nl *nl;
 	int ifindex;
 
+	/* inside.c; -1 and 0 where the warden is inside itself */
+	int inside_fd;
+	pid_t inside_pid;
+
 	/* converge.c: the routes that were asked for, since the kernel drops routes with addresses
 	 */
 	struct km_prefix *routes;
@@ -38,11 +43,45 @@ struct warden {
 	bool stop;
 };
 
-/* Makes namespace (unless host_network), key and device as the settings say, enters the namespace
- * for good and brings the device up. An error with a sentence; warden_space_close cleans up what
+/* Makes namespace (unless host_network), key and device as the settings say, and brings the device
+ * up. With privilege it enters the namespace for good; without, another process is inside. An error with a sentence; warden_space_close cleans up what
  * there is in both cases. */
 int warden_space_open(struct warden *w, struct km_errtext *err) __attribute__((warn_unused_result));
 void warden_space_close(struct warden *w);
+
+/* Kernel settings and loopback of the network namespace in which we are. KM_EIO. */
+int warden_settle_inside(bool rootless) __attribute__((warn_unused_result));
+
+/* Whether this process may make namespaces and devices on the host. */
+bool warden_privileged(void);
+
+/* inside.c: the private network where warden_privileged is false. Starts the process inside (to be
+ * called before there is any thread) and opens w->nl; *tun, whose name is the wanted one, gets the TUN
+ * device, which the caller owns. An error with a sentence that names the ways out;
+ * warden_inside_stop cleans up what there is in both cases. */
+struct warden_tun {
+	int fd;
+	bool uso;
+	char ifname[16];
+};
+int warden_inside_start(struct warden *w, struct warden_tun *tun, struct km_errtext *err)
+    __attribute__((warn_unused_result));
+/* As warden_sockets, by that process. */
+int warden_inside_sockets(struct warden *w, const struct km_wire_request *msg,
+			  int fds[static KM_PRIVNET_SOCKETS_MAX], size_t *n,
+			  struct km_errtext *err) __attribute__((warn_unused_result));
+void warden_inside_stop(struct warden *w);
+
+/* forbidden.c: the sentence about a step that failed with this errno. */
+enum warden_stage {
+	WARDEN_STAGE_READY,
+	WARDEN_STAGE_NAMESPACE,
+	WARDEN_STAGE_LOOPBACK,
+	WARDEN_STAGE_TUN,
+	WARDEN_STAGE_NETLINK,
+	WARDEN_STAGE_DROP,
+};
+int warden_forbidden(enum warden_stage stage, int error, struct km_errtext *err);
 
 /* Each brings the network to the wanted state and touches only what differs. */
 int warden_addresses(struct warden *w, const struct km_prefix *want, size_t n,

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -156,35 +157,22 @@ static int open_tun(struct inside *in, struct km_errtext *err)
 	return 0;
 }
 
-int km_wg_embedded_open(struct km_wg_device **out, int netns_fd,
-			const uint8_t private_key[static KM_WG_KEY_LEN], uint16_t port,
-			struct km_errtext *err)
+/* Takes both descriptors over, also when it fails. */
+static int start(struct km_wg_device **out, int udp, int tun, bool uso, const char *ifname,
+		 const uint8_t *private_key, struct km_errtext *err)
 {
 	struct embedded *m = km_xcalloc(1, sizeof(*m));
-	struct inside in = {.netns_fd = netns_fd, .tun = -1, .name = m->dev.ifname};
-	int udp = -1, rc = wg_udp_open(&udp, port);
+	int rc = wg_engine_start(&m->engine, tun, uso, udp);
 
-	*out = NULL;
-	km_wg_name_new(m->dev.ifname);
-	if (rc)
-		km_errtext_set(err, rc, "UDP port %u cannot be opened: %s", port, strerror(errno));
-	else
-		rc = open_tun(&in, err);
-	if (!rc) {
-		rc = wg_engine_start(&m->engine, in.tun, in.uso, udp);
-		if (rc)
-			km_errtext_set(err, rc, "the WireGuard engine does not start: %s",
-				       km_strerror(rc));
-	}
 	if (rc) {
-		if (in.tun >= 0)
-			close(in.tun);
-		if (udp >= 0)
-			close(udp);
+		close(tun);
+		close(udp);
 		free(m);
-		return rc;
+		return km_errtext_set(err, rc, "the WireGuard engine does not start: %s",
+				      km_strerror(rc));
 	}
 	wg_engine_set_key(m->engine, private_key);
+	snprintf(m->dev.ifname, sizeof(m->dev.ifname), "%s", ifname);
 	m->dev.ops = &embedded_ops;
 	m->dev.gone_fd = wg_engine_gone_fd(m->engine);
 	m->dev.output_fd = -1;
@@ -195,4 +183,46 @@ int km_wg_embedded_open(struct km_wg_device **out, int netns_fd,
 		m->uapi = NULL;
 	*out = &m->dev;
 	return 0;
+}
+
+static int open_udp(int *udp, uint16_t port, struct km_errtext *err)
+{
+	int rc = wg_udp_open(udp, port);
+
+	return rc ? km_errtext_set(err, rc, "UDP port %u cannot be opened: %s", port,
+				   strerror(errno))
+		  : 0;
+}
+
+int km_wg_embedded_open(struct km_wg_device **out, int netns_fd,
+			const uint8_t private_key[static KM_WG_KEY_LEN], uint16_t port,
+			struct km_errtext *err)
+{
+	char name[16];
+	struct inside in = {.netns_fd = netns_fd, .tun = -1, .name = name};
+	int udp, rc;
+
+	*out = NULL;
+	km_wg_name_new(name);
+	rc = open_udp(&udp, port, err);
+	if (rc)
+		return rc;
+	rc = open_tun(&in, err);
+	if (!rc)
+		return start(out, udp, in.tun, in.uso, name, private_key, err);
+	close(udp);
+	return rc;
+}
+
+int km_wg_open_over(struct km_wg_device **out, int tun, bool uso, const char *ifname,
+		    const uint8_t private_key[static KM_WG_KEY_LEN], uint16_t port,
+		    struct km_errtext *err)
+{
+	int udp, rc = open_udp(&udp, port, err);
+
+	*out = NULL;
+	if (!rc)
+		return start(out, udp, tun, uso, ifname, private_key, err);
+	close(tun);
+	return rc;
 }

@@ -30,8 +30,6 @@ void km_wg_known_remove(struct km_wg_known *k, const uint8_t key[static KM_WG_KE
 
 /* The prefix with its host bits cleared. */
 struct km_prefix km_wg_network(const struct km_prefix *p);
-/* Writes an interface name that no other warden uses: "km" and eight random hex digits. */
-void km_wg_name_new(char name[static 16]);
 
 /* The backends; as km_wg_open. */
 int km_wg_kernel_open(struct km_wg_device **out, int netns_fd,

@@ -4,10 +4,11 @@
 #include "libkm/wg/internal.h"
 #include <errno.h>
 #include <libmnl/libmnl.h>
+#include <linux/if.h>
 #include <linux/rtnetlink.h>
-#include <net/if.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct km_nl {
 	struct mnl_socket *sock;
@@ -35,6 +36,26 @@ int km_nl_open(struct km_nl **out)
 	nl->sock = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC);
 	if (!nl->sock || mnl_socket_bind(nl->sock, 0, MNL_SOCKET_AUTOPID)) {
 		km_nl_close(nl);
+		return KM_EIO;
+	}
+	*out = nl;
+	return 0;
+}
+
+int km_nl_fd(const struct km_nl *nl)
+{
+	return mnl_socket_get_fd(nl->sock);
+}
+
+int km_nl_from(struct km_nl **out, int fd)
+{
+	struct km_nl *nl = km_xcalloc(1, sizeof(*nl));
+
+	*out = NULL;
+	nl->sock = mnl_socket_fdopen(fd);
+	if (!nl->sock) {
+		close(fd);
+		free(nl);
 		return KM_EIO;
 	}
 	*out = nl;
@@ -88,10 +109,26 @@ static int talk(struct km_nl *nl, struct nlmsghdr *h, mnl_cb_t each, void *arg)
 	return rc < 0 ? KM_EIO : 0;
 }
 
+static int on_link(const struct nlmsghdr *h, void *arg)
+{
+	const struct ifinfomsg *ifi = mnl_nlmsg_get_payload(h);
+
+	if (h->nlmsg_type == RTM_NEWLINK)
+		*(int *)arg = ifi->ifi_index;
+	return MNL_CB_OK;
+}
+
 int km_nl_link(struct km_nl *nl, const char *name, int *ifindex)
 {
-	(void)nl;
-	*ifindex = (int)if_nametoindex(name);
+	struct nlmsghdr *h = request(nl, RTM_GETLINK, NLM_F_ACK);
+	int rc;
+
+	*ifindex = 0;
+	mnl_nlmsg_put_extra_header(h, sizeof(struct ifinfomsg));
+	mnl_attr_put_strz(h, IFLA_IFNAME, name);
+	rc = talk(nl, h, on_link, ifindex);
+	if (rc)
+		return errno == ENODEV ? KM_ENOTFOUND : rc;
 	return *ifindex ? 0 : KM_ENOTFOUND;
 }
 

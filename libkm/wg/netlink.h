@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Links, addresses and routes by rtnetlink. A handle works in the network namespace in which it was
- * opened. Calls block for the kernel's answer; errors are KM_EIO with errno set, where nothing
+ * opened, whoever uses it. Calls block for the kernel's answer; errors are KM_EIO with errno set, where nothing
  * else is said. */
 #ifndef KM_WG_NETLINK_H
 #define KM_WG_NETLINK_H
@@ -12,6 +12,10 @@ struct km_nl;
 
 int km_nl_open(struct km_nl **out) __attribute__((warn_unused_result));
 void km_nl_close(struct km_nl *nl);
+/* Its descriptor, borrowed; and a handle over one from another process, which it takes over, also
+ * when it fails. */
+int km_nl_fd(const struct km_nl *nl);
+int km_nl_from(struct km_nl **out, int fd) __attribute__((warn_unused_result));
 
 /* The index of an interface. KM_ENOTFOUND. */
 int km_nl_link(struct km_nl *nl, const char *name, int *ifindex)

@@ -64,6 +64,15 @@ int km_wg_open(struct km_wg_device **out, enum km_wg_mode mode, int netns_fd,
 	       const uint8_t private_key[static KM_WG_KEY_LEN], uint16_t port,
 	       struct km_errtext *why, struct km_errtext *err) __attribute__((warn_unused_result));
 
+/* The embedded device over a TUN device that another process has made inside (wg_tun_open: its name,
+ * and whether it takes UDP super-packets); the UDP socket is made here. Takes tun over, also when it
+ * fails. Errors as km_wg_open. */
+int km_wg_open_over(struct km_wg_device **out, int tun, bool uso, const char *ifname,
+		    const uint8_t private_key[static KM_WG_KEY_LEN], uint16_t port,
+		    struct km_errtext *err) __attribute__((warn_unused_result));
+/* Writes an interface name that no other warden uses: "km" and eight random hex digits. */
+void km_wg_name_new(char name[static 16]);
+
 /* A new private key; its public half; text forms (base64). KM_EINVAL for malformed text. */
 void km_wg_private_new(uint8_t key[static KM_WG_KEY_LEN]);
 int km_wg_public(uint8_t pub[static KM_WG_KEY_LEN], const uint8_t priv[static KM_WG_KEY_LEN]);

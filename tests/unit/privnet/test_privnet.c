@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Private networks with real wardens and devices (the engine's, or the kernel's), in a network
- * namespace that stands for the host. Needs root.
+ * namespace that stands for the host. Needs root; the second group of cases then runs as a user
+ * without any capability.
  *
  *   a: 10.66.0.1 ══ UDP 127.0.0.1:51911 ── 127.0.0.1:51912 ══ b: 10.66.0.2
  */
@@ -11,6 +12,8 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
+#include <linux/capability.h>
 #include <netinet/ip_icmp.h>
 #include <poll.h>
 #include <pthread.h>
@@ -22,8 +25,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/pidfd.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -79,16 +86,26 @@ static void side_init(struct world *w, struct side *s, char name, uint16_t port,
 	s->ip = addr(ip);
 }
 
-static int setup(void **state)
+/* The warden's program, and whether we are the user without privilege. */
+static char program[KM_WIRE_PATH_MAX];
+static bool rootless;
+
+static void find_program(void)
 {
-	struct world *w = km_xcalloc(1, sizeof(*w));
 	char self[512];
 	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
 
 	self[n > 0 ? n : 0] = 0; /* BUILD/tests/unit/privnet/test_privnet */
 	for (int up = 0; up < 4 && strrchr(self, '/'); up++)
 		*strrchr(self, '/') = 0;
-	snprintf(w->warden, sizeof(w->warden), "%s/km-warden", self);
+	snprintf(program, sizeof(program), "%s/km-warden", self);
+}
+
+static int setup(void **state)
+{
+	struct world *w = km_xcalloc(1, sizeof(*w));
+
+	memcpy(w->warden, program, sizeof(w->warden));
 	strcpy(w->dir, "/tmp/kmnet-XXXXXX");
 	if (!mkdtemp(w->dir))
 		return -1;
@@ -197,11 +214,28 @@ static char *host_network(void)
 	    "ip -o link; ip -o addr; ip route show table all; ip -6 route show table all");
 }
 
+/* The process inside the private network: with privilege that is the warden itself. */
+static pid_t inner_pid(pid_t warden)
+{
+	char command[64], *out;
+	pid_t pid;
+
+	if (!rootless)
+		return warden;
+	snprintf(command, sizeof(command), "pgrep -x -P %d km-inside", (int)warden);
+	out = output_of(command);
+	pid = atoi(out);
+	free(out);
+	assert_true(pid > 1);
+	return pid;
+}
+
 static char *inside(pid_t warden, const char *command)
 {
 	char full[256];
 
-	snprintf(full, sizeof(full), "nsenter -t %d -n %s", (int)warden, command);
+	snprintf(full, sizeof(full), "nsenter -t %d %s -n %s", (int)inner_pid(warden),
+		 rootless ? "-U --preserve-credentials" : "", command);
 	return output_of(full);
 }
 
@@ -1027,32 +1061,194 @@ static void test_errors(void **state)
 	assert_int_equal(unlink(path), 0);
 }
 
-static void test_unprivileged(void **state)
+/* ---- without privilege ---- */
+
+static void must(bool ok, const char *what)
+{
+	if (ok)
+		return;
+	fprintf(stderr, "%s: %s\n", what, strerror(errno));
+	_exit(1);
+}
+
+static void write_text(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	must(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text), path);
+	close(fd);
+}
+
+/* In mounts of our own: the warden's program where everybody may execute it, and a /dev/net/tun with
+ * this mode (0: none at all). What was on the machine stays as it is. */
+static void private_mounts(mode_t mode)
+{
+	static const char dir[] = "/mnt", tun[] = "/mnt/net/tun", copy[] = "/mnt/km-warden";
+	char command[KM_WIRE_PATH_MAX + 64];
+
+	must(!unshare(CLONE_NEWNS) && !mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), "mounts");
+	must(!mount("tmpfs", dir, "tmpfs", 0, "mode=0755"), "tmpfs");
+	snprintf(command, sizeof(command), "cp %s %s", program, copy);
+	must(!system(command), command);
+	must(!mkdir("/mnt/net", 0755), "mkdir");
+	must(!mode || (!mknod(tun, S_IFCHR, makedev(10, 200)) && !chmod(tun, mode)), "mknod");
+	must(!mount("/mnt/net", "/dev/net", NULL, MS_BIND, NULL), "bind");
+	snprintf(program, sizeof(program), "%s", copy);
+}
+
+static void drop_privilege(void)
+{
+	for (int cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
+		must(!prctl(PR_CAPBSET_DROP, cap, 0, 0, 0), "bounding set");
+	must(!setgroups(0, NULL) && !setgid(65534) && !setuid(65534), "setuid");
+	must(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs");
+	must(!prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "dumpable"); /* for the leak check */
+}
+
+static void drop_capabilities(void)
+{
+	struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
+	struct __user_cap_data_struct none[2];
+
+	memset(none, 0, sizeof(none));
+	must(!syscall(SYS_capset, &head, none), "capset");
+}
+
+/* Every set of every thread, as grep Cap /proc/PID/status has it. */
+static void assert_no_capability(pid_t pid)
+{
+	char command[128], *out;
+
+	snprintf(command, sizeof(command), "grep -h ^Cap /proc/%d/task/*/status | cut -f2 | sort -u",
+		 (int)pid);
+	out = output_of(command);
+	assert_string_equal(out, "0000000000000000\n");
+	free(out);
+}
+
+static void test_no_capability(void **state)
+{
+	struct world *w = *state;
+	pid_t pid;
+
+	open_side(w, &w->a, false);
+	pid = warden_pid(&w->a);
+	assert_no_capability(getpid());
+	assert_no_capability(pid);
+	assert_no_capability(inner_pid(pid));
+	assert_string_equal(km_privnet_backend(w->a.p), "embedded");
+	assert_non_null(strstr(km_privnet_backend_why(w->a.p), "CAP_NET_ADMIN"));
+}
+
+/* The process inside is killed: the warden ends as well, and the next one starts. */
+static void test_inside_killed(void **state)
+{
+	struct world *w = *state;
+	int warden;
+	pid_t pid;
+
+	open_side(w, &w->a, false);
+	pid = warden_pid(&w->a);
+	warden = pidfd_of(pid);
+	kill(inner_pid(pid), SIGKILL);
+	assert_true(readable(km_privnet_fd(w->a.p), WAIT_MS));
+	assert_true(readable(warden, WAIT_MS));
+	close(warden);
+	km_privnet_close(w->a.p, false);
+	w->a.p = NULL;
+	open_side(w, &w->a, false);
+}
+
+/* A killed warden takes the process inside with it. */
+static void test_inside_orphaned(void **state)
+{
+	struct world *w = *state;
+	int inner;
+	pid_t pid;
+
+	open_side(w, &w->a, false);
+	pid = warden_pid(&w->a);
+	inner = pidfd_of(inner_pid(pid));
+	kill(pid, SIGKILL);
+	assert_true(readable(inner, WAIT_MS));
+	close(inner);
+	km_privnet_close(w->a.p, false);
+	w->a.p = NULL;
+}
+
+static void test_kernel_refused(void **state)
 {
 	struct world *w = *state;
 	struct km_privnet_opts o = opts_of(w, &w->a);
-	char command[128];
-	int status;
-	pid_t pid;
 
-	snprintf(command, sizeof(command), "mkdir -p %s/a && chown -R 65534:65534 %s", w->dir,
-		 w->dir);
-	assert_int_equal(system(command), 0);
-	/* where that user may execute it */
-	snprintf(command, sizeof(command), "cp %.60s %s/km-warden", w->warden, w->dir);
-	if (strlen(w->warden) > 60 || system(command))
-		skip();
-	snprintf(command, sizeof(command), "%s/km-warden", w->dir);
-	o.warden = command;
-	pid = fork();
+	o.wireguard = KM_WG_KERNEL;
+	assert_open_fails(w, &o, KM_EPERM, "wireguard = kernel needs CAP_SYS_ADMIN");
+}
+
+static int run_child(void (*child)(struct world *), struct world *w)
+{
+	int status = -1;
+	pid_t pid = fork();
+
 	if (!pid) {
-		if (setgid(65534) || setuid(65534))
-			_exit(1);
-		assert_open_fails(w, &o, KM_EPERM, "needs root");
+		child(w);
 		_exit(0);
 	}
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_int_equal(status, 0);
+	assert_true(pid > 0 && waitpid(pid, &status, 0) == pid);
+	return status;
+}
+
+static void forbidden(struct world *w, int want, const char *const *parts)
+{
+	struct km_privnet_opts o = opts_of(w, &w->a);
+
+	o.warden = program;
+	for (; *parts; parts++)
+		assert_open_fails(w, &o, want, *parts);
+}
+
+static void tun_forbidden(struct world *w)
+{
+	private_mounts(0600);
+	drop_privilege();
+	forbidden(w, KM_EPERM,
+		  (const char *const[]){"/dev/net/tun cannot be used by uid 65534", "mode is 0600",
+					"chmod 0666", "--device /dev/net/tun", NULL});
+}
+
+static void tun_missing(struct world *w)
+{
+	private_mounts(0);
+	drop_privilege();
+	forbidden(w, KM_EUNSUPPORTED,
+		  (const char *const[]){"/dev/net/tun is missing", "modprobe tun", NULL});
+}
+
+/* In a user namespace of our own, whose limit may be set without touching the machine's. */
+static void namespaces_forbidden(struct world *w)
+{
+	private_mounts(0666);
+	drop_privilege();
+	must(!unshare(CLONE_NEWUSER), "user namespace");
+	write_text("/proc/self/setgroups", "deny");
+	write_text("/proc/self/uid_map", "65534 65534 1");
+	write_text("/proc/self/gid_map", "65534 65534 1");
+	write_text("/proc/sys/user/max_user_namespaces", "0");
+	drop_capabilities();
+	forbidden(w, KM_EPERM,
+		  (const char *const[]){"user.max_user_namespaces is 0",
+					"sysctl user.max_user_namespaces=", "run as root",
+					"network = host", NULL});
+}
+
+static void test_forbidden(void **state)
+{
+	struct world *w = *state;
+
+	assert_int_equal(chown(w->dir, 65534, 65534), 0);
+	assert_int_equal(run_child(tun_forbidden, w), 0);
+	assert_int_equal(run_child(tun_missing, w), 0);
+	assert_int_equal(run_child(namespaces_forbidden, w), 0);
 }
 
 static void test_stale_socket(void **state)
@@ -1154,16 +1350,54 @@ int main(void)
 	    TEST(test_bad_values),
 	    TEST(test_other_user),
 	    TEST(test_errors),
-	    TEST(test_unprivileged),
+	    TEST(test_forbidden),
 	    TEST(test_stale_socket),
 	    TEST(test_host_network),
 	    TEST(test_none),
 	};
 
+	const struct CMUnitTest unprivileged[] = {
+	    TEST(test_no_capability),
+	    TEST(test_tunnel),
+	    TEST(test_peers),
+	    TEST(test_learned_endpoint),
+	    TEST(test_addresses_converge),
+	    TEST(test_daemon_killed),
+	    TEST(test_linger),
+	    TEST(test_stop_leaves_nothing),
+	    TEST(test_sigterm),
+	    TEST(test_warden_killed),
+	    TEST(test_inside_killed),
+	    TEST(test_inside_orphaned),
+	    TEST(test_device_deleted),
+	    TEST(test_warden_hangs),
+	    TEST(test_other_settings),
+	    TEST(test_sockets),
+	    TEST(test_threads),
+	    TEST(test_started_twice),
+	    TEST(test_garbage),
+	    TEST(test_bad_values),
+	    TEST(test_kernel_refused),
+	    TEST(test_stale_socket),
+	};
+	int failed, status;
+	pid_t pid;
+
+	find_program();
 	if (geteuid() || access("/dev/net/tun", R_OK) || become_host()) {
 		fprintf(stderr, "skipped: needs root and /dev/net/tun\n");
 		return 0;
 	}
 	cmocka_set_test_filter(getenv("KM_TEST")); /* a pattern of names */
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	failed = cmocka_run_group_tests(tests, NULL, NULL);
+	pid = fork();
+	if (pid == 0) {
+		private_mounts(0666);
+		drop_privilege();
+		rootless = true;
+		return cmocka_run_group_tests_name("unprivileged", unprivileged, NULL, NULL);
+	}
+	if (pid < 0 || waitpid(pid, &status, 0) != pid || status)
+		failed++;
+	return failed;
 }
