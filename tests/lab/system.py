@@ -48,9 +48,15 @@ def make_certificate(folder, domain, out_dir):
 
 
 class System:
-    """Starts nothing by itself: call the start_* methods, or `up` for all of them in order."""
+    """Starts nothing by itself: call the start_* methods, or `up` for all of them in order.
 
-    def __init__(self, prefix="kmlab", build=None, domain="hello.demo.test"):
+    The agent runs as agent_uid, by default (KM_LAB_AGENT_UID changes it) an ordinary user without any
+    capability; 0 is root with all of them."""
+
+    def __init__(self, prefix="kmlab", build=None, domain="hello.demo.test", agent_uid=None):
+        if agent_uid is None:
+            agent_uid = int(os.environ.get("KM_LAB_AGENT_UID", 65534))
+        self.agent_uid = agent_uid
         self.build = pathlib.Path(build or os.environ.get("KM_BUILD", ROOT / "build")).resolve()
         for p in ("controld", "gatewayd", "agentd", "km-warden"):
             if not (self.build / p).exists():
@@ -90,6 +96,35 @@ class System:
         self.procs[name] = p
         self.started.append((name, p))
         return p
+
+    def unprivileged(self, *argv, tun_mode="0666"):
+        """argv as self.agent_uid without any capability. In mounts of its own it finds a /dev/net/tun with
+        this mode (0666 is what distributions have), whatever mode this machine's has."""
+        if not self.agent_uid:
+            return argv
+        dev = self.dir / "dev"
+        dev.mkdir(exist_ok=True)
+        return ("sh", "-ec", 'mount -t tmpfs none "$0"; mknod "$0/tun" c 10 200; chmod "$1" "$0/tun"; '
+                'mount --bind "$0/tun" /dev/net/tun; shift; exec "$@"', dev, tun_mode,
+                "setpriv", f"--reuid={self.agent_uid}", f"--regid={self.agent_uid}", "--clear-groups",
+                "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs",
+                "--pdeathsig=KILL", "--", *argv)
+
+    def program(self, name):
+        """A program of the build where the agent's user, too, may execute it."""
+        if not self.agent_uid:
+            return self.build / name
+        path = self.dir / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        if not path.exists():
+            shutil.copy(self.build / name, path)
+            path.chmod(0o755)
+        return path
+
+    def _own(self, *paths):
+        for path in paths:
+            for p in (path, *path.rglob("*")):
+                os.chown(p, self.agent_uid, self.agent_uid)
 
     def conf(self, name, **settings):
         path = self.dir / f"{name}.conf"
@@ -138,9 +173,11 @@ class System:
 
     def start_agent(self, key=None, wait=True, **settings):
         defaults = self._edge_settings("agent", key)
-        defaults.update(metrics_listen="127.0.0.1:9102")
-        p = self.start("agentd", self.net.agent, self.build / "agentd", "-c",
-                       self.conf("agent", **{**defaults, **settings}))
+        defaults.update(metrics_listen="127.0.0.1:9102", warden=self.program("km-warden"))
+        if self.agent_uid:
+            self._own(*(self.dir / f"agent{x}" for x in (".key", "-state", "-run")))
+        p = self.start("agentd", self.net.agent, *self.unprivileged(
+            self.program("agentd"), "-c", self.conf("agent", **{**defaults, **settings})))
         if wait:
             p.wait_log("configuration applied", timeout=30)
         return p
@@ -199,8 +236,8 @@ class System:
 
     def inside(self, name, *argv):
         """Runs a program in the private network of gatewayd or agentd; its standard output."""
-        warden, = self.family(name, "km-warden")
-        return run("nsenter", "-t", str(warden), "-n", *map(str, argv))
+        pid, = self.family(name, "km-inside") or self.family(name, "km-warden")
+        return run("nsenter", "-t", str(pid), "-n", *map(str, argv))
 
     # ---- clients -----------------------------------------------------------------------------
 
