@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Why a user without privilege gets no private network here, as far as can be told, and what to do. */
+/* Why a user without privilege gets no private network here, as far as can be told, and what to do.
+ */
 #include "libkm/base/util.h"
 #include "warden/warden.h"
 #include <errno.h>
@@ -74,12 +75,13 @@ static int no_namespace(int error, struct km_errtext *err)
 {
 	struct cause c = namespace_cause(error);
 
-	return km_errtext_set(err, KM_EPERM,
-			      "no private network for uid %u: without CAP_SYS_ADMIN and "
-			      "CAP_NET_ADMIN it needs a user namespace, but %s (%s). Ways out: %s; or "
-			      "run as root with these capabilities; or network = host with "
-			      "CAP_NET_ADMIN",
-			      (unsigned)geteuid(), c.what, strerror(error), c.cure);
+	return km_errtext_set(
+	    err, KM_EPERM,
+	    "no private network for uid %u: without CAP_SYS_ADMIN and "
+	    "CAP_NET_ADMIN it needs a user namespace, but %s (%s). Ways out: %s; or "
+	    "run as root with these capabilities; or network = host with "
+	    "CAP_NET_ADMIN",
+	    (unsigned)geteuid(), c.what, strerror(error), c.cure);
 }
 
 static int no_tun(int error, struct km_errtext *err)

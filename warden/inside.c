@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* The private network of a user without privilege. A child of the warden enters a new user namespace
- * and a network namespace that belongs to it, has every capability there for a moment, makes what
- * needs one, drops them all and stays to make sockets. The warden itself stays outside: it owns the
- * user namespace, and by that may use the rtnetlink socket that the child has passed to it. */
+/* The private network of a user without privilege. A child of the warden enters a new user
+ * namespace and a network namespace that belongs to it, has every capability there for a moment,
+ * makes what needs one, drops them all and stays to make sockets. The warden itself stays outside:
+ * it owns the user namespace, and by that may use the rtnetlink socket that the child has passed to
+ * it. */
 #include "libkm/base/log.h"
 #include "libkm/base/util.h"
 #include "libkm/wg/engine/engine.h"
@@ -67,15 +68,18 @@ static int write_proc(const char *path, const char *text)
 	return rc;
 }
 
-/* The own user and group are 0 inside; nobody else is anybody there. */
+/* The own user and group are 0 inside; nobody else is anybody there. Nothing needs the user's
+ * number: the kernel refuses it to a root without capabilities (it asks for CAP_SETFCAP). */
 static int map_ids(uid_t uid, gid_t gid)
 {
 	char users[32], groups[32];
 
 	snprintf(users, sizeof(users), "0 %u 1", uid);
 	snprintf(groups, sizeof(groups), "0 %u 1", gid);
+	if (write_proc("/proc/self/uid_map", users) && uid != 0)
+		return -1;
 	return write_proc("/proc/self/setgroups", "deny") ||
-	       write_proc("/proc/self/uid_map", users) || write_proc("/proc/self/gid_map", groups);
+	       write_proc("/proc/self/gid_map", groups);
 }
 
 /* For good, in every set; only zeros are left in /proc/PID/status. */
@@ -142,7 +146,8 @@ __attribute__((noreturn)) static void child(int fd, pid_t parent, const char *if
 	r.error = errno;
 	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
 	if (getppid() != parent ||
-	    km_wire_send(fd, &r, sizeof(r), fds, r.stage == WARDEN_STAGE_READY ? READY_FDS : 0, 0) ||
+	    km_wire_send(fd, &r, sizeof(r), fds, r.stage == WARDEN_STAGE_READY ? READY_FDS : 0,
+			 0) ||
 	    r.stage != WARDEN_STAGE_READY)
 		_exit(1);
 	close(fds[0]);
@@ -196,8 +201,7 @@ int warden_inside_start(struct warden *w, struct warden_tun *tun, struct km_errt
 }
 
 int warden_inside_sockets(struct warden *w, const struct km_wire_request *msg,
-			  int fds[static KM_PRIVNET_SOCKETS_MAX], size_t *n,
-			  struct km_errtext *err)
+			  int fds[static KM_PRIVNET_SOCKETS_MAX], size_t *n, struct km_errtext *err)
 {
 	struct km_wire_reply reply;
 	size_t len;

@@ -191,6 +191,26 @@ static void secrets(void **state)
 	assert_non_null(strstr(err.text, "No such file"));
 }
 
+/* A credential of systemd may look readable by a group; nothing else may. */
+static void credentials(void **state)
+{
+	char dir[4096], path[4200], *out;
+
+	(void)state;
+	assert_non_null(getcwd(dir, sizeof(dir)));
+	assert_int_equal(km_file_write("credential", "km_0123", 7, 0440), 0);
+	snprintf(path, sizeof(path), "%s/credential", dir);
+	assert_int_equal(km_secret_read(path, 20, &out, NULL), KM_EPERM);
+	assert_int_equal(setenv("CREDENTIALS_DIRECTORY", dir, 1), 0);
+	assert_int_equal(km_secret_read(path, 20, &out, NULL), 0);
+	assert_string_equal(out, "km_0123");
+	free(out);
+	assert_int_equal(km_secret_read("credential", 20, &out, NULL), KM_EPERM);
+	assert_int_equal(chmod("credential", 0444), 0);
+	assert_int_equal(km_secret_read(path, 20, &out, NULL), KM_EPERM);
+	assert_int_equal(unsetenv("CREDENTIALS_DIRECTORY"), 0);
+}
+
 static void folders(void **state)
 {
 	struct stat st;
@@ -223,6 +243,7 @@ int main(void)
 	    in_folder(failed_write_leaves_the_old),
 	    in_folder(failed_rename_leaves_the_old),
 	    in_folder(secrets),
+	    in_folder(credentials),
 	    in_folder(folders),
 	};
 

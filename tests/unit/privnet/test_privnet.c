@@ -640,7 +640,7 @@ static void test_stop_leaves_nothing(void **state)
 	w->a.p = NULL;
 	assert_true(readable(warden, WAIT_MS));
 	assert_no_socket(&w->a);
-	assert_int_equal(control_sockets(), sockets);
+	assert_true(control_sockets() <= sockets); /* stale ones of killed wardens go, too */
 	after = host_network();
 	assert_string_equal(before, after);
 	close(warden);
