@@ -30,7 +30,7 @@ if [ $# = 0 ]; then
 fi
 [ $# != 0 ] || set -- --deselect tests/e2e/test_first_request.py::test_from_post_to_first_answer \
 	tests/vm/test_backends.py tests/e2e/test_first_request.py tests/e2e/test_outage.py \
-	tests/e2e/test_shutdown.py tests/e2e/test_websocket.py tests/e2e/test_bad_input.py
+	tests/e2e/test_shutdown.py
 timeout -s INT -k 60 "$KM_VM_LIMIT" /usr/bin/python3 -m pytest -v --color=no -p no:cacheprovider --durations=5 "$@" || status=1
 echo "km-vm: status $status"
 poweroff -f 2>/dev/null || busybox poweroff -f

@@ -23,6 +23,8 @@ VM = TREE / "build/vm"
 # For the guest's root; what the lab needs later, the guest loads itself.
 MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
 LIMIT = int(os.environ.get("KM_VM_LIMIT", "600"))
+# Plain: no AVX for the guest to choose and TCG to emulate.
+CPU = "Westmere,+rdrand"
 MARK = "km-vm: status "
 
 
@@ -108,7 +110,7 @@ def make_initramfs(out, modules, job):
 
 def boot(kernel, initramfs):
     return subprocess.Popen(
-        ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", os.environ.get("KM_VM_CPU", "Westmere,+rdrand"), "-smp", "2", "-m", "3072",
+        ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", "2", "-m", "3072",
          "-display", "none", "-monitor", "none", "-nic", "none", "-no-reboot", "-serial", "stdio",
          "-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap",
          "-kernel", kernel, "-initrd", initramfs, "-append", "console=ttyS0 quiet panic=-1 mitigations=off audit=0 apparmor=0"],
@@ -116,15 +118,13 @@ def boot(kernel, initramfs):
 
 
 def follow(qemu):
-    """Prints what the guest says; its exit status, None without one."""
-    status = None
+    """Prints what the guest says until it says the exit status; None if it never does."""
     for raw in qemu.stdout:
         line = raw.decode("utf-8", "replace").rstrip("\r\n")
         if line.startswith(MARK):
-            status = int(line[len(MARK):])
-        else:
-            print(line, flush=True)
-    return status
+            return int(line[len(MARK):])
+        print(line, flush=True)
+    return None
 
 
 def main(args):
