@@ -84,7 +84,7 @@ X509 *issue_root(EVP_PKEY *key, int64_t wall_s)
 	return NULL;
 }
 
-static bool host_name_ok(const char *s)
+bool issue_host_name_ok(const char *s)
 {
 	size_t n = strlen(s);
 
@@ -106,7 +106,7 @@ static int alt_names(struct km_buf *out, const struct km_strlist *names, struct 
 		const char *name = names->items[i];
 		bool is_addr = !km_addr_parse(&a, name);
 
-		if (!is_addr && !host_name_ok(name))
+		if (!is_addr && !issue_host_name_ok(name))
 			return km_errtext_set(err, KM_EINVAL,
 					      "names: %s is neither a host name nor an address",
 					      name);

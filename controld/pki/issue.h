@@ -6,6 +6,7 @@
 #include "libkm/base/conf.h"
 #include "libkm/base/err.h"
 #include <openssl/x509.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #define ISSUE_ROOT_DAYS 3650
@@ -15,6 +16,8 @@
 EVP_PKEY *issue_key(void);
 /* A self-signed root for key, valid from an hour before wall_s (seconds since 1970). */
 X509 *issue_root(EVP_PKEY *key, int64_t wall_s);
+/* Whether s can stand in a certificate as a host name: at most 253 letters, digits, '-', '.', '_'. */
+bool issue_host_name_ok(const char *s);
 /* A server certificate for key under the root, for these names (host names and addresses; each at
  * most once). KM_EINVAL: a name is neither; KM_EIO: OpenSSL failed. */
 int issue_server(X509 **out, EVP_PKEY *key, X509 *root, EVP_PKEY *root_key,

@@ -45,7 +45,8 @@ static void collect_names(struct km_strlist *l, const struct km_strlist *given)
 	l->items = km_xcalloc((given ? given->n : 0) + 4, sizeof(char *));
 	for (size_t i = 0; given && i < given->n; i++)
 		add_name(l, given->items[i]);
-	if (gethostname(host, sizeof(host) - 1) == 0 && *host)
+	/* A machine that was never given a name is called "(none)". */
+	if (gethostname(host, sizeof(host) - 1) == 0 && issue_host_name_ok(host))
 		add_name(l, host);
 	add_name(l, "localhost");
 	add_name(l, "127.0.0.1");
