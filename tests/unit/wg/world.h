@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: MIT */
+/* Two cores, a and b, with a network and a clock between them that a test moves: hours pass in
+ * milliseconds, and every message can be looked at on its way. */
+#ifndef KM_TESTS_UNIT_WG_WORLD_H
+#define KM_TESTS_UNIT_WG_WORLD_H
+
+#include "libkm/wg/engine/core.h"
+#include <stdlib.h>
+#include <string.h>
+
+#define WORLD_SURE(x) ((x) ? (void)0 : abort())
+#define WIRE 64
+#define STEP_MS 50
+
+struct packet {
+	struct wg_endpoint from;
+	size_t n;
+	uint8_t data[WG_AEAD_LEAD + 256];
+};
+struct node {
+	struct world *w;
+	struct wg_core *core;
+	struct wg_endpoint at;
+	struct wg_peer *peer;     /* the other one */
+	struct packet wire[WIRE]; /* on its way to us */
+	unsigned n_wire;
+	unsigned staged;
+	bool deaf, loaded; /* loses what comes; claims to be under load */
+	/* counts */
+	unsigned initiations, responses, cookies, data, empty, dropped, got;
+};
+struct world {
+	struct node a, b;
+	struct wg_clock now;
+};
+
+static inline struct node *other(struct node *x)
+{
+	return x == &x->w->a ? &x->w->b : &x->w->a;
+}
+
+static inline void put(struct node *from, const struct wg_endpoint *to, const uint8_t *msg,
+		       size_t n)
+{
+	struct node *x = other(from);
+	struct packet *p;
+
+	if (!wg_endpoint_same(to, &x->at) || x->deaf || x->n_wire == WIRE)
+		return;
+	p = &x->wire[x->n_wire++];
+	p->from = from->at;
+	p->n = n;
+	WORLD_SURE(n <= 256);
+	memcpy(p->data + WG_AEAD_LEAD, msg, n);
+}
+
+static inline void io_send(void *arg, const struct wg_endpoint *to, const uint8_t *msg, size_t n)
+{
+	struct node *x = arg;
+
+	x->initiations += msg[0] == 1;
+	x->responses += msg[0] == 2;
+	x->cookies += msg[0] == 3;
+	put(x, to, msg, n);
+}
+
+static inline void send_under(struct node *x, struct wg_session *s, size_t n)
+{
+	uint8_t room[WG_AEAD_LEAD + 256] = {0}, *p = room + WG_AEAD_LEAD;
+	struct wg_endpoint to;
+
+	wg_endpoint_load(&x->peer->endpoint, &to);
+	wg_aead_seal(s->send, s->sent, p + 16, n);
+	memset(p, 0, 16);
+	p[0] = 4;
+	memcpy(p + 4, &s->remote_index, 4);
+	memcpy(p + 8, &s->sent, 8);
+	s->sent++;
+	wg_path_sent(x->peer, n > 0, n + 32, x->w->now.ms);
+	x->data += n > 0;
+	x->empty += n == 0;
+	put(x, &to, p, n + 32);
+}
+
+/* As the sending thread: under a session, or kept until there is one. */
+static inline void send_data(struct node *x)
+{
+	struct wg_session *s = wg_path_sender(x->peer, x->w->now.ms);
+
+	if (s != NULL)
+		send_under(x, s, 64);
+	else
+		x->staged++;
+}
+
+static inline void io_flush(void *arg, struct wg_peer *p, enum wg_flush what)
+{
+	struct node *x = arg;
+	struct wg_session *s;
+
+	if (p != x->peer)
+		return;
+	if (what == WG_FLUSH_DROP) {
+		x->dropped += x->staged;
+		x->staged = 0;
+		return;
+	}
+	if ((s = wg_path_sender(p, x->w->now.ms)) == NULL)
+		return;
+	if (x->staged == 0 && what != WG_FLUSH_STAGED)
+		send_under(x, s, 0);
+	for (; x->staged > 0; x->staged--)
+		send_under(x, s, 64);
+}
+
+static inline void io_none(void *arg)
+{
+	(void)arg;
+}
+
+static inline void io_forget(void *arg, struct wg_peer *p)
+{
+	(void)arg;
+	(void)p;
+}
+
+static inline void receive_data(struct node *x, struct packet *p)
+{
+	uint8_t plain[WG_AEAD_LEAD + 256], *d = p->data + WG_AEAD_LEAD;
+	struct wg_session *s;
+	uint32_t index;
+	uint64_t counter;
+
+	memcpy(&index, d + 4, 4);
+	memcpy(&counter, d + 8, 8);
+	s = wg_path_receiver(x->core, index, x->w->now.ms);
+	if (s == NULL || !wg_aead_open(s->recv, counter, d + 16, p->n - 32, plain) ||
+	    !wg_replay_accept(&s->replay, counter))
+		return;
+	wg_path_received(s, &p->from, p->n > 32, p->n, x->w->now.ms);
+	x->got += p->n > 32;
+}
+
+static inline bool deliver(struct node *x)
+{
+	struct packet p;
+	bool any = x->n_wire > 0;
+
+	while (x->n_wire > 0) {
+		p = x->wire[0];
+		memmove(&x->wire[0], &x->wire[1], --x->n_wire * sizeof(p));
+		if (p.data[WG_AEAD_LEAD] == 4)
+			receive_data(x, &p);
+		else
+			wg_core_message(x->core, &p.from, p.data + WG_AEAD_LEAD, p.n, x->loaded,
+					&x->w->now);
+		wg_core_attend(x->core, &x->w->now);
+	}
+	return any;
+}
+
+/* Until nothing is on its way. */
+static inline void settle(struct world *w)
+{
+	bool any;
+
+	do {
+		wg_core_attend(w->a.core, &w->now);
+		wg_core_attend(w->b.core, &w->now);
+		any = deliver(&w->a);
+		any |= deliver(&w->b);
+	} while (any);
+	wg_core_reclaim(w->a.core);
+	wg_core_reclaim(w->b.core);
+}
+
+static inline void pass(struct world *w, int64_t ms)
+{
+	for (; ms > 0; ms -= STEP_MS) {
+		w->now.ms += STEP_MS;
+		w->now.unix_ns += STEP_MS * 1000000LL;
+		wg_core_tick(w->a.core, &w->now);
+		wg_core_tick(w->b.core, &w->now);
+		settle(w);
+	}
+}
+
+static inline void node_init(struct world *w, struct node *x, uint8_t id,
+			     const uint8_t key[static WG_KEY])
+{
+	struct wg_core_io io = {.arg = x,
+				.send = io_send,
+				.flush = io_flush,
+				.wake = io_none,
+				.quiesce = io_none,
+				.forget = io_forget};
+
+	x->w = w;
+	x->core = wg_core_new(&io);
+	WORLD_SURE(x->core != NULL);
+	wg_core_set_key(x->core, key);
+	x->at.ip[15] = id;
+	x->at.port = 1000;
+}
+
+/* a knows where b is; nothing is on its way. */
+static inline void world_init(struct world *w, const uint8_t key_a[static WG_KEY],
+			      const uint8_t key_b[static WG_KEY])
+{
+	memset(w, 0, sizeof(*w));
+	w->now = (struct wg_clock){1000000, 1700000000LL * 1000000000};
+	node_init(w, &w->a, 1, key_a);
+	node_init(w, &w->b, 2, key_b);
+	w->a.peer = wg_core_peer_new(w->a.core, w->b.core->self.pub);
+	w->b.peer = wg_core_peer_new(w->b.core, w->a.core->self.pub);
+	WORLD_SURE(w->a.peer != NULL && w->b.peer != NULL);
+	wg_peer_set_endpoint(w->a.peer, &w->b.at);
+}
+
+static inline void world_free(struct world *w)
+{
+	wg_core_free(w->a.core);
+	wg_core_free(w->b.core);
+}
+
+#endif
