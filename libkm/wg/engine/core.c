@@ -303,6 +303,10 @@ void wg_core_set_key(struct wg_core *c, const uint8_t priv[static WG_KEY])
 	else
 		km_wipe(&c->self, sizeof(c->self));
 	HASH_ITER (hh, c->peers, p, tmp) {
+		/* What was begun under the old key is begun anew. */
+		if (p->retry_ms != 0)
+			atomic_store(&p->wants_handshake, true);
+		p->retry_ms = 0;
 		wg_peer_end_handshake(p);
 		wg_peer_drop_sessions(p);
 		memcpy(pub, p->remote.pub, WG_KEY);
@@ -326,16 +330,14 @@ static void peer_free(struct wg_peer *p)
 
 void wg_core_reclaim(struct wg_core *c)
 {
-	static const struct wg_clock never = {1, 1};
 	struct wg_session *s;
 	struct wg_peer *p;
 
 	if (c->retired_sessions == NULL && c->retired_peers == NULL && c->allowed.retired == NULL)
 		return;
 	c->io.quiesce(c->io.arg);
-	/* A dead peer may still stand in the list of those who ask. */
 	if (c->retired_peers != NULL)
-		wg_core_attend(c, &never);
+		wg_attention_bury(c);
 	wg_allowed_reclaim(&c->allowed);
 	while ((s = c->retired_sessions) != NULL) {
 		c->retired_sessions = s->retired;

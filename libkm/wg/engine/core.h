@@ -100,6 +100,7 @@ struct wg_peer {
 	atomic_uint attention;
 	struct wg_peer *attention_next;
 	atomic_bool wants_handshake;
+	atomic_bool waiting; /* a packet has found no session since the last initiation */
 	_Atomic int64_t unanswered_ms; /* data sent at, nothing authentic received since; 0: none */
 	_Atomic int64_t unacknowledged_ms; /* data received at, nothing sent since; 0: none */
 	_Atomic int64_t traffic_ms;        /* anything authentic, either way */
@@ -175,8 +176,11 @@ int wg_peer_allow(struct wg_peer *p, const uint8_t *addr, size_t naddr, unsigned
 void wg_peer_disallow(struct wg_peer *p, const uint8_t *addr, size_t naddr, unsigned bits);
 void wg_peer_disallow_all(struct wg_peer *p);
 
-/* A handshake message (types 1 to 3; its length is checked here; mac1 has been checked by the
- * caller for types 1 and 2). loaded: the queue that it came from is an eighth full. */
+/* Whether this has the type and length of a handshake message: nothing else is worth a place in a
+ * queue, and with types 1 and 2 only those whose mac1 is right (wg_mac1_ok). */
+bool wg_core_expects(const uint8_t *msg, size_t n);
+/* A handshake message (anything else is refused; mac1 has been checked by the caller for types 1
+ * and 2). loaded: the queue that it came from is an eighth full. */
 void wg_core_message(struct wg_core *c, const struct wg_endpoint *from, const uint8_t *msg,
 		     size_t n, bool loaded, const struct wg_clock *now);
 /* What the threads asked for: attention to peers; cheap when there is nothing. */

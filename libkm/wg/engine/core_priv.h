@@ -13,6 +13,8 @@ enum { WG_ASK_HANDSHAKE = 1, WG_ASK_CONFIRMED = 2 };
 void wg_ask(struct wg_peer *p, unsigned what);
 /* From any thread, any number of times: a handshake is wanted. */
 void wg_ask_handshake(struct wg_peer *p);
+/* Takes dead peers, whom no thread can name any more, out of the list of those who ask. */
+void wg_attention_bury(struct wg_core *c);
 
 /* A random index that neither a session nor a handshake has. */
 uint32_t wg_index_new(const struct wg_core *c);

@@ -122,26 +122,33 @@ static bool admitted(struct wg_core *c, const struct wg_endpoint *from, const ui
 				now->ms * 1000);
 }
 
+bool wg_core_expects(const uint8_t *msg, size_t n)
+{
+	static const size_t len[] = {[MSG_INITIATION] = WG_INITIATION_LEN,
+				     [MSG_RESPONSE] = WG_RESPONSE_LEN,
+				     [MSG_COOKIE] = WG_COOKIE_REPLY_LEN};
+	uint32_t type = n >= 4 ? get32(msg) : 0;
+
+	return type >= MSG_INITIATION && type <= MSG_COOKIE && n == len[type];
+}
+
 void wg_core_message(struct wg_core *c, const struct wg_endpoint *from, const uint8_t *msg,
 		     size_t n, bool loaded, const struct wg_clock *now)
 {
-	uint32_t type = n >= 4 ? get32(msg) : 0;
 	bool ok = false;
 
 	if (!c->has_key)
 		return;
 	if (loaded)
 		c->load_until_ms = now->ms + WG_UNDER_LOAD_MS;
-	if (((type == MSG_INITIATION && n == WG_INITIATION_LEN) ||
-	     (type == MSG_RESPONSE && n == WG_RESPONSE_LEN)) &&
-	    now->ms < c->load_until_ms && !admitted(c, from, msg, n, now))
-		return;
-	if (type == MSG_INITIATION && n == WG_INITIATION_LEN)
-		ok = on_initiation(c, from, msg, now);
-	else if (type == MSG_RESPONSE && n == WG_RESPONSE_LEN)
-		ok = on_response(c, from, msg, now);
-	else if (type == MSG_COOKIE && n == WG_COOKIE_REPLY_LEN)
-		ok = on_cookie(c, msg, now);
+	if (wg_core_expects(msg, n)) {
+		if (msg[0] != MSG_COOKIE && now->ms < c->load_until_ms &&
+		    !admitted(c, from, msg, n, now))
+			return;
+		ok = msg[0] == MSG_INITIATION ? on_initiation(c, from, msg, now)
+		     : msg[0] == MSG_RESPONSE ? on_response(c, from, msg, now)
+					      : on_cookie(c, msg, now);
+	}
 	if (!ok)
 		c->n_refused++;
 }

@@ -8,6 +8,8 @@ struct wg_session *wg_path_sender(struct wg_peer *p, int64_t now_ms)
 
 	if (s == NULL || now_ms - s->made_ms >= WG_REJECT_AFTER_MS ||
 	    s->sent >= WG_REJECT_AFTER_MESSAGES) {
+		if (!atomic_load_explicit(&p->waiting, memory_order_relaxed))
+			atomic_store_explicit(&p->waiting, true, memory_order_relaxed);
 		wg_ask_handshake(p);
 		return NULL;
 	}

@@ -100,8 +100,7 @@ static void on_handshake(struct wg_receiver *r, const struct wg_endpoint *from, 
 	unsigned head = atomic_load_explicit(&e->queue_head, memory_order_acquire);
 	struct wg_queued *q = &e->queue[tail % WG_QUEUE];
 
-	if (tail - head == WG_QUEUE ||
-	    (n != WG_INITIATION_LEN && n != WG_RESPONSE_LEN && n != WG_COOKIE_REPLY_LEN) ||
+	if (tail - head == WG_QUEUE || !wg_core_expects(msg, n) ||
 	    (n != WG_COOKIE_REPLY_LEN && !mac1_ok(r, msg, n)))
 		return;
 	q->from = *from;

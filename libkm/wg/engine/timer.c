@@ -5,18 +5,32 @@
 #include <sodium.h>
 #include <string.h>
 
-void wg_ask(struct wg_peer *p, unsigned what)
+static void enlist(struct wg_peer *p)
 {
 	struct wg_core *c = p->core;
-	struct wg_peer *head;
+	struct wg_peer *head = atomic_load(&c->attention);
 
-	if (atomic_fetch_or(&p->attention, what) != 0)
-		return; /* it stands in the list */
-	head = atomic_load(&c->attention);
 	do
 		p->attention_next = head;
 	while (!atomic_compare_exchange_weak(&c->attention, &head, p));
 	c->io.wake(c->io.arg);
+}
+
+void wg_ask(struct wg_peer *p, unsigned what)
+{
+	if (atomic_fetch_or(&p->attention, what) == 0)
+		enlist(p); /* else it stands in the list */
+}
+
+void wg_attention_bury(struct wg_core *c)
+{
+	struct wg_peer *p = atomic_exchange(&c->attention, NULL), *next;
+
+	for (; p != NULL; p = next) {
+		next = p->attention_next;
+		if (!p->dead)
+			enlist(p);
+	}
 }
 
 void wg_ask_handshake(struct wg_peer *p)
@@ -60,6 +74,7 @@ void wg_peer_initiate(struct wg_peer *p, const struct wg_clock *now)
 	if (p->retry_ms != 0 || to.port == 0 || !p->core->has_key || p->dead)
 		return; /* without an endpoint the wish stands until there is one */
 	p->retries = 0;
+	atomic_store(&p->waiting, false);
 	if (now->ms < soonest)
 		p->retry_ms = soonest;
 	else
@@ -90,6 +105,9 @@ static void retry(struct wg_peer *p, const struct wg_clock *now)
 	struct wg_endpoint to;
 
 	wg_endpoint_load(&p->endpoint, &to);
+	/* The count begins anew with each packet that is to be sent. */
+	if (atomic_exchange(&p->waiting, false))
+		p->retries = 0;
 	if (p->retries >= WG_MAX_RETRIES || to.port == 0) {
 		give_up(p, now);
 		return;
@@ -134,6 +152,10 @@ static void peer_tick(struct wg_peer *p, const struct wg_clock *now)
 
 	if (p->retry_ms != 0 && now->ms >= p->retry_ms)
 		retry(p, now);
+	/* A wish from before there was an endpoint, which a message of the peer's has brought. */
+	if (p->retry_ms == 0 && now->ms - p->accepted_ms >= WG_REKEY_TIMEOUT_MS &&
+	    atomic_load_explicit(&p->wants_handshake, memory_order_relaxed))
+		wg_peer_initiate(p, now);
 	if (due(unanswered, WG_NEW_HANDSHAKE_MS + p->jitter_ms, now->ms)) {
 		atomic_store(&p->unanswered_ms, 0);
 		wg_peer_initiate(p, now);

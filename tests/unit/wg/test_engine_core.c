@@ -16,11 +16,10 @@
 static int setup(void **state)
 {
 	struct world *w = km_xcalloc(1, sizeof(*w));
-	uint8_t key[2][WG_KEY];
 
-	wg_x25519_private(key[0]);
-	wg_x25519_private(key[1]);
-	world_init(w, key[0], key[1]);
+	wg_x25519_private(w->key_a);
+	wg_x25519_private(w->key_b);
+	world_init(w);
 	*state = w;
 	return 0;
 }
@@ -371,6 +370,130 @@ static void test_many(void **state)
 	assert_int_equal(w->a.initiations, 1000);
 }
 
+/* A packet that is to be sent while initiations go unanswered begins their count anew. */
+static void test_retries_with_traffic(void **state)
+{
+	struct world *w = *state;
+	unsigned i;
+
+	w->b.deaf = true;
+	for (i = 0; i < 60; i++) {
+		send_data(&w->a);
+		pass(w, 5000);
+	}
+	assert_int_equal(w->a.dropped, 0);
+	assert_in_range(w->a.initiations, 50, 61);
+	/* The last packet's 18 tries, then nothing. */
+	i = w->a.initiations;
+	pass(w, 200000);
+	assert_in_range(w->a.initiations - i, 17, 19);
+	assert_int_equal(w->a.dropped, 60);
+}
+
+/* A device without a key says nothing, whatever was under way when the key went; with the next key
+ * it goes on. */
+static void test_key_taken_away(void **state)
+{
+	static const uint8_t none[WG_KEY];
+	struct world *w = *state;
+	uint8_t key[WG_KEY];
+	struct wg_peer *p;
+
+	w->b.deaf = true;
+	send_data(&w->a);
+	settle(w);
+	assert_int_equal(w->a.initiations, 1);
+	memcpy(key, w->a.core->self.priv, sizeof(key));
+	wg_core_set_key(w->a.core, none);
+	pass(w, 60000);
+	assert_int_equal(w->a.initiations, 1);
+	w->b.deaf = false;
+	wg_core_set_key(w->a.core, key);
+	pass(w, 100);
+	assert_int_equal(w->a.initiations, 2);
+	assert_int_equal(w->b.got, 1);
+	p = wg_core_peer(w->b.core, w->a.core->self.pub);
+	assert_ptr_equal(p, w->b.peer);
+}
+
+/* b wants to speak, does not know where a is, and learns it from an initiation; the response gets
+ * lost and a is silent. Then b begins. */
+static void test_late_endpoint(void **state)
+{
+	struct world *w = *state;
+
+	send_data(&w->b);
+	settle(w);
+	assert_int_equal(w->b.initiations, 0);
+	send_data(&w->a);
+	w->a.deaf = true;
+	settle(w);
+	assert_int_equal(w->b.responses, 1);
+	wg_core_free(w->a.core); /* gone, and back without its sessions */
+	node_init(w, &w->a, 1, w->key_a);
+	w->a.peer = wg_core_peer_new(w->a.core, w->b.core->self.pub);
+	w->a.deaf = false;
+	pass(w, 5500);
+	assert_int_equal(w->b.initiations, 1);
+	assert_int_equal(w->a.got, 1);
+}
+
+/* What peers ask for while another peer is taken away is neither lost nor done at a wrong time. */
+static void test_asked_while_reclaiming(void **state)
+{
+	struct world *w = *state;
+	uint8_t key[WG_KEY] = {7};
+	struct wg_peer *gone = wg_core_peer_new(w->a.core, key);
+
+	assert_non_null(gone);
+	wg_peer_set_endpoint(gone, &w->b.at);
+	assert_null(wg_path_sender(gone, w->now.ms));
+	send_data(&w->a);
+	wg_peer_remove(gone);
+	wg_core_reclaim(w->a.core);
+	assert_int_equal(w->a.initiations, 0);
+	settle(w);
+	assert_int_equal(w->a.initiations, 1);
+	assert_int_equal(w->b.got, 1);
+	/* The confirmation of b's session meets a removal, too. */
+	gone = wg_core_peer_new(w->b.core, key);
+	pass(w, 121000);
+	send_data(&w->a);
+	wg_core_attend(w->a.core, &w->now);
+	while (w->b.n_wire > 0 || w->a.n_wire > 0) {
+		wg_peer_remove(gone);
+		deliver_unattended(&w->b);
+		wg_core_reclaim(w->b.core);
+		gone = wg_core_peer_new(w->b.core, key);
+		deliver_unattended(&w->a);
+		wg_core_attend(w->a.core, &w->now);
+	}
+	settle(w);
+	assert_int_equal(w->b.peer->handshake_unix_ns, w->now.unix_ns);
+}
+
+/* Types and lengths that are no handshake message's. */
+static void test_expects(void **state)
+{
+	static const size_t len[] = {0, WG_INITIATION_LEN, WG_RESPONSE_LEN, WG_COOKIE_REPLY_LEN, 0};
+	uint8_t msg[256];
+	size_t n;
+	unsigned type, i;
+
+	(void)state;
+	memset(msg, 0, sizeof(msg));
+	for (type = 0; type < KM_ARRAY_LEN(len); type++)
+		for (n = 0; n <= sizeof(msg); n++) {
+			msg[0] = (uint8_t)type;
+			assert_int_equal(wg_core_expects(msg, n), n > 0 && n == len[type]);
+			for (i = 1; i < 4; i++) {
+				msg[i] = 1;
+				assert_false(wg_core_expects(msg, n));
+				msg[i] = 0;
+			}
+		}
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -391,6 +514,11 @@ int main(void)
 	    TEST(test_replayed_initiation),
 	    TEST(test_peers),
 	    TEST(test_many),
+	    TEST(test_retries_with_traffic),
+	    TEST(test_key_taken_away),
+	    TEST(test_late_endpoint),
+	    TEST(test_asked_while_reclaiming),
+	    cmocka_unit_test(test_expects),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
