@@ -32,3 +32,22 @@ int km_wg_key_parse(uint8_t key[static KM_WG_KEY_LEN], const char *s)
 {
 	return km_unb64(key, KM_WG_KEY_LEN, s);
 }
+
+char *km_wg_key_code(const uint8_t pub[static KM_WG_KEY_LEN], char out[static KM_WG_CODE_STRLEN])
+{
+	static const char digits[] = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+	uint8_t hash[32];
+	uint64_t bits = 0;
+	char *at = out;
+
+	km_sha256(hash, pub, KM_WG_KEY_LEN);
+	for (int i = 0; i < 8; i++)
+		bits = bits << 8 | hash[i];
+	for (int i = 0; i < 12; i++) {
+		if (i == 4 || i == 8)
+			*at++ = '-';
+		*at++ = digits[bits >> (59 - 5 * i) & 31];
+	}
+	*at = 0;
+	return out;
+}

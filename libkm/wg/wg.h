@@ -11,6 +11,7 @@
 
 #define KM_WG_KEY_LEN 32
 #define KM_WG_KEY_STRLEN 45 /* base64 and NUL */
+#define KM_WG_CODE_STRLEN 15
 #define KM_WG_MAX_ALLOWED 8 /* allowed IPs per peer */
 #define KM_WG_LINE_LEN 256  /* of what a device says, with NUL */
 
@@ -79,5 +80,8 @@ int km_wg_public(uint8_t pub[static KM_WG_KEY_LEN], const uint8_t priv[static KM
 char *km_wg_key_str(const uint8_t key[static KM_WG_KEY_LEN], char out[static KM_WG_KEY_STRLEN]);
 int km_wg_key_parse(uint8_t key[static KM_WG_KEY_LEN], const char *s)
     __attribute__((warn_unused_result));
+/* A short form of a public key for two people to compare: the first 60 bits of its SHA-256 in
+ * Crockford's base32, as XXXX-XXXX-XXXX. */
+char *km_wg_key_code(const uint8_t pub[static KM_WG_KEY_LEN], char out[static KM_WG_CODE_STRLEN]);
 
 #endif

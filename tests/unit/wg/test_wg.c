@@ -89,6 +89,18 @@ static bool change(const struct km_wg_known *k, const struct km_wg_peer *p, stru
 	return km_wg_known_change(k, p, c);
 }
 
+/* Worked out by another program. */
+static void test_key_code(void **state)
+{
+	uint8_t pub[KM_WG_KEY_LEN];
+	char code[KM_WG_CODE_STRLEN];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(pub); i++)
+		pub[i] = (uint8_t)i;
+	assert_string_equal(km_wg_key_code(pub, code), "CC6W-TAB6-RGSP");
+}
+
 static void test_new_peer(void **state)
 {
 	struct km_wg_known *k = km_wg_known_new();
@@ -392,6 +404,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_public_key),
 	    cmocka_unit_test(test_key_text),
+	    cmocka_unit_test(test_key_code),
 	    cmocka_unit_test(test_new_peer),
 	    cmocka_unit_test(test_endpoint_only_when_it_changes),
 	    cmocka_unit_test(test_keepalive),
