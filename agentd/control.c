@@ -88,19 +88,14 @@ static const struct km_replica_hooks hooks = {
 
 int control_start(struct agent *a, struct km_errtext *err)
 {
-	struct km_uplink_opts opts = {
-	    .base = a->base,
-	    .type = "agent",
-	    .state_dir = a->settings.state_dir,
-	    .control = &a->settings.control,
-	    .pin = a->settings.control_pin,
-	    .api_key_file = a->settings.api_key_file,
-	    .public_key = a->public_key,
-	    .hooks = &hooks,
-	    .authenticated = status_all,
-	    .arg = a,
-	};
+	struct km_uplink_opts opts = km_host_uplink_opts(&a->settings.host);
 
+	opts.base = a->base;
+	opts.type = "agent";
+	opts.public_key = a->public_key;
+	opts.hooks = &hooks;
+	opts.authenticated = status_all;
+	opts.arg = a;
 	return km_uplink_open(&a->uplink, &opts, err);
 }
 

@@ -136,18 +136,9 @@ static int start_signals(struct agent *a, struct km_errtext *err)
 	return 0;
 }
 
-static int start_folders(const struct settings *s, struct km_errtext *err)
-{
-	if (km_mkdirs(s->state_dir, 0700))
-		return km_errtext_set(err, KM_EIO, "state_dir %s: %m", s->state_dir);
-	if (km_mkdirs(s->runtime_dir, 0700))
-		return km_errtext_set(err, KM_EIO, "runtime_dir %s: %m", s->runtime_dir);
-	return 0;
-}
-
 static int start(struct agent *a, struct km_errtext *err)
 {
-	int rc = start_folders(&a->settings, err);
+	int rc = km_host_folders(&a->settings.host, err);
 
 	if (rc)
 		return rc;
@@ -155,7 +146,7 @@ static int start(struct agent *a, struct km_errtext *err)
 	if (!a->base)
 		return km_errtext_set(err, KM_ENOMEM, "no event loop");
 	if ((rc = start_signals(a, err)) || (rc = start_parts(a, err)) ||
-	    (rc = km_httpd_start(&a->httpd, a->base, a->settings.metrics_listen, not_ready, a,
+	    (rc = km_httpd_start(&a->httpd, a->base, a->settings.host.metrics_listen, not_ready, a,
 				 err)) ||
 	    (rc = net_start(a, err)))
 		return rc;
@@ -197,8 +188,7 @@ int main(int argc, char **argv)
 
 	if (rc != KM_PROGRAM_RUN)
 		return rc;
-	km_log_init("agentd", verbose ? KM_LOG_DEBUG : settings_log_level(&a.settings),
-		    (enum km_log_format)a.settings.log_format);
+	km_log_start("agentd", &a.settings.host.log, verbose);
 	km_info("agent starts", km_ks("version", KM_VERSION));
 	rc = start(&a, &err);
 	if (rc)

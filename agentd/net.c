@@ -84,16 +84,7 @@ static int watch(struct agent *a, struct km_errtext *err)
 
 static int net_open(struct agent *a, struct km_errtext *err)
 {
-	const struct settings *s = &a->settings;
-	struct km_privnet_opts opts = {
-	    .warden = s->warden,
-	    .runtime_dir = s->runtime_dir,
-	    .state_dir = s->state_dir,
-	    .wireguard = (enum km_wg_mode)s->wireguard,
-	    .host_network = s->network == 1,
-	    .listen_port = (uint16_t)s->wireguard_port,
-	    .linger_ms = s->warden_linger,
-	};
+	struct km_privnet_opts opts = km_host_privnet_opts(&a->settings.host);
 	bool reused = false;
 	int rc = km_privnet_open(&a->net, &opts, &reused, err);
 

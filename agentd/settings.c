@@ -1,75 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 #include "agentd/settings.h"
 #include "agentd/forward/allow.h"
-#include "libkm/base/addr.h"
-#include "libkm/base/log.h"
 #include "libkm/base/util.h"
-#include "libkm/link/pin.h"
-#include "libkm/link/url.h"
-
-static const char *const levels[] = {"error", "warn", "info", "debug", NULL};
-static const char *const formats[] = {"text", "json", NULL};
-static const char *const devices[] = {"auto", "kernel", "embedded", "none", NULL};
-static const char *const networks[] = {"private", "host", NULL};
 
 static const char *check_target(const char *value)
 {
 	return allow_check(value);
 }
 
-static const char *check_listen(const char *value)
-{
-	struct km_hostport hp;
-
-	return km_hostport_parse(&hp, value, NULL) == 0 ? NULL : "not address:port";
-}
-
 #define AT(member) offsetof(struct settings, member)
 
 static const struct km_opt opts[] = {
-    {.key = "control",
-     .type = KM_OPT_LIST,
-     .offset = AT(control),
-     .check = km_link_url_check,
-     .help = "URLs of control, as wss://HOST:3001, tried in turn. Without one the agent serves the "
-	     "configuration that it has on disk."},
-    {.key = "control_pin",
-     .type = KM_OPT_STRING,
-     .offset = AT(control_pin),
-     .check = km_pin_check,
-     .help = "The pin of control's root certificate, sha256//..., as control writes it into "
-	     "root.pin."},
-    {.key = "api_key_file",
-     .type = KM_OPT_PATH,
-     .offset = AT(api_key_file),
-     .def = KM_SYSCONF "/agent.key",
-     .help = "The file with this agent's API key. Nobody but its owner may read it."},
-    {.key = "state_dir",
-     .type = KM_OPT_PATH,
-     .offset = AT(state_dir),
-     .def = "/var/lib/kakuremichi/agent",
-     .help = "Where the applied configuration and the WireGuard key are kept."},
-    {.key = "runtime_dir",
-     .type = KM_OPT_PATH,
-     .offset = AT(runtime_dir),
-     .def = "/run/kakuremichi/agent",
-     .help = "Where the warden's socket is."},
-    {.key = "wireguard",
-     .type = KM_OPT_ENUM,
-     .offset = AT(wireguard),
-     .def = "auto",
-     .choices = devices,
-     .help = "The WireGuard device: the kernel's, the embedded one, whichever works (auto), or "
-	     "none where a network to the gateways exists already."},
-    {.key = "network",
-     .type = KM_OPT_ENUM,
-     .offset = AT(network),
-     .def = "private",
-     .choices = networks,
-     .help = "Whether the tunnel lives in a network of its own (private) or on the host."},
+    KM_HOST_OPTS(struct settings, host, "agent"),
     {.key = "wireguard_port",
      .type = KM_OPT_INT,
-     .offset = AT(wireguard_port),
+     .offset = AT(host.wireguard_port),
      .def = "0",
      .min = 0,
      .max = 65535,
@@ -124,35 +69,7 @@ static const struct km_opt opts[] = {
      .min = 100,
      .max = 60000,
      .help = "How often the path to each gateway is probed."},
-    {.key = "metrics_listen",
-     .type = KM_OPT_STRING,
-     .offset = AT(metrics_listen),
-     .def = "127.0.0.1:9102",
-     .check = check_listen,
-     .help = "Where /metrics, /healthz and /readyz are served, without TLS. Empty: nowhere."},
-    {.key = "warden",
-     .type = KM_OPT_PATH,
-     .offset = AT(warden),
-     .help = "The program km-warden. Unset: beside this program, else where it is installed."},
-    {.key = "warden_linger",
-     .type = KM_OPT_DURATION,
-     .offset = AT(warden_linger),
-     .def = "60s",
-     .min = 0,
-     .max = 3600000,
-     .help = "How long the warden keeps the private network for an agent that vanished."},
-    {.key = "log_level",
-     .type = KM_OPT_ENUM,
-     .offset = AT(log_level),
-     .def = "info",
-     .choices = levels,
-     .help = "What is logged."},
-    {.key = "log_format",
-     .type = KM_OPT_ENUM,
-     .offset = AT(log_format),
-     .def = "text",
-     .choices = formats,
-     .help = "How it is logged."},
+    KM_HOST_OPTS_OUTPUT(struct settings, host, "9102"),
 };
 
 const struct km_conf_spec settings_spec = {
@@ -164,10 +81,3 @@ const struct km_conf_spec settings_spec = {
     .n_opts = KM_ARRAY_LEN(opts),
     .size = sizeof(struct settings),
 };
-
-int settings_log_level(const struct settings *s)
-{
-	static const int level[] = {KM_LOG_ERROR, KM_LOG_WARN, KM_LOG_INFO, KM_LOG_DEBUG};
-
-	return level[s->log_level];
-}

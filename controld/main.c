@@ -360,9 +360,7 @@ int main(int argc, char **argv)
 
 	if (rc != KM_PROGRAM_RUN)
 		goto out;
-	km_log_init("controld",
-		    verbose ? KM_LOG_DEBUG : (enum km_log_level)settings_log_level(&c.settings),
-		    (enum km_log_format)c.settings.log_format);
+	km_log_start("controld", &c.settings.log, verbose);
 	signal(SIGPIPE, SIG_IGN);
 	umask(022);
 	if (start(&c, &err)) {

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "controld/settings.h"
 #include "libkm/base/addr.h"
-#include "libkm/base/log.h"
 #include "libkm/base/util.h"
 #include <string.h>
 
@@ -30,23 +29,9 @@ static const char *check_database(const char *value)
 	return "neither \"embedded\" nor a postgresql:// URL";
 }
 
-static const char *const levels[] = {"error", "warn", "info", "debug", NULL};
-static const char *const formats[] = {"text", "json", NULL};
-
 #define AT(member) offsetof(struct settings, member)
 static const struct km_opt opts[] = {
-    {.key = "log_level",
-     .type = KM_OPT_ENUM,
-     .offset = AT(log_level),
-     .def = "info",
-     .choices = levels,
-     .help = "The least important lines that are written."},
-    {.key = "log_format",
-     .type = KM_OPT_ENUM,
-     .offset = AT(log_format),
-     .def = "text",
-     .choices = formats,
-     .help = "One line per event either way."},
+    KM_LOG_OPTS(struct settings, log),
     {.key = "state_dir",
      .type = KM_OPT_PATH,
      .offset = AT(state_dir),
@@ -116,10 +101,3 @@ const struct km_conf_spec settings_spec = {
     .n_opts = KM_ARRAY_LEN(opts),
     .size = sizeof(struct settings),
 };
-
-int settings_log_level(const struct settings *s)
-{
-	static const int map[] = {KM_LOG_ERROR, KM_LOG_WARN, KM_LOG_INFO, KM_LOG_DEBUG};
-
-	return map[s->log_level];
-}

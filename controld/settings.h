@@ -3,11 +3,10 @@
 #ifndef CONTROLD_SETTINGS_H
 #define CONTROLD_SETTINGS_H
 
-#include "libkm/base/conf.h"
+#include "libkm/base/log_settings.h"
 
 struct settings {
-	int log_level;  /* index into error, warn, info, debug; see settings_log_level */
-	int log_format; /* enum km_log_format */
+	struct km_log_settings log;
 	char *state_dir;
 	struct km_strlist names; /* for the server certificate, besides host name and loopback */
 	char *rest_listen, *link_listen;
@@ -19,8 +18,5 @@ struct settings {
 };
 
 extern const struct km_conf_spec settings_spec;
-
-/* The log level of the settings as km_log_init wants it (enum km_log_level). */
-int settings_log_level(const struct settings *s);
 
 #endif

@@ -189,7 +189,7 @@ static void fill_auth(void *arg, struct km_msg_auth *a)
 	const struct gw_settings *s = ((struct control *)arg)->o.settings;
 	a->public_ip = s->public_ip.items;
 	a->n_public_ip = s->public_ip.n;
-	a->wireguard_port = s->wireguard_port;
+	a->wireguard_port = s->host.wireguard_port;
 	a->has_wireguard_port = true;
 }
 
@@ -209,20 +209,14 @@ static int uplink_open(struct control *c, struct km_errtext *err)
 	    .tunnel = on_tunnel,
 	    .settled = on_settled,
 	};
-	const struct gw_settings *s = c->o.settings;
-	struct km_uplink_opts o = {
-	    .base = c->o.base,
-	    .type = "gateway",
-	    .state_dir = s->state_dir,
-	    .control = &s->control,
-	    .pin = s->control_pin,
-	    .api_key_file = s->api_key_file,
-	    .public_key = c->o.public_key,
-	    .hooks = &hooks,
-	    .fill_auth = fill_auth,
-	    .authenticated = on_authenticated,
-	    .arg = c,
-	};
+	struct km_uplink_opts o = km_host_uplink_opts(&c->o.settings->host);
+	o.base = c->o.base;
+	o.type = "gateway";
+	o.public_key = c->o.public_key;
+	o.hooks = &hooks;
+	o.fill_auth = fill_auth;
+	o.authenticated = on_authenticated;
+	o.arg = c;
 	return km_uplink_open(&c->uplink, &o, err);
 }
 
@@ -258,7 +252,7 @@ void control_replay(struct control *c, const uint8_t *public_key)
 
 const char *control_ready(const struct control *c)
 {
-	if (c->o.settings->control.n && !km_replica_revision(km_uplink_replica(c->uplink)))
+	if (c->o.settings->host.control.n && !km_replica_revision(km_uplink_replica(c->uplink)))
 		return "no configuration from control yet";
 	return NULL;
 }

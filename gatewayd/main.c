@@ -10,7 +10,6 @@
 #include "libkm/base/log.h"
 #include "libkm/base/util.h"
 #include "libkm/event/httpd.h"
-#include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,17 +37,8 @@ static void on_net_gone(evutil_socket_t fd, short what, void *arg);
 
 static int net_open(struct gateway *g, struct km_errtext *err)
 {
-	const struct gw_settings *s = &g->settings;
 	bool reused = false;
-	struct km_privnet_opts o = {
-	    .warden = s->warden,
-	    .runtime_dir = s->runtime_dir,
-	    .state_dir = s->state_dir,
-	    .wireguard = (enum km_wg_mode)s->wireguard,
-	    .host_network = s->network == 1,
-	    .listen_port = (uint16_t)s->wireguard_port,
-	    .linger_ms = s->warden_linger,
-	};
+	struct km_privnet_opts o = km_host_privnet_opts(&g->settings.host);
 	int rc = km_privnet_open(&g->net, &o, &reused, err);
 	if (rc)
 		return rc;
@@ -136,13 +126,6 @@ static const char *ready(void *arg)
 
 /* ---- start ---- */
 
-static int folder(const char *path, struct km_errtext *err)
-{
-	if (!km_mkdirs(path, 0700))
-		return 0;
-	return km_errtext_set(err, KM_EIO, "cannot make %s: %s", path, strerror(errno));
-}
-
 static int signals_make(struct gateway *g, struct km_errtext *err)
 {
 	signal(SIGPIPE, SIG_IGN);
@@ -162,11 +145,10 @@ static int start(struct gateway *g, struct km_errtext *err)
 	*err = (struct km_errtext){"no memory"};
 	if (!(g->base = event_base_new()) || !(g->routes = route_table_new()))
 		return KM_ENOMEM;
-	if ((rc = folder(s->state_dir, err)) ||
-	    (s->wireguard != KM_WG_NONE && (rc = folder(s->runtime_dir, err))) ||
-	    (rc = signals_make(g, err)) || (rc = net_open(g, err)))
+	if ((rc = km_host_folders(&s->host, err)) || (rc = signals_make(g, err)) ||
+	    (rc = net_open(g, err)))
 		return rc;
-	g->peers = peers_new(s->state_dir);
+	g->peers = peers_new(s->host.state_dir);
 	peers_net(g->peers, g->net);
 	if (!(g->certs = certs_new(s->certificate_dir, 0)))
 		return KM_ENOMEM;
@@ -182,9 +164,7 @@ static int start(struct gateway *g, struct km_errtext *err)
 	if ((rc = control_start(&g->control, &control, err)) ||
 	    (rc = edge_start(&g->edge, &edge, err)))
 		return rc;
-	if (s->metrics_listen && s->metrics_listen[0])
-		rc = km_httpd_start(&g->metrics, g->base, s->metrics_listen, ready, g, err);
-	return rc;
+	return km_httpd_start(&g->metrics, g->base, s->host.metrics_listen, ready, g, err);
 }
 
 static void stop(struct gateway *g)
@@ -218,9 +198,7 @@ int main(int argc, char **argv)
 		km_conf_free(&gw_settings_spec, &g.settings);
 		return status;
 	}
-	km_log_init("gatewayd",
-		    verbose ? KM_LOG_DEBUG : (enum km_log_level)gw_log_level(&g.settings),
-		    g.settings.log_format ? KM_LOG_JSON : KM_LOG_TEXT);
+	km_log_start("gatewayd", &g.settings.host.log, verbose);
 	urcu_memb_register_thread();
 	if (start(&g, &err)) {
 		km_error("cannot start", km_ks("why", err.text));

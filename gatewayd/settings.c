@@ -1,81 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 #include "gatewayd/settings.h"
-#include "libkm/base/addr.h"
-#include "libkm/base/log.h"
 #include "libkm/base/util.h"
-#include "libkm/link/pin.h"
-#include "libkm/link/url.h"
-
-static const char *const log_levels[] = {"error", "warn", "info", "debug", NULL};
-static const char *const log_formats[] = {"text", "json", NULL};
-static const char *const wireguards[] = {"auto", "kernel", "embedded", "none", NULL};
-static const char *const networks[] = {"private", "host", NULL};
-
-static const char *check_listen_or_empty(const char *v)
-{
-	struct km_hostport hp;
-	if (!*v)
-		return NULL;
-	return km_hostport_parse(&hp, v, NULL) ? "not an address and port" : NULL;
-}
 
 #define AT(member) offsetof(struct gw_settings, member)
 static const struct km_opt opts[] = {
-    {.key = "log_level",
-     .type = KM_OPT_ENUM,
-     .offset = AT(log_level),
-     .def = "info",
-     .choices = log_levels,
-     .help = "The least important lines that are written."},
-    {.key = "log_format",
-     .type = KM_OPT_ENUM,
-     .offset = AT(log_format),
-     .def = "text",
-     .choices = log_formats,
-     .help = "Lines as key=value text or as JSON."},
-    {.key = "state_dir",
-     .type = KM_OPT_PATH,
-     .offset = AT(state_dir),
-     .def = "/var/lib/kakuremichi/gateway",
-     .help = "Where the applied configuration, the WireGuard key and learned endpoints are kept."},
-    {.key = "runtime_dir",
-     .type = KM_OPT_PATH,
-     .offset = AT(runtime_dir),
-     .def = "/run/kakuremichi/gateway",
-     .help = "Where the warden's socket is made."},
-    {.key = "control",
-     .type = KM_OPT_LIST,
-     .offset = AT(control),
-     .check = km_link_url_check,
-     .help = "URLs of the control servers, tried in turn. Without one the gateway serves what it "
-	     "has on disk."},
-    {.key = "control_pin",
-     .type = KM_OPT_STRING,
-     .offset = AT(control_pin),
-     .check = km_pin_check,
-     .help = "The pin of control's root certificate, sha256//..., as control writes it into "
-	     "root.pin."},
-    {.key = "api_key_file",
-     .type = KM_OPT_PATH,
-     .offset = AT(api_key_file),
-     .def = KM_SYSCONF "/gateway.key",
-     .help = "The file with this gateway's API key. Nobody but its owner may read it."},
-    {.key = "wireguard",
-     .type = KM_OPT_ENUM,
-     .offset = AT(wireguard),
-     .def = "auto",
-     .choices = wireguards,
-     .help = "The WireGuard device: the kernel's, the embedded one, whichever works, or none when "
-	     "the network to the agents already exists."},
-    {.key = "network",
-     .type = KM_OPT_ENUM,
-     .offset = AT(network),
-     .def = "private",
-     .choices = networks,
-     .help = "Whether the tunnel lives in a network namespace of its own or on the host."},
+    KM_HOST_OPTS(struct gw_settings, host, "gateway"),
     {.key = "wireguard_port",
      .type = KM_OPT_INT,
-     .offset = AT(wireguard_port),
+     .offset = AT(host.wireguard_port),
      .def = "51820",
      .min = 1,
      .max = 65535,
@@ -120,23 +52,6 @@ static const struct km_opt opts[] = {
      .min = 16,
      .max = 1000000,
      .help = "Connections of strangers served at once; further ones wait in the kernel's queue."},
-    {.key = "metrics_listen",
-     .type = KM_OPT_STRING,
-     .offset = AT(metrics_listen),
-     .def = "127.0.0.1:9101",
-     .check = check_listen_or_empty,
-     .help = "Where /metrics, /healthz and /readyz are answered. Empty: nowhere."},
-    {.key = "warden",
-     .type = KM_OPT_PATH,
-     .offset = AT(warden),
-     .help = "The program km-warden. Unset: beside this program, else where it is installed."},
-    {.key = "warden_linger",
-     .type = KM_OPT_DURATION,
-     .offset = AT(warden_linger),
-     .def = "60s",
-     .min = 0,
-     .max = 86400000,
-     .help = "How long the warden outlives a vanished gatewayd."},
     {.key = "header_timeout",
      .type = KM_OPT_DURATION,
      .offset = AT(header_timeout),
@@ -214,6 +129,7 @@ static const struct km_opt opts[] = {
      .min = 0,
      .max = 4096,
      .help = "Unused connections kept for one target, in each worker."},
+    KM_HOST_OPTS_OUTPUT(struct gw_settings, host, "9101"),
 };
 
 const struct km_conf_spec gw_settings_spec = {
@@ -225,9 +141,3 @@ const struct km_conf_spec gw_settings_spec = {
     .n_opts = KM_ARRAY_LEN(opts),
     .size = sizeof(struct gw_settings),
 };
-
-int gw_log_level(const struct gw_settings *s)
-{
-	static const int level[] = {KM_LOG_ERROR, KM_LOG_WARN, KM_LOG_INFO, KM_LOG_DEBUG};
-	return level[s->log_level];
-}
