@@ -386,7 +386,20 @@ void req_invalid(struct req *rq, struct details *d)
 		  json_array_size(d->list), json_array_size(d->list) == 1 ? "" : "s");
 }
 
-/* ---- lists ---- */
+/* ---- what is only read ---- */
+
+static void row_read(struct req *rq, PGresult *const *res, size_t n)
+{
+	(void)n;
+	req_reply_row(rq, 200, res[0]);
+}
+
+void req_get(struct req *rq, const char *sql, const char *id)
+{
+	struct tx tx = {.n = 0};
+	tx_add(&tx, sql, id);
+	req_read(rq, &tx, row_read);
+}
 
 static void list_read(struct req *rq, PGresult *const *res, size_t n)
 {

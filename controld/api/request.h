@@ -77,6 +77,9 @@ void req_invalid(struct req *rq, struct details *d);
 /* A header of the answer to come. */
 void req_header(struct req *rq, const char *name, const char *value);
 
+/* Answers with the one value that sql selects for $1 = id, or 404. */
+void req_get(struct req *rq, const char *sql, const char *id);
+
 /* A list's page. rows_sql selects JSON text and cursor text; its parameters are $1 the number of
  * rows wanted, $2 and $3 the two halves of the cursor (KEY_UUID; NULL on the first page).
  * count_sql selects the total. */

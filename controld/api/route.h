@@ -9,6 +9,7 @@
 #include <stddef.h>
 
 struct req;
+struct host_kind;
 
 enum route_flags {
 	ROUTE_OPEN = 1, /* without a token */
@@ -19,6 +20,7 @@ struct route {
 	const char *path; /* a segment ":id" stands for a UUID */
 	void (*handle)(struct req *rq);
 	unsigned flags;
+	const struct host_kind *host; /* for the handlers of hosts.h; else NULL */
 };
 extern const struct route routes[];
 extern const size_t n_routes;
@@ -31,19 +33,7 @@ const struct route *route_find(enum evhttp_cmd_type method, const char *path,
 /* "GET" …; "?" for what is not known. */
 const char *route_method(enum evhttp_cmd_type method);
 
-/* The handlers, by file. */
-void agents_list(struct req *rq);
-void agents_create(struct req *rq);
-void agents_get(struct req *rq);
-void agents_update(struct req *rq);
-void agents_delete(struct req *rq);
-void agents_approve_key(struct req *rq);
-void gateways_list(struct req *rq);
-void gateways_create(struct req *rq);
-void gateways_get(struct req *rq);
-void gateways_update(struct req *rq);
-void gateways_delete(struct req *rq);
-void gateways_approve_key(struct req *rq);
+/* The handlers, by file (of agents and gateways: hosts.h). */
 void tunnels_list(struct req *rq);
 void tunnels_create(struct req *rq);
 void tunnels_get(struct req *rq);

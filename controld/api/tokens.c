@@ -65,18 +65,10 @@ void tokens_delete(struct req *rq)
 	req_run(rq, &tx, token_deleted);
 }
 
-static void me_read(struct req *rq, PGresult *const *res, size_t n)
-{
-	(void)n;
-	req_reply_row(rq, 200, res[0]);
-}
-
 void auth_me(struct req *rq)
 {
-	struct tx tx = {.n = 0};
-	tx_add(&tx,
-	       "SELECT json_build_object('token', " VIEW ", 'role', t.role) FROM tokens t "
-	       "WHERE id = $1::uuid",
-	       rq->token_id);
-	req_read(rq, &tx, me_read);
+	req_get(rq,
+		"SELECT json_build_object('token', " VIEW ", 'role', t.role) FROM tokens t "
+		"WHERE id = $1::uuid",
+		rq->token_id);
 }

@@ -40,17 +40,9 @@ void tunnels_list(struct req *rq)
 	req_list(rq, SQL_LIST(VIEW, "tunnels", "t", JOINS), "SELECT count(*) FROM tunnels");
 }
 
-static void tunnel_read(struct req *rq, PGresult *const *res, size_t n)
-{
-	(void)n;
-	req_reply_row(rq, 200, res[0]);
-}
-
 void tunnels_get(struct req *rq)
 {
-	struct tx tx = {.n = 0};
-	tx_add(&tx, SELECT_ONE, rq->id);
-	req_read(rq, &tx, tunnel_read);
+	req_get(rq, SELECT_ONE, rq->id);
 }
 
 /* For the audit log, with the values as they are stored. */

@@ -4,8 +4,9 @@
 #include <stddef.h>
 #include <stdint.h>
 /* cmocka wants the four above first. */
-#include <cmocka.h>
+#include "controld/api/hosts.h"
 #include "controld/api/route.h"
+#include <cmocka.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,13 +19,15 @@ static void finds(void **state)
 	(void)state;
 	const struct route *r = route_find(EVHTTP_REQ_GET, "/api/agents/" ID, id, allow);
 	assert_non_null(r);
-	assert_ptr_equal(r->handle, agents_get);
+	assert_ptr_equal(r->handle, hosts_get);
+	assert_ptr_equal(r->host, &host_agent);
 	assert_string_equal(id, ID);
 	r = route_find(EVHTTP_REQ_HEAD, "/api/agents", id, allow);
-	assert_ptr_equal(r->handle, agents_list);
+	assert_ptr_equal(r->handle, hosts_list);
 	assert_string_equal(id, "");
 	r = route_find(EVHTTP_REQ_POST, "/api/gateways/" ID "/approve-key", id, allow);
-	assert_ptr_equal(r->handle, gateways_approve_key);
+	assert_ptr_equal(r->handle, hosts_approve_key);
+	assert_ptr_equal(r->host, &host_gateway);
 	assert_string_equal(id, ID);
 }
 
