@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # kakuremichi. Knobs: CC, CFLAGS, SAN=address,undefined | thread, V=1, BUILD, PREFIX, DESTDIR,
-# WG_EMBED (folder of the embeddable WireGuard library, from Debian's wireguard-tools).
+# SOAK_TIME, SOAK_SEED, WG_EMBED (folder of the embeddable WireGuard library, from Debian's wireguard-tools).
 CC        ?= gcc
 SAN       ?=
 V         ?= 0
@@ -136,6 +136,14 @@ bench-wg: all
 	@sh packaging/setup.sh build check
 	/usr/bin/python3 -B tests/bench/wg.py --warden $(BUILD)/km-warden --json build/bench/wg.json $(ARGS)
 
+# Streams through the engine while peers come and go beside them, at real time; a stall above 1 s fails it.
+SOAK_TIME ?= 3600
+SOAK_SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+soak-wg: all
+	@sh packaging/setup.sh build check
+	/usr/bin/python3 -B -m tests.soak.wg --warden $(BUILD)/km-warden --time $(SOAK_TIME) --seed $(SOAK_SEED) \
+	  --json build/bench/soak-wg.json $(if $(SAN),--no-memory) $(ARGS)
+
 # ---- lint: the analysers over every source, and every header alone in both compilers ----
 TIDY      := $(patsubst %,tidy/%,$(call srcs,libkm) $(foreach d,$(DAEMONS),$(call srcs,$(d)) \
              $(wildcard $(d)/main.c)) $(wildcard warden/*.c))
@@ -172,6 +180,6 @@ install: all
 clean:
 	rm -rf build
 .SECONDARY:
-.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-e2e check-bulk check-vm bench-wg lint \
+.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-e2e check-bulk check-vm bench-wg soak-wg lint \
         headers tidy cppcheck install schemas fuzz fuzz-run $(TIDY) $(ALONE)
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
