@@ -48,6 +48,7 @@ union message {
 	struct km_msg_config_ack ack;
 	struct km_msg_status status;
 	struct km_msg_certificate_obtained certificate;
+	struct km_msg_key_update key;
 };
 
 static void dispatch(struct client *c, const struct km_msg_desc *d, const union message *m)
@@ -94,7 +95,7 @@ static void link_message(void *arg, uint64_t id, const char *type, json_t *data)
 		client_refuse(c, "the first message must be auth, and be answered before the next");
 	} else if (!d) {
 		refuse_message(c, type, "unknown message type");
-	} else if (d == &km_msg_desc_auth) {
+	} else if (d == &km_msg_desc_auth || d == &km_msg_desc_join) {
 		refuse_message(c, type, "this link is authenticated already");
 	} else if (km_msg_parse(d, &m, data, &err) < 0) {
 		refuse_message(c, type, err.text);
