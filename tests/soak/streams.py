@@ -195,7 +195,9 @@ class Loop:
                 second += 1_000_000_000
                 if not each_second():
                     break
-        time.sleep(0.3)
+        for _ in range(30):  # what is under way
+            time.sleep(PERIOD_NS / 1e9)
+            for s in self.streams:
+                s.receive(0)
         for s in self.streams:
-            s.receive(0)
             s.finish()

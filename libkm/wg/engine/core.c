@@ -94,7 +94,8 @@ struct wg_session *wg_session_begin(struct wg_peer *p, const struct wg_keys *k, 
 	s->index.session = s;
 	s->remote_index = k->remote_index;
 	s->initiator = initiator;
-	s->made_ms = p->session_ms = now->ms;
+	s->made_ms = now->ms;
+	s->rekey_ms = now->ms + WG_REKEY_AFTER_MS - randombytes_uniform(WG_REKEY_EARLIER_MS + 1);
 	index_add(p->core, &s->index);
 	if (!initiator) {
 		session_retire(p->next);
@@ -127,6 +128,24 @@ void wg_session_confirmed(struct wg_peer *p, const struct wg_clock *now)
 	p->core->io.flush(p->core->io.arg, p, WG_FLUSH_STAGED);
 }
 
+void wg_peer_drop_old_sessions(struct wg_peer *p, int64_t now_ms)
+{
+	struct wg_session *s = atomic_load(&p->current);
+
+	if (p->previous != NULL && !wg_session_usable(p->previous, now_ms)) {
+		session_retire(p->previous);
+		p->previous = NULL;
+	}
+	if (p->next != NULL && !wg_session_usable(p->next, now_ms)) {
+		session_retire(p->next);
+		p->next = NULL;
+	}
+	if (s != NULL && !wg_session_usable(s, now_ms)) {
+		set_current(p, NULL);
+		session_retire(s);
+	}
+}
+
 void wg_peer_drop_sessions(struct wg_peer *p)
 {
 	session_retire(p->previous);
@@ -134,7 +153,6 @@ void wg_peer_drop_sessions(struct wg_peer *p)
 	session_retire(p->next);
 	p->previous = p->next = NULL;
 	set_current(p, NULL);
-	p->session_ms = 0;
 }
 
 void wg_peer_end_handshake(struct wg_peer *p)
@@ -181,6 +199,8 @@ void wg_peer_remove(struct wg_peer *p)
 	wg_peer_disallow_all(p);
 	wg_peer_end_handshake(p);
 	wg_peer_drop_sessions(p);
+	if (c->tick_at == p)
+		c->tick_at = p->hh.next;
 	HASH_DEL(c->peers, p);
 	c->n_peers--;
 	p->dead = true;
@@ -207,6 +227,14 @@ void wg_peer_set_keepalive(struct wg_peer *p, uint16_t seconds)
 		p->core->io.wake(p->core->io.arg);
 	}
 	p->keepalive_s = seconds;
+	wg_peer_next_keepalive(p);
+}
+
+void wg_peer_next_keepalive(struct wg_peer *p)
+{
+	uint32_t whole = p->keepalive_s * 1000U;
+
+	p->keepalive_ms = whole - randombytes_uniform(whole / WG_KEEPALIVE_EARLIER + 1);
 }
 
 static void forget_prefix(struct wg_peer *p, const struct wg_prefix *x)

@@ -20,6 +20,7 @@
 #include <uthash.h>
 
 #define WG_REKEY_AFTER_MS 120000
+#define WG_REKEY_EARLIER_MS 10000 /* at most, so that peers that began together do not stay so */
 #define WG_REJECT_AFTER_MS 180000
 #define WG_REKEY_TIMEOUT_MS 5000
 #define WG_REKEY_JITTER_MS 333
@@ -27,12 +28,16 @@
 #define WG_KEEPALIVE_MS 10000
 #define WG_NEW_HANDSHAKE_MS 15000 /* keepalive and rekey timeouts */
 #define WG_MAX_RETRIES 18
-#define WG_FORGET_KEYS_MS 540000
 #define WG_INITIATION_GAP_MS 20
+#define WG_KEEPALIVE_EARLIER 8 /* a persistent keepalive comes by up to this part earlier */
 #define WG_REKEY_AFTER_MESSAGES (1ULL << 60)
 #define WG_UNDER_LOAD_MS 1000
 #define WG_TICK_MS 250
-#define WG_TICK_INITIATIONS 64 /* begun by timers in one tick */
+/* Initiations that one core begins: so many in a burst, then one in so many microseconds (each takes
+ * about 100 of the processor's). Timers leave a quarter of the burst to packets that wait. */
+#define WG_INITIATION_BURST 64
+#define WG_INITIATION_EACH_US 300
+#define WG_HURRY_MS 10 /* until those that were too many for now are looked at again */
 
 struct wg_core;
 struct wg_peer;
@@ -75,6 +80,7 @@ struct wg_session {
 	uint32_t remote_index;
 	bool initiator;
 	int64_t made_ms;
+	int64_t rekey_ms; /* when a packet asks for the next one, of the initiator */
 	atomic_bool used; /* something has come under it */
 	/* The sending thread's. */
 	struct wg_aead *send;
@@ -125,9 +131,9 @@ struct wg_peer {
 	unsigned retries;
 	int64_t accepted_ms; /* their last initiation that we answered */
 	uint8_t timestamp[WG_TIMESTAMP_LEN];
-	int64_t session_ms;        /* the last session began; 0: its keys are gone */
 	int64_t handshake_unix_ns; /* last completed; 0: never */
 	uint16_t keepalive_s, jitter_ms;
+	uint32_t keepalive_ms; /* until the next one: a little less, each time another */
 	struct wg_prefix *allowed;
 	size_t n_allowed, room_allowed;
 	bool dead;
@@ -150,8 +156,11 @@ struct wg_core {
 	int64_t load_until_ms;
 	struct wg_session *retired_sessions;
 	struct wg_peer *retired_peers;
-	unsigned budget;
-	bool hurry; /* the last tick left handshakes for the next */
+	int64_t ahead_ns;       /* the wall clock less the other, at its greatest: handshakes'
+				   timestamps must never go back */
+	int64_t begun_us;       /* what the initiations begun are paid up to (see may_begin) */
+	bool hurry;             /* some were too many for now */
+	struct wg_peer *tick_at; /* where the last tick ended early; NULL: it did not */
 	uint64_t n_handshakes, n_refused, n_cookies;
 };
 
@@ -183,8 +192,9 @@ bool wg_core_expects(const uint8_t *msg, size_t n);
  * and 2). loaded: the queue that it came from is an eighth full. */
 void wg_core_message(struct wg_core *c, const struct wg_endpoint *from, const uint8_t *msg,
 		     size_t n, bool loaded, const struct wg_clock *now);
-/* What the threads asked for: attention to peers; cheap when there is nothing. */
-void wg_core_attend(struct wg_core *c, const struct wg_clock *now);
+/* What the threads asked for: attention to peers; cheap when there is nothing. Whether
+ * wg_core_tick is to be called within WG_HURRY_MS. */
+bool wg_core_attend(struct wg_core *c, const struct wg_clock *now);
 /* Every timer. Gives the milliseconds until it should be called again; -1: no need to. */
 int wg_core_tick(struct wg_core *c, const struct wg_clock *now);
 /* Frees what left the tables; may wait for the threads. */

@@ -24,12 +24,22 @@ struct wg_session *wg_session_begin(struct wg_peer *p, const struct wg_keys *k, 
 				    const struct wg_clock *now);
 /* The peer uses the session that we offered as responder: so do we. */
 void wg_session_confirmed(struct wg_peer *p, const struct wg_clock *now);
+/* Whether packets may still come and go under it; NULL: no. */
+static inline bool wg_session_usable(const struct wg_session *s, int64_t now_ms)
+{
+	return s != NULL && now_ms - s->made_ms < WG_REJECT_AFTER_MS;
+}
 void wg_peer_drop_sessions(struct wg_peer *p);
+/* Those that are of no use any more, with their keys. */
+void wg_peer_drop_old_sessions(struct wg_peer *p, int64_t now_ms);
+/* Draws how long it is until the next persistent keepalive. */
+void wg_peer_next_keepalive(struct wg_peer *p);
 /* Our initiation is answered, or given up. */
 void wg_peer_end_handshake(struct wg_peer *p);
 
-/* A handshake is wanted: begins one, unless it is under way or too soon. */
-void wg_peer_initiate(struct wg_peer *p, const struct wg_clock *now);
+/* A handshake is wanted: begins one, unless it is under way or too soon. packet: one waits for it, or
+ * for an answer. false: too many have begun, wg_core_tick is to try again. */
+bool wg_peer_initiate(struct wg_peer *p, bool packet, const struct wg_clock *now);
 /* A session is agreed; the timers of the handshake rest. */
 void wg_peer_handshake_done(struct wg_peer *p, const struct wg_clock *now);
 

@@ -14,6 +14,7 @@
 
 #define MTU 1420
 #define TURN 64 /* handshake messages in one hold of the lock */
+#define CLOCK CLOCK_BOOTTIME /* sessions age while the machine sleeps */
 
 /* ---- small things ---- */
 
@@ -39,7 +40,7 @@ static struct wg_clock now(void)
 {
 	struct timespec mono, wall;
 
-	clock_gettime(CLOCK_MONOTONIC, &mono);
+	clock_gettime(CLOCK, &mono);
 	clock_gettime(CLOCK_REALTIME, &wall);
 	return (struct wg_clock){mono.tv_sec * 1000 + mono.tv_nsec / 1000000 + 1,
 				 wall.tv_sec * 1000000000LL + wall.tv_nsec};
@@ -49,7 +50,7 @@ int64_t wg_now_ms(void)
 {
 	struct timespec mono;
 
-	clock_gettime(CLOCK_MONOTONIC, &mono);
+	clock_gettime(CLOCK, &mono);
 	return mono.tv_sec * 1000 + mono.tv_nsec / 1000000 + 1;
 }
 
@@ -149,7 +150,8 @@ static void *control_run(void *arg)
 		t = now();
 		pthread_mutex_lock(&e->lock);
 		more = serve_queue(e, &t);
-		wg_core_attend(e->core, &t);
+		if (wg_core_attend(e->core, &t) && tick_ms > t.ms + WG_HURRY_MS)
+			tick_ms = t.ms + WG_HURRY_MS;
 		if (tick_ms < 0 || t.ms >= tick_ms || atomic_exchange(&e->tick_now, false)) {
 			next = wg_core_tick(e->core, &t);
 			tick_ms = next < 0 ? -1 : t.ms + next;

@@ -40,16 +40,44 @@ void wg_ask_handshake(struct wg_peer *p)
 		wg_ask(p, WG_ASK_HANDSHAKE);
 }
 
+/* The wall clock for timestamps: while it is put back, it goes on from where it was. */
+static int64_t stamp_ns(struct wg_core *c, const struct wg_clock *now)
+{
+	int64_t ahead = now->unix_ns - now->ms * 1000000;
+
+	if (ahead > c->ahead_ns)
+		c->ahead_ns = ahead;
+	return now->ms * 1000000 + c->ahead_ns;
+}
+
+/* Whether p may begin now, as initiations cost time that others wait for. */
+static bool may_begin(struct wg_peer *p, bool packet, const struct wg_clock *now)
+{
+	const int64_t burst = packet ? WG_INITIATION_BURST : WG_INITIATION_BURST * 3 / 4;
+	struct wg_core *c = p->core;
+	int64_t paid = c->begun_us > now->ms * 1000 ? c->begun_us : now->ms * 1000;
+
+	if (paid - now->ms * 1000 > (burst - 1) * WG_INITIATION_EACH_US) {
+		c->hurry = true;
+		if (c->tick_at == NULL)
+			c->tick_at = p;
+		return false;
+	}
+	c->begun_us = paid + WG_INITIATION_EACH_US;
+	return true;
+}
+
 static void send_initiation(struct wg_peer *p, const struct wg_endpoint *to,
 			    const struct wg_clock *now)
 {
 	struct wg_core *c = p->core;
 	uint8_t msg[WG_INITIATION_LEN], eph[WG_KEY], time[WG_TIMESTAMP_LEN];
+	int64_t stamp = stamp_ns(c, now);
 
 	wg_peer_end_handshake(p);
 	p->handshake_index = wg_index_new(c);
 	wg_x25519_private(eph);
-	wg_timestamp(time, now->unix_ns / 1000000000, (uint32_t)(now->unix_ns % 1000000000));
+	wg_timestamp(time, stamp / 1000000000, (uint32_t)(stamp % 1000000000));
 	wg_initiation_make(c->crypto, &p->handshake, &c->self, &p->remote, p->handshake_index, eph,
 			   time, msg);
 	km_wipe(eph, sizeof(eph));
@@ -65,20 +93,23 @@ static void send_initiation(struct wg_peer *p, const struct wg_endpoint *to,
 	c->io.send(c->io.arg, to, msg, sizeof(msg));
 }
 
-void wg_peer_initiate(struct wg_peer *p, const struct wg_clock *now)
+bool wg_peer_initiate(struct wg_peer *p, bool packet, const struct wg_clock *now)
 {
 	struct wg_endpoint to;
 	int64_t soonest = p->initiated_ms ? p->initiated_ms + WG_REKEY_TIMEOUT_MS : 0;
 
 	wg_endpoint_load(&p->endpoint, &to);
 	if (p->retry_ms != 0 || to.port == 0 || !p->core->has_key || p->dead)
-		return; /* without an endpoint the wish stands until there is one */
+		return true; /* without an endpoint the wish stands until there is one */
+	if (now->ms >= soonest && !may_begin(p, packet, now))
+		return false;
 	p->retries = 0;
 	atomic_store(&p->waiting, false);
 	if (now->ms < soonest)
 		p->retry_ms = soonest;
 	else
 		send_initiation(p, &to, now);
+	return true;
 }
 
 void wg_peer_handshake_done(struct wg_peer *p, const struct wg_clock *now)
@@ -90,35 +121,33 @@ void wg_peer_handshake_done(struct wg_peer *p, const struct wg_clock *now)
 	p->core->n_handshakes++;
 }
 
-static void give_up(struct wg_peer *p, const struct wg_clock *now)
+static void give_up(struct wg_peer *p)
 {
 	wg_peer_end_handshake(p);
 	p->retry_ms = 0;
-	if (p->session_ms == 0)
-		p->session_ms = now->ms;
 	atomic_store(&p->wants_handshake, false);
 	p->core->io.flush(p->core->io.arg, p, WG_FLUSH_DROP);
 }
 
 static void retry(struct wg_peer *p, const struct wg_clock *now)
 {
+	bool waiting = atomic_load(&p->waiting);
 	struct wg_endpoint to;
 
 	wg_endpoint_load(&p->endpoint, &to);
-	/* The count begins anew with each packet that is to be sent. */
-	if (atomic_exchange(&p->waiting, false))
-		p->retries = 0;
-	if (p->retries >= WG_MAX_RETRIES || to.port == 0) {
-		give_up(p, now);
+	if ((p->retries >= WG_MAX_RETRIES && !waiting) || to.port == 0) {
+		give_up(p);
 		return;
+	}
+	if (!may_begin(p, waiting, now))
+		return;
+	/* The count begins anew with each packet that is to be sent. */
+	if (waiting) {
+		p->retries = 0;
+		atomic_store(&p->waiting, false);
 	}
 	p->retries++;
 	send_initiation(p, &to, now);
-}
-
-static bool usable(const struct wg_session *s, int64_t now_ms)
-{
-	return s != NULL && now_ms - s->made_ms < WG_REJECT_AFTER_MS;
 }
 
 /* An empty packet is due; without a session, a handshake comes first. */
@@ -126,16 +155,12 @@ static void persistent(struct wg_peer *p, const struct wg_clock *now)
 {
 	struct wg_core *c = p->core;
 
-	if (usable(atomic_load(&p->current), now->ms)) {
-		atomic_store(&p->traffic_ms, now->ms);
+	if (wg_session_usable(atomic_load(&p->current), now->ms))
 		c->io.flush(c->io.arg, p, WG_FLUSH_KEEPALIVE);
-	} else if (c->budget == 0) {
-		c->hurry = true;
-	} else {
-		c->budget--;
-		atomic_store(&p->traffic_ms, now->ms);
-		wg_peer_initiate(p, now);
-	}
+	else if (!wg_peer_initiate(p, false, now))
+		return;
+	atomic_store(&p->traffic_ms, now->ms);
+	wg_peer_next_keepalive(p);
 }
 
 static bool due(int64_t since_ms, int64_t after_ms, int64_t now_ms)
@@ -155,35 +180,38 @@ static void peer_tick(struct wg_peer *p, const struct wg_clock *now)
 	/* A wish from before there was an endpoint, which a message of the peer's has brought. */
 	if (p->retry_ms == 0 && now->ms - p->accepted_ms >= WG_REKEY_TIMEOUT_MS &&
 	    atomic_load_explicit(&p->wants_handshake, memory_order_relaxed))
-		wg_peer_initiate(p, now);
-	if (due(unanswered, WG_NEW_HANDSHAKE_MS + p->jitter_ms, now->ms)) {
+		wg_peer_initiate(p, true, now);
+	if (due(unanswered, WG_NEW_HANDSHAKE_MS + p->jitter_ms, now->ms) &&
+	    wg_peer_initiate(p, true, now))
 		atomic_store(&p->unanswered_ms, 0);
-		wg_peer_initiate(p, now);
-	}
 	if (due(owed, WG_KEEPALIVE_MS, now->ms)) {
 		atomic_store(&p->unacknowledged_ms, 0);
 		c->io.flush(c->io.arg, p, WG_FLUSH_KEEPALIVE);
 	}
-	if (p->keepalive_s != 0 && now->ms - traffic >= p->keepalive_s * 1000)
+	if (p->keepalive_s != 0 && now->ms - traffic >= p->keepalive_ms)
 		persistent(p, now);
-	if (due(p->session_ms, WG_FORGET_KEYS_MS, now->ms)) {
+	/* One that another session has overtaken. */
+	if (p->handshaking && now->ms - p->initiated_ms >= WG_REJECT_AFTER_MS)
 		wg_peer_end_handshake(p);
-		wg_peer_drop_sessions(p);
-	}
+	wg_peer_drop_old_sessions(p, now->ms);
 }
 
 int wg_core_tick(struct wg_core *c, const struct wg_clock *now)
 {
-	struct wg_peer *p, *tmp;
+	struct wg_peer *first = c->tick_at ? c->tick_at : c->peers, *p = first;
 
-	c->budget = WG_TICK_INITIATIONS;
+	if (first == NULL)
+		return -1;
 	c->hurry = false;
-	HASH_ITER (hh, c->peers, p, tmp)
+	c->tick_at = NULL;
+	do {
 		peer_tick(p, now);
-	return c->n_peers == 0 ? -1 : c->hurry ? 10 : WG_TICK_MS;
+		p = p->hh.next ? p->hh.next : c->peers;
+	} while (p != first);
+	return c->hurry ? WG_HURRY_MS : WG_TICK_MS;
 }
 
-void wg_core_attend(struct wg_core *c, const struct wg_clock *now)
+bool wg_core_attend(struct wg_core *c, const struct wg_clock *now)
 {
 	struct wg_peer *p = atomic_exchange(&c->attention, NULL), *next;
 	unsigned what;
@@ -196,6 +224,7 @@ void wg_core_attend(struct wg_core *c, const struct wg_clock *now)
 		if (what & WG_ASK_CONFIRMED)
 			wg_session_confirmed(p, now);
 		if ((what & WG_ASK_HANDSHAKE) && atomic_load(&p->wants_handshake))
-			wg_peer_initiate(p, now);
+			wg_peer_initiate(p, true, now);
 	}
+	return c->hurry;
 }
