@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* km-warden --fd N: keeps a private network for the daemon that started it, which sends its
  * settings over the inherited socket N and talks to it there and over RUNTIME/warden.sock. It ends
- * on a stop request, on SIGTERM, when the device's program ends, or some time after its last daemon
+ * on a stop request, on SIGTERM, when the device is deleted, or some time after its last daemon
  * has gone; it leaves no interface, process or file behind. */
 #include "libkm/base/log.h"
 #include "libkm/base/util.h"
@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 /* What an epoll event is about, when it is no connection. */
-static char on_listen, on_signal, on_device, on_output, on_inside;
+static char on_listen, on_signal, on_device, on_inside;
 
 static int watch(int epoll_fd, int fd, void *what)
 {
@@ -110,24 +110,10 @@ static int start(struct warden *w, int signal_fd, struct km_errtext *err)
 	if (watch(w->epoll_fd, w->listen_fd, &on_listen) ||
 	    watch(w->epoll_fd, signal_fd, &on_signal) ||
 	    (w->inside_fd >= 0 && watch(w->epoll_fd, w->inside_fd, &on_inside)) ||
-	    (w->dev->gone_fd >= 0 && watch(w->epoll_fd, w->dev->gone_fd, &on_device)) ||
-	    (w->dev->output_fd >= 0 && watch(w->epoll_fd, w->dev->output_fd, &on_output)))
+	    (w->dev->gone_fd >= 0 && watch(w->epoll_fd, w->dev->gone_fd, &on_device)))
 		return km_errtext_set(err, KM_EIO, "epoll: %s", strerror(errno));
 	w->hello.pid = getpid();
 	return 0;
-}
-
-/* What the device's program says goes to our log, as much as a reader can want. */
-static void pass_output(struct warden *w)
-{
-	static struct km_log_limit limit;
-	char line[KM_WG_LINE_LEN];
-	uint32_t held;
-
-	while (w->dev->ops->line && w->dev->ops->line(w->dev, line))
-		if (km_log_allow(&limit, km_now_ms(), 20, 1000, &held))
-			km_warn("device says", km_ks("backend", w->dev->ops->name),
-				km_ks("line", line), km_ki("held_back", held));
 }
 
 static void handle(struct warden *w, int signal_fd, void *what)
@@ -139,10 +125,7 @@ static void handle(struct warden *w, int signal_fd, void *what)
 	} else if (what == &on_signal) {
 		if (read(signal_fd, &si, sizeof(si)) == sizeof(si))
 			w->stop = true;
-	} else if (what == &on_output) {
-		pass_output(w);
 	} else if (what == &on_device) {
-		pass_output(w);
 		km_error("device ended by itself", km_ks("backend", w->dev->ops->name));
 		w->stop = true;
 	} else if (what == &on_inside) {

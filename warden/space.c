@@ -114,8 +114,7 @@ static bool port_taken(int family, uint16_t port)
 	return taken;
 }
 
-/* The program of a warden that was killed may need a moment to go, and nothing tells when it has.
- */
+/* What a killed warden had open may need a moment to go, and nothing tells when it has. */
 static int wait_port(uint16_t port, struct km_errtext *err)
 {
 	int64_t until = km_now_ms() + PORT_WAIT_MS;

@@ -175,7 +175,6 @@ static int start(struct km_wg_device **out, int udp, int tun, bool uso, const ch
 	snprintf(m->dev.ifname, sizeof(m->dev.ifname), "%s", ifname);
 	m->dev.ops = &embedded_ops;
 	m->dev.gone_fd = wg_engine_gone_fd(m->engine);
-	m->dev.output_fd = -1;
 	m->known = km_wg_known_new();
 	/* For `wg show`; an ordinary user may not make the socket, and does without. */
 	wg_uapi_remove_stale();

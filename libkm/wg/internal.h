@@ -38,9 +38,5 @@ int km_wg_kernel_open(struct km_wg_device **out, int netns_fd,
 int km_wg_embedded_open(struct km_wg_device **out, int netns_fd,
 			const uint8_t private_key[static KM_WG_KEY_LEN], uint16_t port,
 			struct km_errtext *err) __attribute__((warn_unused_result));
-/* wireguard-go, for comparison in tests and benchmarks. */
-int km_wg_userspace_open(struct km_wg_device **out, int netns_fd,
-			 const uint8_t private_key[static KM_WG_KEY_LEN], uint16_t port,
-			 struct km_errtext *err) __attribute__((warn_unused_result));
 
 #endif

@@ -226,7 +226,7 @@ int km_wg_kernel_open(struct km_wg_device **out, int netns_fd,
 	}
 	k = km_xcalloc(1, sizeof(*k));
 	k->dev.ops = &kernel_ops;
-	k->dev.gone_fd = k->dev.output_fd = -1;
+	k->dev.gone_fd = -1;
 	memcpy(k->dev.ifname, name, sizeof(name));
 	k->known = km_wg_known_new();
 	*out = &k->dev;

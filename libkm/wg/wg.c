@@ -1,16 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 #include "libkm/wg/internal.h"
-#include <stdlib.h>
-
-/* The engine of this process; tests and benchmarks may ask for Debian's wireguard-go instead. */
-static int user_open(struct km_wg_device **out, int netns_fd,
-		     const uint8_t private_key[static KM_WG_KEY_LEN], uint16_t port,
-		     struct km_errtext *err)
-{
-	if (getenv("KM_WG_USE_WIREGUARD_GO"))
-		return km_wg_userspace_open(out, netns_fd, private_key, port, err);
-	return km_wg_embedded_open(out, netns_fd, private_key, port, err);
-}
 
 int km_wg_open(struct km_wg_device **out, enum km_wg_mode mode, int netns_fd,
 	       const uint8_t private_key[static KM_WG_KEY_LEN], uint16_t port,
@@ -24,7 +13,7 @@ int km_wg_open(struct km_wg_device **out, enum km_wg_mode mode, int netns_fd,
 		return km_errtext_set(err, KM_EINVAL, "wireguard = none has no device");
 	if (mode == KM_WG_EMBEDDED) {
 		km_errtext_set(why, 0, "asked for by wireguard = embedded");
-		return user_open(out, netns_fd, private_key, port, err);
+		return km_wg_embedded_open(out, netns_fd, private_key, port, err);
 	}
 	rc = km_wg_kernel_open(out, netns_fd, private_key, port, &no_kernel);
 	if (!rc) {
@@ -34,5 +23,5 @@ int km_wg_open(struct km_wg_device **out, enum km_wg_mode mode, int netns_fd,
 	if (mode == KM_WG_KERNEL)
 		return km_errtext_set(err, rc, "%s", no_kernel.text);
 	km_errtext_set(why, 0, "%s", no_kernel.text);
-	return user_open(out, netns_fd, private_key, port, err);
+	return km_wg_embedded_open(out, netns_fd, private_key, port, err);
 }

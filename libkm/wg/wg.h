@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* WireGuard devices: one interface, two backends (the kernel, and a program in user space driven
- * over the UAPI text protocol). Used by the warden; daemons speak to the warden (libkm/privnet). */
+/* WireGuard devices: one interface, two backends (the kernel, and the engine in this process). Used by
+ * the warden; daemons speak to the warden (libkm/privnet). */
 #ifndef KM_WG_WG_H
 #define KM_WG_WG_H
 
@@ -13,7 +13,6 @@
 #define KM_WG_KEY_STRLEN 45 /* base64 and NUL */
 #define KM_WG_CODE_STRLEN 15
 #define KM_WG_MAX_ALLOWED 8 /* allowed IPs per peer */
-#define KM_WG_LINE_LEN 256  /* of what a device says, with NUL */
 
 enum km_wg_mode { KM_WG_AUTO, KM_WG_KERNEL, KM_WG_EMBEDDED, KM_WG_NONE };
 
@@ -44,17 +43,13 @@ struct km_wg_ops {
 	int (*peer_remove)(struct km_wg_device *d, const uint8_t key[static KM_WG_KEY_LEN]);
 	/* All peers; *out is malloc'd. */
 	int (*dump)(struct km_wg_device *d, struct km_wg_peer_status **out, size_t *n);
-	/* The next line that the device's program has said; false: none now. NULL: it never does.
-	 */
-	bool (*line)(struct km_wg_device *d, char line[static KM_WG_LINE_LEN]);
 	void (*free)(struct km_wg_device *d);
 };
 struct km_wg_device {
 	const struct km_wg_ops *ops;
 	char ifname[16];
-	/* Borrowed; -1: none. Readable when the device's program has ended, or has said something.
-	 */
-	int gone_fd, output_fd;
+	/* Borrowed; -1: none. Readable when the device was deleted under its engine. */
+	int gone_fd;
 };
 
 /* Makes a device on the host side with this key and UDP port (0: any), ready to be moved into the

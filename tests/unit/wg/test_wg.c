@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Keys, the table of configured peers, the control protocol's text, and the choice of a backend. */
+/* Keys, the table of configured peers, and the choice of a backend. */
 #include "libkm/base/util.h"
 #include "libkm/wg/internal.h"
-#include "libkm/wg/uapi.h"
 #include <errno.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -221,145 +220,6 @@ static void test_network(void **state)
 	}
 }
 
-/* ---- the text ---- */
-
-#define KEY1 "0101010101010101010101010101010101010101010101010101010101010101"
-#define KEY2 "0202020202020202020202020202020202020202020202020202020202020202"
-
-static void assert_text(const struct km_buf *b, const char *want)
-{
-	assert_int_equal(b->len, strlen(want));
-	assert_memory_equal(km_buf_head(b), want, b->len);
-}
-
-static void test_uapi_set(void **state)
-{
-	struct km_wg_known *k = km_wg_known_new();
-	struct km_wg_peer p = peer(1, "10.1.0.0/24");
-	struct km_wg_change c;
-	struct km_buf b;
-
-	(void)state;
-	km_buf_init(&b, 8192);
-	assert_int_equal(km_uapi_set_device(&b, p.key, 51820), 0);
-	assert_text(&b, "set=1\nprivate_key=" KEY1 "\nlisten_port=51820\n\n");
-	km_buf_clear(&b);
-	p.allowed[p.n_allowed++] = prefix("fd00::/64");
-	p.keepalive_s = 25;
-	set_endpoint(&p, "2001:db8::1", 51820);
-	assert_true(change(k, &p, &c));
-	assert_int_equal(km_uapi_set_peer(&b, &c), 0);
-	assert_text(&b, "set=1\npublic_key=" KEY1 "\nreplace_allowed_ips=true\n"
-			"allowed_ip=10.1.0.0/24\nallowed_ip=fd00::/64\n"
-			"endpoint=[2001:db8::1]:51820\npersistent_keepalive_interval=25\n\n");
-	km_buf_clear(&b);
-	km_wg_known_set(k, &p);
-	p.allowed[p.n_allowed++] = prefix("10.3.0.1/32");
-	assert_true(change(k, &p, &c));
-	assert_int_equal(km_uapi_set_peer(&b, &c), 0);
-	assert_text(&b, "set=1\npublic_key=" KEY1 "\nallowed_ip=10.3.0.1/32\n\n");
-	km_buf_clear(&b);
-	assert_int_equal(km_uapi_remove_peer(&b, p.key), 0);
-	assert_text(&b, "set=1\npublic_key=" KEY1 "\nremove=true\n\n");
-	km_buf_free(&b);
-	km_buf_init(&b, 20);
-	assert_int_equal(km_uapi_remove_peer(&b, p.key), KM_ETOOBIG);
-	km_buf_free(&b);
-	km_wg_known_free(k);
-}
-
-static const char dump[] = "private_key=" KEY2 "\nlisten_port=51820\nfwmark=0\n"
-			   "public_key=" KEY1 "\npreshared_key=" KEY2 "\nprotocol_version=1\n"
-			   "endpoint=192.0.2.9:1234\nlast_handshake_time_sec=1700000000\n"
-			   "last_handshake_time_nsec=123456789\ntx_bytes=18446744073709551615\n"
-			   "rx_bytes=7\npersistent_keepalive_interval=25\nallowed_ip=10.1.0.0/24\n"
-			   "public_key=" KEY2 "\nendpoint=[2001:db8::1]:99\n"
-			   "last_handshake_time_sec=0\nlast_handshake_time_nsec=0\n"
-			   "something_new=1\nerrno=0\n\n";
-
-static void test_uapi_get(void **state)
-{
-	struct km_wg_peer_status *list;
-	struct km_addr a;
-	uint16_t port;
-	size_t n;
-
-	(void)state;
-	assert_true(km_uapi_complete(dump, sizeof(dump) - 1));
-	assert_int_equal(km_uapi_errno(dump, sizeof(dump) - 1), 0);
-	assert_int_equal(km_uapi_peers(dump, sizeof(dump) - 1, &list, &n), 0);
-	assert_int_equal(n, 2);
-	assert_int_equal(list[0].key[0], 1);
-	assert_int_equal(list[0].last_handshake_ms, 1700000000123);
-	assert_true(list[0].tx_bytes == UINT64_MAX);
-	assert_int_equal(list[0].rx_bytes, 7);
-	assert_true(list[0].has_endpoint);
-	assert_int_equal(km_addr_from_sa(&a, &port, (struct sockaddr *)&list[0].endpoint), 0);
-	assert_int_equal(port, 1234);
-	assert_int_equal(list[1].key[31], 2);
-	assert_int_equal(list[1].last_handshake_ms, 0);
-	assert_int_equal(list[1].endpoint.ss_family, AF_INET6);
-	free(list);
-	assert_int_equal(km_uapi_peers("errno=0\n\n", 9, &list, &n), 0);
-	assert_null(list);
-	assert_int_equal(n, 0);
-	assert_int_equal(km_uapi_errno("errno=-22\n\n", 11), 22);
-	assert_int_equal(km_uapi_errno("errno=98\n\n", 10), 98);
-}
-
-static void test_uapi_malformed(void **state)
-{
-	static const char *const bad[] = {
-	    "public_key=01\nerrno=0\n\n",
-	    "public_key=" KEY1 "00\nerrno=0\n\n",
-	    "public_key\nerrno=0\n\n",
-	    "public_key=" KEY1 "\nrx_bytes=-1\nerrno=0\n\n",
-	    "public_key=" KEY1 "\nrx_bytes=18446744073709551616\nerrno=0\n\n",
-	    "public_key=" KEY1 "\nlast_handshake_time_sec=9223372036854775807\nerrno=0\n\n",
-	    "public_key=" KEY1 "\nlast_handshake_time_nsec=1000000000\nerrno=0\n\n",
-	};
-	static const char *const no_errno[] = {
-	    "", "\n\n", "errno\n\n", "errno=x\n\n", "errno=--1\n\n", "errno=5000\n\n", "errno=0"};
-	struct km_wg_peer_status *list;
-	size_t n;
-
-	(void)state;
-	for (size_t i = 0; i < KM_ARRAY_LEN(bad); i++)
-		assert_int_equal(km_uapi_peers(bad[i], strlen(bad[i]), &list, &n), KM_EPROTO);
-	for (size_t i = 0; i < KM_ARRAY_LEN(no_errno); i++)
-		assert_int_equal(km_uapi_errno(no_errno[i], strlen(no_errno[i])), KM_EPROTO);
-}
-
-/* Cut at every byte and flipped at every bit: no crash, and the sanitizers see every overrun since
- * each text has its own allocation. */
-static void test_uapi_damaged(void **state)
-{
-	struct km_wg_peer_status *list;
-	size_t len = sizeof(dump) - 1, n;
-
-	(void)state;
-	for (size_t cut = 0; cut <= len; cut++) {
-		char *copy = malloc(cut ? cut : 1);
-
-		memcpy(copy, dump, cut);
-		assert_int_equal(km_uapi_complete(copy, cut), cut == len);
-		(void)!km_uapi_errno(copy, cut);
-		if (!km_uapi_peers(copy, cut, &list, &n))
-			free(list);
-		free(copy);
-	}
-	for (size_t bit = 0; bit < len * 8; bit++) {
-		char *copy = malloc(len);
-
-		memcpy(copy, dump, len);
-		copy[bit / 8] ^= (char)(1 << bit % 8);
-		(void)!km_uapi_errno(copy, len);
-		if (!km_uapi_peers(copy, len, &list, &n))
-			free(list);
-		free(copy);
-	}
-}
-
 /* ---- backends ---- */
 
 static void test_kernel_refuses(void **state)
@@ -410,10 +270,6 @@ int main(void)
 	    cmocka_unit_test(test_keepalive),
 	    cmocka_unit_test(test_allowed_ips),
 	    cmocka_unit_test(test_network),
-	    cmocka_unit_test(test_uapi_set),
-	    cmocka_unit_test(test_uapi_get),
-	    cmocka_unit_test(test_uapi_malformed),
-	    cmocka_unit_test(test_uapi_damaged),
 	    cmocka_unit_test(test_kernel_refuses),
 	    cmocka_unit_test(test_kernel_without_privilege),
 	};
