@@ -38,6 +38,8 @@ class Namespace:
         self._thread = None
         try:
             run("ip", "netns", "add", name)
+            # Addresses are there at once, not a second later, when nobody is found to have the same.
+            self.exec("sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad")
             self.ip("link", "set", "lo", "up")
         except BaseException:
             self.close()
