@@ -8,6 +8,7 @@
 #include "agentd/peers.h"
 #include "agentd/settings.h"
 #include "libkm/event/httpd.h"
+#include "libkm/host/net.h"
 #include "libkm/uplink/uplink.h"
 
 struct agent {
@@ -24,9 +25,9 @@ struct agent {
 	struct event *sigterm, *sigint;
 
 	/* net.c */
+	struct km_host_net *host_net;
 	struct km_privnet *net; /* NULL while it is being made anew */
 	uint8_t public_key[KM_WG_KEY_LEN];
-	struct event *net_event, *net_timer;
 	bool has_address, listening;
 	struct km_addr address; /* the virtual IP that control gave */
 	struct km_addr listens; /* the one that is listened on */

@@ -317,8 +317,7 @@ static size_t routes(const struct peers *ps, struct km_prefix *out, size_t max)
 
 	for (struct peer *p = ps->by_id; p; p = p->hh.next) {
 		for (size_t i = 0; i < p->n_vips && n < max; i++)
-			out[n++] =
-			    (struct km_prefix){p->vips[i], p->vips[i].family == AF_INET ? 32 : 128};
+			out[n++] = km_prefix_of(&p->vips[i]);
 	}
 	return n;
 }
@@ -404,8 +403,7 @@ static int read_vips(struct peer *p, const struct km_msg_gateway *g, struct km_e
 			return km_errtext_set(err, KM_EINVAL,
 					      "gateway %s: virtual IP %s is malformed", p->name,
 					      g->virtual_ips[i]);
-		p->wg.allowed[p->wg.n_allowed++] =
-		    (struct km_prefix){*a, a->family == AF_INET ? 32 : 128};
+		p->wg.allowed[p->wg.n_allowed++] = km_prefix_of(a);
 		p->n_vips++;
 	}
 	return 0;

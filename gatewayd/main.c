@@ -10,17 +10,17 @@
 #include "libkm/base/log.h"
 #include "libkm/base/util.h"
 #include "libkm/event/httpd.h"
+#include "libkm/host/net.h"
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define NET_RETRY_MS 1000
-
 struct gateway {
 	struct gw_settings settings;
 	struct event_base *base;
-	struct event *sigterm, *sigint, *net_gone, *net_retry;
-	struct km_privnet *net;
+	struct event *sigterm, *sigint;
+	struct km_host_net *host_net;
+	struct km_privnet *net; /* NULL while it is being made anew */
 	struct route_table *routes;
 	struct peers *peers;
 	struct certs *certs;
@@ -33,62 +33,24 @@ struct gateway {
 
 /* ---- the private network ---- */
 
-static void on_net_gone(evutil_socket_t fd, short what, void *arg);
-
-static int net_open(struct gateway *g, struct km_errtext *err)
+static int on_net_opened(void *arg, struct km_privnet *net, struct km_errtext *err)
 {
-	bool reused = false;
-	struct km_privnet_opts o = km_host_privnet_opts(&g->settings.host);
-	int rc = km_privnet_open(&g->net, &o, &reused, err);
+	struct gateway *g = arg;
+	int rc = g->edge && !g->draining ? edge_net(g->edge, net, err) : 0;
 	if (rc)
 		return rc;
-	km_info("private network", km_ks("wireguard", km_privnet_backend(g->net)),
-		km_ks("why", km_privnet_backend_why(g->net)),
-		km_ks("warden", reused ? "found" : "started"));
-	int fd = km_privnet_fd(g->net);
-	if (fd >= 0) {
-		g->net_gone = event_new(g->base, fd, EV_READ, on_net_gone, g);
-		if (!g->net_gone || event_add(g->net_gone, NULL))
-			return km_errtext_set(err, KM_ENOMEM, "no memory");
-	}
+	g->net = net;
+	peers_net(g->peers, net);
+	if (g->control)
+		control_replay(g->control, km_privnet_public_key(net));
 	return 0;
 }
 
-static void net_close(struct gateway *g, bool stop)
-{
-	if (g->net_gone)
-		event_free(g->net_gone);
-	g->net_gone = NULL;
-	km_privnet_close(g->net, stop);
-	g->net = NULL;
-}
-
-static void on_net_retry(evutil_socket_t fd, short what, void *arg)
+static void on_net_gone(void *arg)
 {
 	struct gateway *g = arg;
-	struct km_errtext err = {0};
-	(void)fd, (void)what;
-	if (g->draining)
-		return;
-	if (net_open(g, &err) || edge_net(g->edge, g->net, &err)) {
-		km_error("private network cannot be opened again", km_ks("why", err.text));
-		net_close(g, false);
-		(void)event_add(g->net_retry,
-				&(struct timeval){NET_RETRY_MS / 1000, NET_RETRY_MS % 1000 * 1000});
-		return;
-	}
-	peers_net(g->peers, g->net);
-	control_replay(g->control, km_privnet_public_key(g->net));
-}
-
-static void on_net_gone(evutil_socket_t fd, short what, void *arg)
-{
-	struct gateway *g = arg;
-	(void)fd, (void)what;
-	km_error("the warden is gone, starting another");
 	peers_net(g->peers, NULL);
-	net_close(g, false);
-	(void)event_add(g->net_retry, &(struct timeval){0, 0});
+	g->net = NULL;
 }
 
 /* ---- the end ---- */
@@ -131,25 +93,24 @@ static int signals_make(struct gateway *g, struct km_errtext *err)
 	signal(SIGPIPE, SIG_IGN);
 	g->sigterm = evsignal_new(g->base, SIGTERM, on_signal, g);
 	g->sigint = evsignal_new(g->base, SIGINT, on_signal, g);
-	g->net_retry = event_new(g->base, -1, 0, on_net_retry, g);
-	if (!g->sigterm || !g->sigint || !g->net_retry || event_add(g->sigterm, NULL) ||
-	    event_add(g->sigint, NULL))
+	if (!g->sigterm || !g->sigint || event_add(g->sigterm, NULL) || event_add(g->sigint, NULL))
 		return km_errtext_set(err, KM_ENOMEM, "no memory");
 	return 0;
 }
 
 static int start(struct gateway *g, struct km_errtext *err)
 {
+	static const struct km_host_net_cbs net_cbs = {on_net_opened, on_net_gone};
 	const struct gw_settings *s = &g->settings;
 	int rc;
 	*err = (struct km_errtext){"no memory"};
 	if (!(g->base = event_base_new()) || !(g->routes = route_table_new()))
 		return KM_ENOMEM;
-	if ((rc = km_host_folders(&s->host, err)) || (rc = signals_make(g, err)) ||
-	    (rc = net_open(g, err)))
+	if ((rc = km_host_folders(&s->host, err)) || (rc = signals_make(g, err)))
 		return rc;
 	g->peers = peers_new(s->host.state_dir);
-	peers_net(g->peers, g->net);
+	if ((rc = km_host_net_start(&g->host_net, g->base, &s->host, &net_cbs, g, err)))
+		return rc;
 	if (!(g->certs = certs_new(s->certificate_dir, 0)))
 		return KM_ENOMEM;
 	struct control_opts control = {.settings = s,
@@ -174,13 +135,11 @@ static void stop(struct gateway *g)
 	control_free(g->control);
 	peers_free(g->peers);
 	if (g->base) {
-		net_close(g, true);
+		km_host_net_free(g->host_net, true);
 		if (g->sigterm)
 			event_free(g->sigterm);
 		if (g->sigint)
 			event_free(g->sigint);
-		if (g->net_retry)
-			event_free(g->net_retry);
 		event_base_free(g->base);
 	}
 	certs_free(g->certs);

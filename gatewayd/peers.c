@@ -144,12 +144,12 @@ void peers_net(struct peers *p, struct km_privnet *net)
 
 static int peer_read(struct peer *e, const struct km_msg_agent *is, struct km_errtext *err)
 {
-	struct km_prefix *own = &e->want.allowed[0];
+	struct km_addr own;
 	if (km_wg_key_parse(e->want.key, is->wireguard_public_key))
 		return km_errtext_set(err, KM_EINVAL, "agent %s: malformed public key", is->name);
-	if (km_addr_parse(&own->addr, is->virtual_ip) || km_prefix_parse(&e->route, is->subnet))
+	if (km_addr_parse(&own, is->virtual_ip) || km_prefix_parse(&e->route, is->subnet))
 		return km_errtext_set(err, KM_EINVAL, "agent %s: malformed address", is->name);
-	own->bits = own->addr.family == AF_INET ? 32 : 128;
+	e->want.allowed[0] = km_prefix_of(&own);
 	e->want.n_allowed = 1;
 	return 0;
 }

@@ -148,6 +148,11 @@ char *km_prefix_str(const struct km_prefix *p, char out[static KM_PREFIX_STRLEN]
 	return out;
 }
 
+struct km_prefix km_prefix_of(const struct km_addr *a)
+{
+	return (struct km_prefix){*a, (uint8_t)(ip_len(a) * 8)};
+}
+
 bool km_prefix_has(const struct km_prefix *p, const struct km_addr *a)
 {
 	size_t bytes = p->bits / 8;

@@ -42,6 +42,8 @@ char *km_endpoint_str(const struct km_addr *a, uint16_t port, char out[static KM
 /* "10.1.0.0/24"; a bare address is /32 or /128. KM_EINVAL. */
 int km_prefix_parse(struct km_prefix *p, const char *s) __attribute__((warn_unused_result));
 char *km_prefix_str(const struct km_prefix *p, char out[static KM_PREFIX_STRLEN]);
+/* The prefix that holds a alone: /32 or /128. */
+struct km_prefix km_prefix_of(const struct km_addr *a);
 /* Whether a lies in p; families must agree. */
 bool km_prefix_has(const struct km_prefix *p, const struct km_addr *a);
 bool km_prefix_eq(const struct km_prefix *a, const struct km_prefix *b);

@@ -34,6 +34,7 @@ struct km_privnet_opts km_host_privnet_opts(const struct km_host_settings *s)
 	    .host_network = s->network == NETWORK_HOST,
 	    .listen_port = (uint16_t)s->wireguard_port,
 	    .linger_ms = s->warden_linger,
+	    .log_format = (enum km_log_format)s->log.format,
 	};
 }
 

@@ -712,8 +712,17 @@ def test_keys(ctl):
             b = await rest(ctl, "POST", "/api/agents", {"name": "same-key"})
             async with Link(ctl, b, second) as lb:
                 assert lb.first[0] == "auth_error" and "another host" in lb.first[1]["message"]
-        actions = [x["action"] for x in ctl.ok("GET", "/api/audit?limit=10")["items"]]
+        path = f"/api/gateways/{g['id']}"
+        async with Link(ctl, g, key()):
+            pass
+        async with Link(ctl, g, first) as lg:  # a gateway's key is approved in the same way
+            assert (await lg.data("error"))["code"] == "KEY_PENDING"
+            done = await rest(ctl, "POST", path + "/approve-key", None, 200)
+            assert (done["wireguardPublicKey"], done["pendingPublicKey"]) == (first, None)
+        assert ctl.request("POST", path + "/approve-key").status == 409
+        actions = [x["action"] for x in ctl.ok("GET", "/api/audit?limit=20")["items"]]
         assert "agent.approve-key" in actions and "agent.bind-key" in actions
+        assert "gateway.approve-key" in actions and "gateway.bind-key" in actions
         for x in (f"agents/{a['id']}", f"agents/{b['id']}", f"gateways/{g['id']}"):
             ctl.ok("DELETE", "/api/" + x)
     run(main())

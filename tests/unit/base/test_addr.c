@@ -170,6 +170,13 @@ static void membership(void **state)
 	assert_false(km_prefix_eq(&p, &q));
 	assert_int_equal(km_prefix_parse(&q, "10.0.0.0/8"), 0);
 	assert_true(km_prefix_eq(&p, &q));
+	for (size_t i = 0; i < 2; i++) {
+		const char *text = i ? "2001:db8::1" : "10.1.2.3";
+		assert_int_equal(km_addr_parse(&a, text), 0);
+		assert_int_equal(km_prefix_parse(&q, text), 0);
+		p = km_prefix_of(&a);
+		assert_memory_equal(&p, &q, sizeof(p));
+	}
 }
 
 #define A50 "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"

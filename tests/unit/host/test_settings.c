@@ -84,6 +84,7 @@ static void test_rows_fill_their_members(void **state)
 	assert_true(net.host_network);
 	assert_int_equal(net.listen_port, 99);
 	assert_int_equal(net.linger_ms, 86400000);
+	assert_int_equal(net.log_format, KM_LOG_JSON);
 
 	struct km_uplink_opts up = km_host_uplink_opts(&p.host);
 
