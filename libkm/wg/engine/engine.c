@@ -67,11 +67,8 @@ int64_t wg_now_us(void)
 static void on_send(void *arg, const struct wg_endpoint *to, const uint8_t *msg, size_t n)
 {
 	struct wg_engine *e = arg;
-	struct sockaddr_storage ss;
-	socklen_t len = wg_endpoint_to_sa(to, &ss, e->v4_only);
 
-	/* What is lost is sent again. */
-	(void)sendto(e->udp, msg, n, MSG_DONTWAIT, (struct sockaddr *)&ss, len);
+	wg_udp_send(e->udp, e->v4_only, to, msg, n);
 }
 
 static void on_flush(void *arg, struct wg_peer *p, enum wg_flush what)

@@ -4,6 +4,7 @@
 #ifndef KM_WG_ENGINE_ENGINE_PRIV_H
 #define KM_WG_ENGINE_ENGINE_PRIV_H
 
+#include "libkm/wg/engine/cmsg.h"
 #include "libkm/wg/engine/engine.h"
 #include "libkm/wg/engine/packet.h"
 #include <pthread.h>
@@ -73,6 +74,8 @@ int64_t wg_now_us(void);
 void wg_engine_gone(struct wg_engine *e);
 /* Whether the socket takes UDP_SEGMENT. */
 bool wg_udp_segments(int fd);
+/* Sends a handshake message; what is lost is sent again by its timers. */
+void wg_udp_send(int fd, bool v4_only, const struct wg_endpoint *to, const uint8_t *msg, size_t n);
 
 struct wg_sender *wg_sender_new(struct wg_engine *e);
 void wg_sender_free(struct wg_sender *s);

@@ -2,26 +2,18 @@
 /* The receiving thread: bursts of messages from the socket, opened into a buffer, merged
  * into super-packets without copying, and written to the TUN. Handshake messages go to the control
  * thread's queue, which may overflow: floods of them stop nothing here. */
+#include "libkm/wg/engine/ecn.h"
 #include "libkm/wg/engine/engine_priv.h"
 #include <errno.h>
-#include <netinet/udp.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <unistd.h>
 #include <urcu/urcu-memb.h>
 
-#ifndef UDP_GRO
-#define UDP_GRO 104
-#endif
 #define SMALL 2048
 #define BATCH 8
 #define MESSAGE_ROOM 65536
 #define PLAIN_ROOM (BATCH * MESSAGE_ROOM) /* written out when it is full */
-
-union gro_cmsg {
-	char room[CMSG_SPACE(sizeof(int))];
-	struct cmsghdr align;
-};
 
 struct wg_receiver {
 	struct wg_engine *e;
@@ -40,7 +32,7 @@ struct wg_receiver {
 	struct mmsghdr msg[BATCH];
 	struct iovec iov[BATCH];
 	struct sockaddr_storage from[BATCH];
-	union gro_cmsg cmsg[BATCH];
+	union wg_cmsg cmsg[BATCH];
 	size_t used; /* of plain */
 	uint8_t room[BATCH][WG_AEAD_LEAD + MESSAGE_ROOM] __attribute__((aligned(64)));
 	uint8_t plain[PLAIN_ROOM] __attribute__((aligned(64)));
@@ -142,11 +134,13 @@ static bool source_ok(struct wg_receiver *r, const struct wg_peer *p, const stru
 	return r->owner == p;
 }
 
-static void deliver(struct wg_receiver *r, const struct wg_peer *p, uint8_t *pkt, size_t n)
+static void deliver(struct wg_receiver *r, const struct wg_peer *p, uint8_t tos, uint8_t *pkt,
+		    size_t n)
 {
 	struct wg_ip ip;
 
-	if (!wg_ip_parse(&ip, pkt, n) || !source_ok(r, p, &ip))
+	if (!wg_ip_parse(&ip, pkt, n) || !source_ok(r, p, &ip) ||
+	    ((tos & 3) != 0 && !wg_ecn_decap(pkt, tos)))
 		return;
 	while (!wg_merge_add(&r->merge, pkt, ip.total))
 		write_out(r);
@@ -167,13 +161,14 @@ struct tally {
 	struct wg_session *session;
 	uint64_t bytes;
 	bool data;
+	uint8_t tos; /* of the outer packets */
 };
 
 static void settle(struct wg_receiver *r, struct tally *t, const struct wg_endpoint *from)
 {
 	if (t->session != NULL)
 		wg_path_received(t->session, from, t->data, t->bytes, r->now_ms);
-	*t = (struct tally){NULL, 0, false};
+	*t = (struct tally){.session = NULL, .tos = t->tos};
 }
 
 static void on_data(struct wg_receiver *r, struct tally *t, const struct wg_endpoint *from,
@@ -201,27 +196,19 @@ static void on_data(struct wg_receiver *r, struct tally *t, const struct wg_endp
 		return; /* only to say that the peer is there */
 	t->data = true;
 	r->used += (WG_AEAD_LEAD + n + 63) & ~(size_t)63;
-	deliver(r, s->peer, out + WG_AEAD_LEAD, n);
-}
-
-static size_t segment_len(struct msghdr *h, size_t n)
-{
-	struct cmsghdr *c;
-	int len = 0;
-
-	for (c = CMSG_FIRSTHDR(h); c != NULL; c = CMSG_NXTHDR(h, c))
-		if (c->cmsg_level == IPPROTO_UDP && c->cmsg_type == UDP_GRO)
-			memcpy(&len, CMSG_DATA(c), sizeof(len));
-	return len > 0 ? (size_t)len : n;
+	deliver(r, s->peer, t->tos, out + WG_AEAD_LEAD, n);
 }
 
 static void on_message(struct wg_receiver *r, struct mmsghdr *m, uint8_t *p)
 {
-	size_t left = m->msg_len, step = segment_len(&m->msg_hdr, left), n;
-	struct tally t = {NULL, 0, false};
+	size_t left = m->msg_len, step, n;
+	struct tally t = {.session = NULL};
 	struct wg_endpoint from;
 
 	wg_endpoint_from_sa(&from, m->msg_hdr.msg_name);
+	wg_cmsg_get(&m->msg_hdr, &from, &step, &t.tos);
+	if (step == 0)
+		step = left;
 	for (; left > 0; p += n, left -= n) {
 		n = left < step ? left : step;
 		if (n >= WG_DATA_OVERHEAD && get32(p) == WG_DATA_TYPE)

@@ -2,17 +2,14 @@
 /* The sending thread: packets from the TUN, cut into segments that are written straight into the
  * output buffer, sealed there, and sent in runs of equal length, one system call for each burst. */
 #include "libkm/base/err.h"
+#include "libkm/wg/engine/ecn.h"
 #include "libkm/wg/engine/engine_priv.h"
 #include <errno.h>
-#include <netinet/udp.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <unistd.h>
 #include <urcu/urcu-memb.h>
 
-#ifndef UDP_SEGMENT
-#define UDP_SEGMENT 103
-#endif
 #define ALIGN_IP 6  /* so that the IP header behind the vnet header is aligned */
 #define OUT_LEAD 64 /* before the first packet: sealing works there */
 #define OUT_ROOM (OUT_LEAD + 160 * 1024)
@@ -22,15 +19,18 @@
 #define SILENCE_US 500
 #define LINGER_US 150
 #define STAGED_PACKETS 128
+#define TRIES 3 /* to send what may have met an error of another packet */
 #define STAGED_BYTES (1 << 20) /* per peer; super-packets are large */
 
 /* Segments of one length for one peer, one after the other; only the last may be shorter. */
 struct run {
 	struct wg_peer *peer;
-	struct sockaddr_storage to;
-	socklen_t to_len;
+	struct wg_endpoint to;
+	struct sockaddr_storage sa;
+	socklen_t sa_len;
 	size_t at, len, stride;
-	unsigned count;
+	unsigned count, tries;
+	uint8_t tos;
 };
 struct staged {
 	struct staged *next;
@@ -40,10 +40,6 @@ struct staged {
 struct stage {
 	struct staged *head, **tail;
 	size_t packets, bytes;
-};
-union segment_cmsg {
-	char room[CMSG_SPACE(sizeof(uint16_t))];
-	struct cmsghdr align;
 };
 
 struct wg_sender {
@@ -64,7 +60,7 @@ struct wg_sender {
 	size_t used;
 	struct mmsghdr msg[RUNS];
 	struct iovec iov[RUNS];
-	union segment_cmsg cmsg[RUNS];
+	union wg_cmsg cmsg[RUNS];
 	uint8_t in[ALIGN_IP + WG_VNET_LEN + WG_SUPER_MAX + 1] __attribute__((aligned(64)));
 	uint8_t out[OUT_ROOM] __attribute__((aligned(64)));
 };
@@ -95,38 +91,34 @@ static void fill_message(struct wg_sender *s, unsigned i, const struct run *r, s
 			 size_t len, unsigned count)
 {
 	struct msghdr *h = &s->msg[i].msg_hdr;
-	struct cmsghdr *c;
-	uint16_t stride = (uint16_t)r->stride;
 
 	s->iov[i] = (struct iovec){s->out + at, len};
 	memset(h, 0, sizeof(*h));
-	h->msg_name = (void *)&r->to;
-	h->msg_namelen = r->to_len;
+	h->msg_name = (void *)&r->sa;
+	h->msg_namelen = r->sa_len;
 	h->msg_iov = &s->iov[i];
 	h->msg_iovlen = 1;
-	if (count < 2)
-		return;
-	h->msg_control = s->cmsg[i].room;
-	h->msg_controllen = sizeof(s->cmsg[i].room);
-	c = CMSG_FIRSTHDR(h);
-	c->cmsg_level = IPPROTO_UDP;
-	c->cmsg_type = UDP_SEGMENT;
-	c->cmsg_len = CMSG_LEN(sizeof(stride));
-	memcpy(CMSG_DATA(c), &stride, sizeof(stride));
+	wg_cmsg_put(h, &s->cmsg[i], !s->e->v4_only, &r->to, count < 2 ? 0 : (uint16_t)r->stride,
+		    r->tos);
 }
 
 /* Segment by segment; what cannot be sent is lost, as packets are. */
 static void send_singly(struct wg_sender *s, const struct run *r)
 {
 	size_t at = r->at, end = r->at + r->len;
-	unsigned n, done;
+	unsigned n, done, tries;
 	int rc;
 
 	while (at < end) {
 		for (n = 0; n < RUNS && at < end; n++, at += r->stride)
 			fill_message(s, n, r, at, end - at < r->stride ? end - at : r->stride, 1);
-		for (done = 0; done<n; done += rc> 0 ? (unsigned)rc : 1)
+		for (done = tries = 0; done < n;) {
 			rc = sendmmsg(s->e->udp, s->msg + done, n - done, 0);
+			if (rc <= 0 && ++tries < TRIES)
+				continue;
+			done += rc > 0 ? (unsigned)rc : 1;
+			tries = 0;
+		}
 	}
 }
 
@@ -134,6 +126,21 @@ static bool singly(const struct wg_sender *s, const struct run *r)
 {
 	return r->count > 1 && (!atomic_load_explicit(&s->e->gso, memory_order_relaxed) ||
 				(r->peer->gso_off_size != 0 && r->stride >= r->peer->gso_off_size));
+}
+
+/* Whether a run that was refused may be sent again as it is now. An error may be news of an earlier
+ * packet, which the socket tells whoever comes next; and the address that the run is to leave from
+ * may be gone (EINVAL, or ENETUNREACH and others, as the kernel has it). */
+static bool again(struct run *r, int error)
+{
+	if (error == EIO || (error == EMSGSIZE && r->count > 1))
+		return false;
+	if (error != EMSGSIZE && wg_endpoint_has_src(&r->to) && (error == EINVAL || r->tries > 0)) {
+		memset(r->to.src, 0, sizeof(r->to.src));
+		wg_endpoint_forget_src(&r->peer->endpoint);
+		return true;
+	}
+	return error != EINVAL && ++r->tries < TRIES;
 }
 
 /* A run of segments was refused: a device without checksum offload, or a first link that is too
@@ -154,7 +161,7 @@ static void refused(struct wg_sender *s, struct run *r, int error)
 /* Sends the runs [from, to), none of which goes singly. */
 static void send_runs(struct wg_sender *s, unsigned from, unsigned to)
 {
-	int rc;
+	int rc, error;
 
 	for (unsigned i = from; i < to; i++)
 		fill_message(s, i, &s->runs[i], s->runs[i].at, s->runs[i].len, s->runs[i].count);
@@ -164,8 +171,10 @@ static void send_runs(struct wg_sender *s, unsigned from, unsigned to)
 			from += (unsigned)rc;
 		} else if (errno != EINTR) {
 			/* send_singly uses the same room for messages: the rest is made again. */
-			refused(s, &s->runs[from], errno);
-			send_runs(s, from + 1, to);
+			error = errno;
+			if (!again(&s->runs[from], error))
+				refused(s, &s->runs[from++], error);
+			send_runs(s, from, to);
 			return;
 		}
 	}
@@ -188,27 +197,27 @@ static void flush(struct wg_sender *s)
 }
 
 /* A place for an outer packet of n bytes to this peer. */
-static uint8_t *place(struct wg_sender *s, struct wg_peer *p, size_t n)
+static uint8_t *place(struct wg_sender *s, struct wg_peer *p, size_t n, uint8_t tos)
 {
 	struct run *r = s->n_runs ? &s->runs[s->n_runs - 1] : NULL;
-	struct wg_endpoint to;
 	uint8_t *at;
 
 	if (s->used + n > OUT_ROOM) {
 		flush(s);
 		r = NULL;
 	}
-	if (r == NULL || r->peer != p || r->count == WG_UDP_SEGMENTS || n > r->stride ||
-	    r->len % r->stride != 0 || r->len + n > WG_UDP_MAX) {
+	if (r == NULL || r->peer != p || r->tos != tos || r->count == WG_UDP_SEGMENTS ||
+	    n > r->stride || r->len % r->stride != 0 || r->len + n > WG_UDP_MAX) {
 		if (s->n_runs == RUNS)
 			flush(s);
-		wg_endpoint_load(&p->endpoint, &to);
 		r = &s->runs[s->n_runs++];
 		r->peer = p;
-		r->to_len = wg_endpoint_to_sa(&to, &r->to, s->e->v4_only);
+		wg_endpoint_load(&p->endpoint, &r->to);
+		r->sa_len = wg_endpoint_to_sa(&r->to, &r->sa, s->e->v4_only);
 		r->at = s->used;
-		r->len = r->count = 0;
+		r->len = r->count = r->tries = 0;
 		r->stride = n;
+		r->tos = tos;
 	}
 	at = s->out + s->used;
 	s->used += n;
@@ -249,7 +258,7 @@ static size_t padded_len(const struct wg_sender *s, size_t n)
 
 static void keepalive(struct wg_sender *s, struct wg_peer *p, struct wg_session *k)
 {
-	seal(k, place(s, p, WG_DATA_OVERHEAD), 0, 0);
+	seal(k, place(s, p, WG_DATA_OVERHEAD, 0), 0, 0);
 	wg_path_sent(p, false, WG_DATA_OVERHEAD, s->now_ms);
 }
 
@@ -259,6 +268,7 @@ static void transmit(struct wg_sender *s, struct wg_peer *p, struct wg_session *
 {
 	struct wg_cut cut;
 	size_t len, padded, left;
+	const uint8_t tos = wg_ecn_of(pkt);
 	uint64_t bytes = 0;
 	uint8_t *at;
 
@@ -270,7 +280,7 @@ static void transmit(struct wg_sender *s, struct wg_peer *p, struct wg_session *
 		len =
 		    cut.size == 0 || left < cut.payload + cut.size ? left : cut.payload + cut.size;
 		padded = padded_len(s, len);
-		at = place(s, p, padded + WG_DATA_OVERHEAD);
+		at = place(s, p, padded + WG_DATA_OVERHEAD, tos);
 		wg_cut_next(&cut, at + WG_DATA_HEADER);
 		seal(k, at, len, padded);
 		bytes += padded + WG_DATA_OVERHEAD;

@@ -134,6 +134,9 @@ static void retry(struct wg_peer *p, const struct wg_clock *now)
 	bool waiting = atomic_load(&p->waiting);
 	struct wg_endpoint to;
 
+	/* The local address may be what is in the way: the kernel chooses again. */
+	if (p->retries > 0)
+		wg_endpoint_forget_src(&p->endpoint);
 	wg_endpoint_load(&p->endpoint, &to);
 	if ((p->retries >= WG_MAX_RETRIES && !waiting) || to.port == 0) {
 		give_up(p);
@@ -182,8 +185,10 @@ static void peer_tick(struct wg_peer *p, const struct wg_clock *now)
 	    atomic_load_explicit(&p->wants_handshake, memory_order_relaxed))
 		wg_peer_initiate(p, true, now);
 	if (due(unanswered, WG_NEW_HANDSHAKE_MS + p->jitter_ms, now->ms) &&
-	    wg_peer_initiate(p, true, now))
+	    wg_peer_initiate(p, true, now)) {
 		atomic_store(&p->unanswered_ms, 0);
+		wg_endpoint_forget_src(&p->endpoint);
+	}
 	if (due(owed, WG_KEEPALIVE_MS, now->ms)) {
 		atomic_store(&p->unacknowledged_ms, 0);
 		c->io.flush(c->io.arg, p, WG_FLUSH_KEEPALIVE);

@@ -13,6 +13,8 @@
 #define UDP_GRO 104
 #endif
 #define SOCKET_BUFFER (7 << 20)
+#define HANDSHAKE_TOS 0x88 /* AF41, no ECN */
+#define TRIES 3
 
 void wg_endpoint_from_sa(struct wg_endpoint *e, const struct sockaddr_storage *ss)
 {
@@ -69,6 +71,7 @@ static void tune(int fd, int family)
 	enlarge(fd, SO_RCVBUFFORCE, SO_RCVBUF);
 	enlarge(fd, SO_SNDBUFFORCE, SO_SNDBUF);
 	(void)setsockopt(fd, IPPROTO_UDP, UDP_GRO, &one, sizeof(one));
+	wg_cmsg_enable(fd, family == AF_INET6);
 	(void)setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, &no, sizeof(no));
 	if (family == AF_INET6)
 		(void)setsockopt(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, &no, sizeof(no));
@@ -112,4 +115,22 @@ bool wg_udp_segments(int fd)
 	socklen_t len = sizeof(value);
 
 	return getsockopt(fd, IPPROTO_UDP, UDP_SEGMENT, &value, &len) == 0;
+}
+
+void wg_udp_send(int fd, bool v4_only, const struct wg_endpoint *to, const uint8_t *msg, size_t n)
+{
+	struct iovec iov = {(void *)msg, n};
+	struct wg_endpoint via = *to;
+	struct sockaddr_storage ss;
+	socklen_t len = wg_endpoint_to_sa(to, &ss, v4_only);
+	struct msghdr h = {.msg_name = &ss, .msg_namelen = len, .msg_iov = &iov, .msg_iovlen = 1};
+	union wg_cmsg c;
+
+	/* An error may be news of an earlier packet, or the local address may be gone. */
+	for (int i = 0; i < TRIES; i++) {
+		wg_cmsg_put(&h, &c, !v4_only, &via, 0, HANDSHAKE_TOS);
+		if (sendmsg(fd, &h, MSG_DONTWAIT) >= 0)
+			return;
+		memset(via.src, 0, sizeof(via.src));
+	}
 }
