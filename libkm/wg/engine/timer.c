@@ -184,10 +184,10 @@ static void peer_tick(struct wg_peer *p, const struct wg_clock *now)
 	if (p->retry_ms == 0 && now->ms - p->accepted_ms >= WG_REKEY_TIMEOUT_MS &&
 	    atomic_load_explicit(&p->wants_handshake, memory_order_relaxed))
 		wg_peer_initiate(p, true, now);
-	if (due(unanswered, WG_NEW_HANDSHAKE_MS + p->jitter_ms, now->ms) &&
-	    wg_peer_initiate(p, true, now)) {
-		atomic_store(&p->unanswered_ms, 0);
+	if (due(unanswered, WG_NEW_HANDSHAKE_MS + p->jitter_ms, now->ms)) {
 		wg_endpoint_forget_src(&p->endpoint);
+		if (wg_peer_initiate(p, true, now))
+			atomic_store(&p->unanswered_ms, 0);
 	}
 	if (due(owed, WG_KEEPALIVE_MS, now->ms)) {
 		atomic_store(&p->unacknowledged_ms, 0);
