@@ -54,8 +54,8 @@ uint32_t wg_index_new(const struct wg_core *c)
 
 static void session_free(struct wg_session *s)
 {
-	wg_aead_free(s->send);
-	wg_aead_free(s->recv);
+	km_wipe(s->send_key, sizeof(s->send_key));
+	km_wipe(s->recv_key, sizeof(s->recv_key));
 	free(s);
 }
 
@@ -83,12 +83,8 @@ struct wg_session *wg_session_begin(struct wg_peer *p, const struct wg_keys *k, 
 
 	if (s == NULL)
 		return NULL;
-	s->send = wg_aead_new(k->send, true);
-	s->recv = wg_aead_new(k->recv, false);
-	if (s->send == NULL || s->recv == NULL) {
-		session_free(s);
-		return NULL;
-	}
+	memcpy(s->send_key, k->send, WG_KEY);
+	memcpy(s->recv_key, k->recv, WG_KEY);
 	s->peer = p;
 	s->index.value = k->local_index;
 	s->index.session = s;

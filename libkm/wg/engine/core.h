@@ -83,10 +83,10 @@ struct wg_session {
 	int64_t rekey_ms; /* when a packet asks for the next one, of the initiator */
 	atomic_bool used; /* something has come under it */
 	/* The sending thread's. */
-	struct wg_aead *send;
+	uint8_t send_key[WG_KEY];
 	uint64_t sent;
 	/* The receiving thread's. */
-	struct wg_aead *recv;
+	uint8_t recv_key[WG_KEY];
 	struct wg_replay replay;
 };
 

@@ -187,18 +187,19 @@ bool wg_open(struct wg_crypto *c, uint8_t *out, const uint8_t key[static WG_KEY]
 struct wg_aead {
 	EVP_CIPHER_CTX *stream;
 	EVP_MAC_CTX *mac;
+	uint8_t key[WG_KEY]; /* what stream has now: to set it takes time */
+	bool keyed;
 };
 
-struct wg_aead *wg_aead_new(const uint8_t key[static WG_KEY], bool seal)
+struct wg_aead *wg_aead_new(void)
 {
-	static const uint8_t iv[16];
 	struct wg_aead *a = calloc(1, sizeof(*a));
 	EVP_CIPHER *stream = EVP_CIPHER_fetch(NULL, "ChaCha20", NULL);
 	EVP_MAC *mac = EVP_MAC_fetch(NULL, "POLY1305", NULL);
 	bool ok = a != NULL && stream != NULL && mac != NULL &&
 		  (a->stream = EVP_CIPHER_CTX_new()) != NULL &&
 		  (a->mac = EVP_MAC_CTX_new(mac)) != NULL &&
-		  EVP_CipherInit_ex2(a->stream, stream, key, iv, seal, NULL);
+		  EVP_CipherInit_ex2(a->stream, stream, NULL, NULL, true, NULL);
 
 	EVP_CIPHER_free(stream);
 	EVP_MAC_free(mac);
@@ -214,17 +215,24 @@ void wg_aead_free(struct wg_aead *a)
 		return;
 	EVP_CIPHER_CTX_free(a->stream);
 	EVP_MAC_CTX_free(a->mac);
+	OPENSSL_cleanse(a->key, sizeof(a->key));
 	free(a);
 }
 
 /* ChaCha20 from block 0 on: the keying block, then n bytes. */
-static void stream(struct wg_aead *a, uint64_t counter, uint8_t *out, const uint8_t *in, size_t n)
+static void stream(struct wg_aead *a, const uint8_t *key, uint64_t counter, uint8_t *out,
+		   const uint8_t *in, size_t n)
 {
 	uint8_t iv[16] = {0}; /* block counter, then the nonce */
 	int len;
 
 	nonce(iv + 4, counter);
-	must(EVP_CipherInit_ex(a->stream, NULL, NULL, NULL, iv, -1));
+	if (a->keyed && memcmp(a->key, key, WG_KEY) == 0)
+		key = NULL;
+	else
+		memcpy(a->key, key, WG_KEY);
+	must(EVP_CipherInit_ex(a->stream, NULL, NULL, key, iv, -1));
+	a->keyed = true;
 	must(EVP_CipherUpdate(a->stream, out, &len, in, (int)(WG_AEAD_LEAD + n)));
 }
 
@@ -243,23 +251,25 @@ static void tag(struct wg_aead *a, uint8_t out[static WG_TAG], const uint8_t *ke
 	must(EVP_MAC_final(a->mac, out, &got, WG_TAG));
 }
 
-void wg_aead_seal(struct wg_aead *a, uint64_t counter, uint8_t *p, size_t n)
+void wg_aead_seal(struct wg_aead *a, const uint8_t key[static WG_KEY], uint64_t counter, uint8_t *p,
+		  size_t n)
 {
 	uint8_t saved[WG_AEAD_LEAD], *lead = p - WG_AEAD_LEAD;
 
 	memcpy(saved, lead, sizeof(saved));
 	memset(lead, 0, sizeof(saved));
-	stream(a, counter, lead, lead, n);
+	stream(a, key, counter, lead, lead, n);
 	tag(a, p + n, lead, p, n);
 	memcpy(lead, saved, sizeof(saved));
 }
 
-bool wg_aead_open(struct wg_aead *a, uint64_t counter, uint8_t *p, size_t n, uint8_t *out)
+bool wg_aead_open(struct wg_aead *a, const uint8_t key[static WG_KEY], uint64_t counter, uint8_t *p,
+		  size_t n, uint8_t *out)
 {
 	uint8_t want[WG_TAG];
 
 	memset(p - WG_AEAD_LEAD, 0, WG_AEAD_LEAD);
-	stream(a, counter, out, p - WG_AEAD_LEAD, n);
+	stream(a, key, counter, out, p - WG_AEAD_LEAD, n);
 	tag(a, want, out, p, n);
 	return CRYPTO_memcmp(want, p + n, WG_TAG) == 0;
 }

@@ -45,19 +45,22 @@ void wg_seal(struct wg_crypto *c, uint8_t *out, const uint8_t key[static WG_KEY]
 bool wg_open(struct wg_crypto *c, uint8_t *out, const uint8_t key[static WG_KEY], uint64_t counter,
 	     const void *p, size_t n, const void *ad, size_t nad);
 
-/* One direction of a session: the same AEAD without associated data, for many packets under one
- * key. OpenSSL's own ChaCha20-Poly1305 sets much up anew for each packet and makes the block that
- * keys Poly1305 by itself; here ChaCha20 runs once over that block and the packet, which saves a
- * quarter of the time. Not for two threads. NULL without memory. */
+/* The same AEAD without associated data, for the packets of sessions. OpenSSL's own
+ * ChaCha20-Poly1305 sets much up anew for each packet and makes the block that keys Poly1305 by
+ * itself; here ChaCha20 runs once over that block and the packet, which saves a quarter of the
+ * time. One for each thread, for every key: a session is only its keys. NULL without memory or an
+ * algorithm. */
 struct wg_aead;
 #define WG_AEAD_LEAD 64 /* the keying block's place before the packet */
-struct wg_aead *wg_aead_new(const uint8_t key[static WG_KEY], bool seal);
+struct wg_aead *wg_aead_new(void);
 void wg_aead_free(struct wg_aead *a);
 /* In place: n bytes, and the tag of 16 behind them. The WG_AEAD_LEAD bytes before p are used and
  * put back. */
-void wg_aead_seal(struct wg_aead *a, uint64_t counter, uint8_t *p, size_t n);
+void wg_aead_seal(struct wg_aead *a, const uint8_t key[static WG_KEY], uint64_t counter, uint8_t *p,
+		  size_t n);
 /* n bytes and their tag at p; the WG_AEAD_LEAD bytes before p are overwritten. The plaintext comes
  * to out + WG_AEAD_LEAD, after bytes that mean nothing; false: it is worthless. */
-bool wg_aead_open(struct wg_aead *a, uint64_t counter, uint8_t *p, size_t n, uint8_t *out);
+bool wg_aead_open(struct wg_aead *a, const uint8_t key[static WG_KEY], uint64_t counter, uint8_t *p,
+		  size_t n, uint8_t *out);
 
 #endif

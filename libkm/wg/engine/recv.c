@@ -18,6 +18,7 @@
 struct wg_receiver {
 	struct wg_engine *e;
 	struct wg_crypto *crypto;
+	struct wg_aead *aead;
 	struct wg_self self;  /* only its mac1_key */
 	pthread_mutex_t lock; /* the sending thread may take a turn */
 	bool small;
@@ -49,9 +50,10 @@ struct wg_receiver *wg_receiver_new(struct wg_engine *e)
 	r->e = e;
 	r->merge.udp_too = e->uso;
 	r->crypto = wg_crypto_new();
-	if (r->crypto != NULL)
+	r->aead = wg_aead_new();
+	if (r->crypto != NULL && r->aead != NULL)
 		return r;
-	free(r);
+	wg_receiver_free(r);
 	return NULL;
 }
 
@@ -60,6 +62,7 @@ void wg_receiver_free(struct wg_receiver *r)
 	if (r == NULL)
 		return;
 	wg_crypto_free(r->crypto);
+	wg_aead_free(r->aead);
 	pthread_mutex_destroy(&r->lock);
 	free(r);
 }
@@ -188,7 +191,7 @@ static void on_data(struct wg_receiver *r, struct tally *t, const struct wg_endp
 	p += WG_DATA_HEADER;
 	n -= WG_DATA_OVERHEAD;
 	out = plain_place(r, n);
-	if (!wg_aead_open(s->recv, counter, p, n, out) || !wg_replay_accept(&s->replay, counter))
+	if (!wg_aead_open(r->aead, s->recv_key, counter, p, n, out) || !wg_replay_accept(&s->replay, counter))
 		return;
 	t->session = s;
 	t->bytes += n + WG_DATA_OVERHEAD;

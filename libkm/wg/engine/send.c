@@ -44,6 +44,7 @@ struct stage {
 
 struct wg_sender {
 	struct wg_engine *e;
+	struct wg_aead *aead;
 	pthread_mutex_t lock; /* the receiving thread may take a turn */
 	int64_t now_ms;
 	bool dry;   /* the TUN had no more */
@@ -69,19 +70,25 @@ struct wg_sender *wg_sender_new(struct wg_engine *e)
 {
 	struct wg_sender *s = aligned_alloc(64, (sizeof(*s) + 63) / 64 * 64);
 
-	if (s != NULL) {
-		memset(s, 0, sizeof(*s));
-		s->e = e;
-		s->used = OUT_LEAD;
-		pthread_mutex_init(&s->lock, NULL);
-	}
-	return s;
+	if (s == NULL)
+		return NULL;
+	memset(s, 0, offsetof(struct wg_sender, in));
+	s->e = e;
+	s->used = OUT_LEAD;
+	pthread_mutex_init(&s->lock, NULL);
+	s->aead = wg_aead_new();
+	if (s->aead != NULL)
+		return s;
+	wg_sender_free(s);
+	return NULL;
 }
 
 void wg_sender_free(struct wg_sender *s)
 {
-	if (s != NULL)
-		pthread_mutex_destroy(&s->lock);
+	if (s == NULL)
+		return;
+	wg_aead_free(s->aead);
+	pthread_mutex_destroy(&s->lock);
 	free(s);
 }
 
@@ -239,11 +246,11 @@ static void put_header(uint8_t *h, uint32_t index, uint64_t counter)
 }
 
 /* n bytes stand behind the header's place; pads, seals. */
-static void seal(struct wg_session *k, uint8_t *at, size_t n, size_t padded)
+static void seal(struct wg_sender *s, struct wg_session *k, uint8_t *at, size_t n, size_t padded)
 {
 	memset(at + WG_DATA_HEADER + n, 0, padded - n);
 	put_header(at, k->remote_index, k->sent);
-	wg_aead_seal(k->send, k->sent, at + WG_DATA_HEADER, padded);
+	wg_aead_seal(s->aead, k->send_key, k->sent, at + WG_DATA_HEADER, padded);
 	k->sent++;
 }
 
@@ -258,7 +265,7 @@ static size_t padded_len(const struct wg_sender *s, size_t n)
 
 static void keepalive(struct wg_sender *s, struct wg_peer *p, struct wg_session *k)
 {
-	seal(k, place(s, p, WG_DATA_OVERHEAD, 0), 0, 0);
+	seal(s, k, place(s, p, WG_DATA_OVERHEAD, 0), 0, 0);
 	wg_path_sent(p, false, WG_DATA_OVERHEAD, s->now_ms);
 }
 
@@ -282,7 +289,7 @@ static void transmit(struct wg_sender *s, struct wg_peer *p, struct wg_session *
 		padded = padded_len(s, len);
 		at = place(s, p, padded + WG_DATA_OVERHEAD, tos);
 		wg_cut_next(&cut, at + WG_DATA_HEADER);
-		seal(k, at, len, padded);
+		seal(s, k, at, len, padded);
 		bytes += padded + WG_DATA_OVERHEAD;
 	}
 	wg_path_sent(p, true, bytes, s->now_ms);

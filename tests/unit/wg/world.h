@@ -20,6 +20,7 @@ struct packet {
 struct node {
 	struct world *w;
 	struct wg_core *core;
+	struct wg_aead *aead;
 	struct wg_endpoint at;
 	struct wg_peer *peer;     /* the other one */
 	struct packet wire[WIRE]; /* on its way to us */
@@ -71,7 +72,7 @@ static inline void send_under(struct node *x, struct wg_session *s, size_t n)
 	struct wg_endpoint to;
 
 	wg_endpoint_load(&x->peer->endpoint, &to);
-	wg_aead_seal(s->send, s->sent, p + 16, n);
+	wg_aead_seal(x->aead, s->send_key, s->sent, p + 16, n);
 	memset(p, 0, 16);
 	p[0] = 4;
 	memcpy(p + 4, &s->remote_index, 4);
@@ -135,7 +136,7 @@ static inline void receive_data(struct node *x, struct packet *p)
 	memcpy(&index, d + 4, 4);
 	memcpy(&counter, d + 8, 8);
 	s = wg_path_receiver(x->core, index, x->w->now.ms);
-	if (s == NULL || !wg_aead_open(s->recv, counter, d + 16, p->n - 32, plain) ||
+	if (s == NULL || !wg_aead_open(x->aead, s->recv_key, counter, d + 16, p->n - 32, plain) ||
 	    !wg_replay_accept(&s->replay, counter))
 		return;
 	wg_path_received(s, &p->from, p->n > 32, p->n, x->w->now.ms);
@@ -207,7 +208,9 @@ static inline void node_init(struct world *w, struct node *x, uint8_t id,
 
 	x->w = w;
 	x->core = wg_core_new(&io);
-	WORLD_SURE(x->core != NULL);
+	if (x->aead == NULL)
+		x->aead = wg_aead_new();
+	WORLD_SURE(x->core != NULL && x->aead != NULL);
 	wg_core_set_key(x->core, key);
 	x->at.ip[15] = id;
 	x->at.port = 1000;
@@ -229,6 +232,8 @@ static inline void world_free(struct world *w)
 {
 	wg_core_free(w->a.core);
 	wg_core_free(w->b.core);
+	wg_aead_free(w->a.aead);
+	wg_aead_free(w->b.aead);
 }
 
 #endif
