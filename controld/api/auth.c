@@ -2,6 +2,7 @@
 /* Who asks: bearer tokens. */
 #include "controld/api/route.h"
 #include "controld/api/server.h"
+#include "controld/api/sql.h"
 #include "libkm/base/log.h"
 #include "libkm/base/metrics.h"
 #include <stdio.h>
@@ -41,6 +42,25 @@ static void refuse_failed(struct req *rq)
 		refuse(rq, "this token is not known or has expired");
 }
 
+static void touched(void *arg, const struct store_error *error, PGresult *const *res, size_t n)
+{
+	(void)arg, (void)res, (void)n;
+	if (error)
+		km_debug("use of a token not noted", km_ks("what", error->message));
+}
+
+/* Notes, once a minute, that the token is used. A request does not wait for it, nor fails with it:
+ * what is only read is answered also when the database's disk is full. */
+static void touch(struct req *rq)
+{
+	struct store_stmt s = {.sql = "UPDATE tokens SET last_used_at = now() WHERE id = $1::uuid",
+			       .n = 1,
+			       .params = {rq->token_id}};
+	int rc = store_run(rq->api->store, &s, 1, touched, NULL, NULL);
+	if (rc < 0)
+		km_debug("use of a token not noted", km_ke(rc));
+}
+
 static void token_read(struct req *rq, PGresult *const *res, size_t n)
 {
 	(void)n;
@@ -51,6 +71,8 @@ static void token_read(struct req *rq, PGresult *const *res, size_t n)
 			continue;
 		snprintf(rq->token_id, sizeof(rq->token_id), "%s", PQgetvalue(res[0], i, 0));
 		snprintf(rq->role, sizeof(rq->role), "%s", PQgetvalue(res[0], i, 1));
+		if (PQgetvalue(res[0], i, 3)[0] == 't')
+			touch(rq);
 		req_authenticated(rq);
 		return;
 	}
@@ -59,21 +81,16 @@ static void token_read(struct req *rq, PGresult *const *res, size_t n)
 
 static void look_up(struct req *rq, const char *token)
 {
-	char prefix[SECRET_PREFIX_LEN + 1], hash[HASH_TEXT_LEN] = "\\x";
+	char prefix[SECRET_PREFIX_LEN + 1];
 	struct tx tx = {.n = 0};
 	snprintf(prefix, sizeof(prefix), "%s", token);
 	snprintf(rq->actor, sizeof(rq->actor), "token %s", prefix);
 	km_sha256(rq->token_hash, token, strlen(token));
-	km_hex(rq->token_hash, sizeof(rq->token_hash), hash + 2);
 	tx_add(&tx,
-	       "SELECT id, role, encode(hash, 'hex') FROM tokens "
-	       "WHERE prefix = $1 AND (expires_at IS NULL OR expires_at > now())",
+	       "SELECT id, role, encode(hash, 'hex'), "
+	       "last_used_at IS NULL OR last_used_at < now() - interval '1 minute' "
+	       "FROM tokens t WHERE prefix = $1 AND " SQL_TOKEN_VALID("t"),
 	       prefix);
-	tx_add(&tx,
-	       "UPDATE tokens SET last_used_at = now() WHERE hash = $1::bytea AND "
-	       "(expires_at IS NULL OR expires_at > now()) AND "
-	       "(last_used_at IS NULL OR last_used_at < now() - interval '1 minute')",
-	       hash);
 	req_run(rq, &tx, token_read);
 }
 

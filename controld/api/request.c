@@ -182,6 +182,21 @@ static void fail_missing(struct req *rq, const struct store_error *e)
 	}
 }
 
+/* The same request may succeed later. That the database is away, the store says itself. */
+static void fail_passing(struct req *rq, const struct store_error *e)
+{
+	static struct km_log_limit limit;
+	uint32_t held;
+	if (e->err != KM_ECLOSED && km_log_allow(&limit, km_now_ms(), 3, 60000, &held))
+		km_error("database cannot serve a request now", km_ks("path", rq->route->path),
+			 km_ks("sqlstate", e->sqlstate), km_ks("what", e->message),
+			 km_ki("held_back", held));
+	req_header(rq, "Retry-After", e->err == KM_EAGAIN ? "10" : "1");
+	req_error(rq, 503, "UNAVAILABLE", NULL,
+		  e->err == KM_EAGAIN ? "the database cannot do this now; control's log says why"
+				      : "the database does not answer");
+}
+
 static void fail(struct req *rq, const struct store_error *e)
 {
 	switch (e->err) {
@@ -200,8 +215,8 @@ static void fail(struct req *rq, const struct store_error *e)
 		return;
 	case KM_ECLOSED:
 	case KM_ETIMEOUT:
-		req_header(rq, "Retry-After", "1");
-		req_error(rq, 503, "UNAVAILABLE", NULL, "the database does not answer");
+	case KM_EAGAIN:
+		fail_passing(rq, e);
 		return;
 	default:
 		km_error("request failed", km_ks("path", rq->route->path),

@@ -55,7 +55,8 @@ void tx_add_(struct tx *tx, const char *sql, const char *const *params, int n);
 void tx_audit(struct tx *tx, const struct req *rq, const char *action, const char *details);
 
 /* Runs them in one transaction (req_read: reading, one state). done is called on success; any
- * failure is answered: 404, 409 and 400 by constraint, 503 when the database is away, 500. */
+ * failure is answered: 404, 409 and 400 by constraint, 503 when the database is away or cannot do it
+ * now (store_error_passes), 500. */
 void req_run(struct req *rq, const struct tx *tx, req_done *done);
 void req_read(struct req *rq, const struct tx *tx, req_done *done);
 

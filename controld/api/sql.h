@@ -5,6 +5,8 @@
 
 /* clang-format off */
 
+/* A token that has not expired. */
+#define SQL_TOKEN_VALID(t) "(" t ".expires_at IS NULL OR " t ".expires_at > now())"
 /* What the hub wrote last counts for 60 s: a control that died cannot say "offline". */
 #define SQL_ONLINE(t)                                                                              \
 	"(" t ".status = 'online' AND " t ".last_seen_at > now() - interval '60 seconds')"

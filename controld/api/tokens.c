@@ -44,24 +44,41 @@ void tokens_create(struct req *rq)
 	free(details);
 }
 
+#define IS_ADMIN(t) "(" t ".role = 'admin' AND " SQL_TOKEN_VALID(t) ")"
+
 static void token_deleted(struct req *rq, PGresult *const *res, size_t n)
 {
 	(void)n;
-	if (PQntuples(res[0]) == 0)
-		req_error(rq, 404, "NOT_FOUND", NULL, "no such token");
-	else
+	if (PQntuples(res[1]))
 		req_reply_empty(rq, 204);
+	else if (PQntuples(res[2]))
+		req_error(rq, 409, "CONFLICT", NULL,
+			  "this is the last administrator's token that is valid: make another one "
+			  "before you delete it");
+	else
+		req_error(rq, 404, "NOT_FOUND", NULL, "no such token");
 }
 
 void tokens_delete(struct req *rq)
 {
 	struct tx tx = {.n = 0};
-	tx_add(&tx,
-	       "WITH gone AS (DELETE FROM tokens WHERE id = $3::uuid RETURNING id, name, prefix) "
-	       "INSERT INTO audit_log (actor, address, action, entity_id, details) "
-	       "SELECT $1, $2::inet, 'token.delete', id, "
-	       "jsonb_build_object('name', name, 'prefix', prefix) FROM gone RETURNING id",
-	       rq->actor, rq->peer, rq->id);
+	/* One deletion at a time: of two, each would see the other's token still there. */
+	tx_add(&tx, "SELECT FROM tokens WHERE role = 'admin' FOR UPDATE", NULL);
+	tx.s[0].n = 0;
+	tx_add(
+	    &tx,
+	    "WITH gone AS (DELETE FROM tokens t WHERE id = $3::uuid AND "
+	    "(NOT " IS_ADMIN(
+		"t") " OR EXISTS "
+		     "(SELECT FROM tokens o WHERE o.id <> t.id AND " IS_ADMIN(
+			 "o") ")) "
+			      "RETURNING id, name, prefix) "
+			      "INSERT INTO audit_log (actor, address, action, entity_id, details) "
+			      "SELECT $1, $2::inet, 'token.delete', id, "
+			      "jsonb_build_object('name', name, 'prefix', prefix) FROM gone "
+			      "RETURNING id",
+	    rq->actor, rq->peer, rq->id);
+	tx_add(&tx, "SELECT FROM tokens WHERE id = $1::uuid", rq->id);
 	req_run(rq, &tx, token_deleted);
 }
 

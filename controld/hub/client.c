@@ -83,10 +83,13 @@ void client_go(struct client *c, enum step step)
 
 void client_failed(struct client *c, const struct store_error *error)
 {
-	if (error->err == KM_ECLOSED || error->err == KM_ETIMEOUT) {
-		if (error->err == KM_ETIMEOUT)
-			km_warn("database too slow for a link, tried again", km_ks("id", c->id),
-				km_ks("name", c->name));
+	static struct km_log_limit limit;
+	uint32_t held;
+	if (store_error_passes(error)) {
+		if (error->err != KM_ECLOSED && km_log_allow(&limit, km_now_ms(), 5, 10000, &held))
+			km_warn("database cannot serve a link now, tried again", km_ks("id", c->id),
+				km_ks("name", c->name), km_ks("sqlstate", error->sqlstate),
+				km_ks("what", error->message), km_ki("held_back", held));
 		c->waiting = true;
 	} else if (error->err == KM_ENOTFOUND) {
 		client_refuse(c, "this key has been revoked");

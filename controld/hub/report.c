@@ -190,11 +190,13 @@ static char *certificates_text(struct hub *hub)
 /* What a failed flush held is written by a later one; a row that the database refuses is not. */
 static void flushed(void *arg, const struct store_error *error, PGresult *const *res, size_t n)
 {
+	static struct km_log_limit limit;
 	struct hub *hub = arg;
 	struct client *c;
+	uint32_t held;
 	(void)res, (void)n;
 	hub->flush = NULL;
-	if (error && (error->err == KM_ECLOSED || error->err == KM_ETIMEOUT)) {
+	if (error && store_error_passes(error)) {
 		json_object_update_missing(hub->certificates, hub->writing);
 		json_object_update_missing(hub->gone_agents, hub->going_agents);
 		json_object_update_missing(hub->gone_gateways, hub->going_gateways);
@@ -202,9 +204,9 @@ static void flushed(void *arg, const struct store_error *error, PGresult *const 
 	json_object_clear(hub->writing);
 	json_object_clear(hub->going_agents);
 	json_object_clear(hub->going_gateways);
-	if (error && error->err != KM_ECLOSED)
+	if (error && error->err != KM_ECLOSED && km_log_allow(&limit, km_now_ms(), 3, 60000, &held))
 		km_warn("status not written", km_ks("sqlstate", error->sqlstate),
-			km_ks("what", error->message));
+			km_ks("what", error->message), km_ki("held_back", held));
 	for (c = error ? hub->by_id : NULL; c; c = c->hh_id.next) {
 		c->seen_dirty = true;
 		c->report_dirty = c->report != NULL;

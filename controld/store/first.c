@@ -97,7 +97,10 @@ int first_token(PGconn *db, const char *state_dir, struct km_errtext *err)
 
 	PQclear(query(db, "BEGIN; LOCK TABLE tokens IN EXCLUSIVE MODE", 0, NULL, &rc, err));
 	if (!rc)
-		r = query(db, "SELECT FROM tokens LIMIT 1", 0, NULL, &rc, err);
+		r = query(db,
+			  "SELECT FROM tokens WHERE role = 'admin' AND "
+			  "(expires_at IS NULL OR expires_at > now()) LIMIT 1",
+			  0, NULL, &rc, err);
 	if (r && PQntuples(r) == 0) {
 		rc = make_token(db, path, err);
 		made = !rc;

@@ -10,9 +10,8 @@
  * are agents or gateways that have addresses in it already. KM_EIO, KM_ECLOSED. */
 int first_network(PGconn *db, const char *network, struct km_errtext *err)
     __attribute__((warn_unused_result));
-/* When there is no token at all (a new database, or an operator has deleted every one): makes one
- * for an administrator, writes it to state_dir/admin.token (0600) and logs where it is. KM_EIO,
- * KM_ECLOSED. */
+/* When no administrator has a valid token (a new database, or the last one has expired): makes one,
+ * writes it to state_dir/admin.token (0600) and logs where it is. KM_EIO, KM_ECLOSED. */
 int first_token(PGconn *db, const char *state_dir, struct km_errtext *err)
     __attribute__((warn_unused_result));
 

@@ -114,13 +114,19 @@ static int err_of(const char *state)
 	    {"23505", KM_EEXIST}, {"KM404", KM_ENOTFOUND}, {"23503", KM_ENOTFOUND},
 	    {"KM507", KM_EFULL},  {"23502", KM_EINVAL},    {"23514", KM_EINVAL},
 	    {"22", KM_EINVAL},    {"57014", KM_ETIMEOUT},  {"55P03", KM_ETIMEOUT},
-	    {"57P", KM_ECLOSED},  {"08", KM_ECLOSED},
+	    {"57P", KM_ECLOSED},  {"08", KM_ECLOSED},      {"53", KM_EAGAIN},
+	    {"40", KM_EAGAIN},    {"25006", KM_EAGAIN},    {"58030", KM_EAGAIN},
 	};
 
 	for (size_t i = 0; i < KM_ARRAY_LEN(table); i++)
 		if (!strncmp(state, table[i].prefix, strlen(table[i].prefix)))
 			return table[i].err;
 	return *state ? KM_EIO : KM_ECLOSED;
+}
+
+bool store_error_passes(const struct store_error *e)
+{
+	return e->err == KM_ECLOSED || e->err == KM_ETIMEOUT || e->err == KM_EAGAIN;
 }
 
 void store_error_from(struct store_error *e, const PGresult *r, const PGconn *db)

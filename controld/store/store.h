@@ -33,10 +33,15 @@ struct store_stmt {
  *   KM_EEXIST      a unique constraint (23505): constraint names it
  *   KM_ENOTFOUND   KM404 (km_before, km_must_find), or a foreign key (23503): constraint names it
  *   KM_EINVAL      a check, not-null or value error (class 22, 23502, 23514): constraint may name
- * it KM_EFULL       KM507: no number or address left KM_ETIMEOUT    took longer than the bound.
- * sqlstate "57014": rolled back; "": it may or may not have happened KM_ECLOSED     the database
- * went away; a request that had been sent may or may not have happened KM_EIO         any other
- * error of the database: message says which
+ *                  it
+ *   KM_EFULL       KM507: no number or address left
+ *   KM_ETIMEOUT    took longer than the bound. sqlstate "57014": rolled back; "": it may or may not
+ *                  have happened
+ *   KM_ECLOSED     the database went away; a request that had been sent may or may not have happened
+ *   KM_EAGAIN      the database cannot do it now: its disk is full or fails, its memory or
+ *                  connections are short (class 53, 58030), it only reads (25006), or others were in
+ *                  the way (class 40); rolled back
+ *   KM_EIO         any other error of the database: message says which
  */
 struct store_error {
 	int err;
@@ -44,6 +49,9 @@ struct store_error {
 	char constraint[64]; /* "" when none */
 	char message[512];   /* the database's primary message; for logs */
 };
+
+/* Whether the same request may succeed later: KM_ECLOSED, KM_ETIMEOUT, KM_EAGAIN. */
+bool store_error_passes(const struct store_error *e);
 
 /* A request ended. Success: error is NULL and res[0..n) are the results, one per statement, in
  * order. Failure: res is NULL and nothing was changed (but see KM_ETIMEOUT, KM_ECLOSED). Results

@@ -6,6 +6,7 @@
 """
 import asyncio
 import base64
+import concurrent.futures
 import contextlib
 import http.client
 import itertools
@@ -302,6 +303,63 @@ def test_tokens_and_me(ctl):
     assert ctl.request("DELETE", f"/api/tokens/{t['id']}").status == 404
     past = ctl.request("POST", "/api/tokens", {"name": "x", "expiresAt": "2001-01-01T00:00:00Z"})
     assert past.status == 400 and past.fields == {"expiresAt"}
+
+
+def test_the_last_administrators_token_stays(ctl):
+    first = ctl.ok("GET", "/api/auth/me")["token"]["id"]
+    before = ctl.token
+    ctl.sql(f"CREATE TABLE kept AS SELECT * FROM tokens WHERE id = '{first}'")
+    refused = ctl.request("DELETE", f"/api/tokens/{first}")
+    try:
+        assert refused.status == 409 and refused.json["code"] == "CONFLICT"
+        assert "last administrator's token" in refused.json["error"]
+        # neither an expired one nor one that only reads counts
+        old, reader = (ctl.ok("POST", "/api/tokens", {"name": n}) for n in ("old", "reader"))
+        ctl.sql(f"UPDATE tokens SET expires_at = now() WHERE id = '{old['id']}'")
+        ctl.sql(f"UPDATE tokens SET role = 'viewer' WHERE id = '{reader['id']}'")
+        assert ctl.request("DELETE", f"/api/tokens/{first}").status == 409
+        ctl.ok("DELETE", f"/api/tokens/{old['id']}")
+        ctl.ok("DELETE", f"/api/tokens/{reader['id']}")
+        # two administrators who delete each other at once: one of them is left
+        left = {"id": first, "token": ctl.token}
+        for _ in range(10):
+            other = ctl.ok("POST", "/api/tokens", {"name": "other"})
+            with concurrent.futures.ThreadPoolExecutor(2) as pool:
+                one = pool.submit(ctl.request, "DELETE", f"/api/tokens/{other['id']}", token=left["token"])
+                two = pool.submit(ctl.request, "DELETE", f"/api/tokens/{left['id']}", token=other["token"])
+                got = sorted((one.result().status, two.result().status))
+            # the one who comes late is refused for the conflict, or is nobody any more
+            assert got[0] == 204 and got[1] in (401, 409), got
+            left = left if one.result().status == 204 else other
+            ctl.token = left["token"]
+            assert ctl.ok("GET", "/api/auth/me")["role"] == "admin"
+    finally:
+        ctl.sql("INSERT INTO tokens SELECT * FROM kept ON CONFLICT DO NOTHING; DROP TABLE kept")
+        ctl.token = before
+
+
+def test_the_database_cannot_write(ctl):
+    """As with a full disk: what changes something is refused for now, what reads goes on."""
+    mark = len(ctl.log())
+    ctl.sql("CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE EXCEPTION USING ERRCODE = '53100', MESSAGE = 'no space left'; END $$;"
+            + "".join(f"CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON {t} EXECUTE FUNCTION full_disk();"
+                      for t in ("agents", "tokens")))
+    try:
+        ctl.sql("ALTER TABLE tokens DISABLE TRIGGER full_disk; UPDATE tokens SET last_used_at = NULL;"
+                "ALTER TABLE tokens ENABLE TRIGGER full_disk")
+        for _ in range(6):
+            r = ctl.request("POST", "/api/agents", {"name": "later"})
+            assert r.status == 503 and r.json["code"] == "UNAVAILABLE", r
+            assert int(r.headers["Retry-After"]) > 0
+            assert ctl.request("GET", "/api/agents").status == 200
+    finally:
+        ctl.sql("DROP FUNCTION full_disk CASCADE")
+    log = ctl.log()[mark:]
+    lines = [x for x in log.splitlines() if "database cannot serve a request now" in x]
+    assert 1 <= len(lines) <= 3 and "sqlstate=53100" in lines[0], lines
+    assert "no space left" in lines[0]
+    ctl.ok("DELETE", f"/api/agents/{ctl.ok('POST', '/api/agents', {'name': 'later'})['id']}")
 
 
 def test_pages(ctl):

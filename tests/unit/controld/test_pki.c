@@ -296,6 +296,12 @@ static void first_token_is_made_once(void **state)
 	assert_string_equal(fix_value(db, "SELECT count(*) FROM tokens"), "1");
 	assert_string_equal(fix_value(db, sql), "1");
 	free(token);
+	fix_value(db, "UPDATE tokens SET expires_at = now() - interval '1 second'");
+	assert_int_equal(first_token(db, fix.dir, &err), 0);
+	assert_string_equal(fix_value(db, "SELECT count(*) FROM tokens"), "2");
+	fix_value(db, "UPDATE tokens SET role = 'viewer', expires_at = NULL");
+	assert_int_equal(first_token(db, fix.dir, &err), 0);
+	assert_string_equal(fix_value(db, "SELECT count(*) FROM tokens"), "3");
 	fix_value(db, "DELETE FROM tokens"); /* locked out: the next start helps */
 	assert_int_equal(first_token(db, fix.dir, &err), 0);
 	assert_string_equal(fix_value(db, sql), "0");

@@ -184,6 +184,8 @@ static void all_or_nothing(void **state)
 	store_free(s);
 }
 
+#define RAISE(state) "DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '" state "'; END $$"
+
 static void errors_name_their_constraint(void **state)
 {
 	static const struct {
@@ -207,8 +209,15 @@ static void errors_name_their_constraint(void **state)
 	    {"SELECT km_before('tunnel', '" UUID_B "')", KM_ENOTFOUND, "KM404", ""},
 	    {"SELECT 'x'::uuid", KM_EINVAL, "22P02", ""},
 	    {"SELECT nonsense", KM_EIO, "42703", ""},
+	    {RAISE("53100"), KM_EAGAIN, "53100", ""}, /* disk full */
+	    {RAISE("53200"), KM_EAGAIN, "53200", ""}, /* out of memory */
+	    {RAISE("58030"), KM_EAGAIN, "58030", ""}, /* the disk fails */
+	    {RAISE("40P01"), KM_EAGAIN, "40P01", ""}, /* deadlock */
+	    {"SET default_transaction_read_only = on", 0, "", ""},
+	    {"DELETE FROM targets", KM_EAGAIN, "25006", ""},
+	    {"RESET default_transaction_read_only", 0, "", ""},
 	};
-	struct store *s = open_store(NULL);
+	struct store *s = open_store(&(struct store_opts){.connections = 1});
 
 	(void)state;
 	fix_value(
@@ -227,7 +236,8 @@ static void errors_name_their_constraint(void **state)
 		assert_int_equal(a.error.err, cases[i].err);
 		assert_string_equal(a.error.sqlstate, cases[i].sqlstate);
 		assert_string_equal(a.error.constraint, cases[i].constraint);
-		assert_true(*a.error.message);
+		assert_int_equal(*a.error.message != '\0', cases[i].err != 0);
+		assert_int_equal(store_error_passes(&a.error), cases[i].err == KM_EAGAIN);
 	}
 	store_free(s);
 }
