@@ -192,11 +192,14 @@ int main(int argc, char **argv)
 	struct km_errtext err = {""};
 	int fd = inherited_fd(argc, argv), signal_fd = -1, rc;
 
+	if (argc == 3 && !strcmp(argv[1], "--show"))
+		return warden_show(argv[2]);
 	if (device_name(argc, argv))
 		return warden_device(device_name(argc, argv), argc == 4);
 	if (fd < 0) {
 		fprintf(stderr, "km-warden is started by gatewayd and agentd, not by hand;\n"
-				"by hand only: km-warden [-f] --device NAME\n");
+				"by hand only: km-warden [-f] --device NAME\n"
+				"              km-warden --show RUNTIME_DIR\n");
 		return 2;
 	}
 	w = km_xcalloc(1, sizeof(*w));

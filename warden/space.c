@@ -253,7 +253,19 @@ static int open_rootless(struct warden *w, struct km_errtext *err)
 	return rc;
 }
 
-int warden_space_open(struct warden *w, struct km_errtext *err)
+/* For `km-warden --show`, where wg(8) does not find the device. */
+static void give_control(struct warden *w)
+{
+	char path[KM_WIRE_PATH_MAX + 32];
+
+	snprintf(path, sizeof(path), "%s/%s", w->settings.runtime_dir, WARDEN_CONTROL);
+	unlink(path); /* of one that was killed */
+	if (w->dev->ops->control_at && w->dev->ops->control_at(w->dev, path))
+		km_warn("device has no control socket", km_ks("path", path),
+			km_ks("why", strerror(errno)));
+}
+
+static int open_space(struct warden *w, struct km_errtext *err)
 {
 	int host = -1, inside = -1, rc = 0;
 
@@ -272,6 +284,15 @@ int warden_space_open(struct warden *w, struct km_errtext *err)
 		close(host);
 	if (inside >= 0)
 		close(inside);
+	return rc;
+}
+
+int warden_space_open(struct warden *w, struct km_errtext *err)
+{
+	int rc = open_space(w, err);
+
+	if (!rc)
+		give_control(w);
 	return rc;
 }
 

@@ -11,6 +11,7 @@
 
 #define WARDEN_MTU 1420
 #define WARDEN_CONNS_MAX 256
+#define WARDEN_CONTROL "wireguard.sock" /* in the runtime directory: the engine's control socket */
 
 struct warden_conn;
 
@@ -100,6 +101,10 @@ int warden_device_error(const struct warden *w, int rc, const char *what, struct
 /* device.c: one device by itself, until it is deleted or a signal ends it. Not in the foreground, the
  * call returns in the parent as soon as the device is there. Gives the exit status. */
 int warden_device(const char *name, bool foreground);
+
+/* show.c: what `wg show` would say about the engine's device of the warden that serves this runtime
+ * directory, or of the control socket with this path. Gives the exit status. */
+int warden_show(const char *path);
 
 /* sockets.c: what KM_WIRE_SOCKETS or KM_WIRE_LISTEN asks for, made in the network namespace of the
  * calling process. The caller owns the *n descriptors, also when it fails. */

@@ -103,6 +103,13 @@ out:
 	return rc;
 }
 
+static int embedded_control_at(struct km_wg_device *d, const char *path)
+{
+	struct embedded *m = (struct embedded *)d;
+
+	return m->uapi ? 0 : wg_uapi_start_at(&m->uapi, m->engine, path);
+}
+
 static void embedded_free(struct km_wg_device *d)
 {
 	struct embedded *m = (struct embedded *)d;
@@ -118,6 +125,7 @@ static const struct km_wg_ops embedded_ops = {
     .peer_set = embedded_peer_set,
     .peer_remove = embedded_peer_remove,
     .dump = embedded_dump,
+    .control_at = embedded_control_at,
     .free = embedded_free,
 };
 
@@ -176,7 +184,7 @@ static int start(struct km_wg_device **out, int udp, int tun, bool uso, const ch
 	m->dev.ops = &embedded_ops;
 	m->dev.gone_fd = wg_engine_gone_fd(m->engine);
 	m->known = km_wg_known_new();
-	/* For `wg show`; an ordinary user may not make the socket, and does without. */
+	/* For `wg show`; an ordinary user may not make the socket there. */
 	wg_uapi_remove_stale();
 	if (wg_uapi_start(&m->uapi, m->engine, m->dev.ifname))
 		m->uapi = NULL;

@@ -43,6 +43,9 @@ struct km_wg_ops {
 	int (*peer_remove)(struct km_wg_device *d, const uint8_t key[static KM_WG_KEY_LEN]);
 	/* All peers; *out is malloc'd. */
 	int (*dump)(struct km_wg_device *d, struct km_wg_peer_status **out, size_t *n);
+	/* Gives a device whose control socket could not be made in /var/run/wireguard (that is root's)
+	 * one at this path; does nothing where it could. NULL: such a device has none. KM_EIO. */
+	int (*control_at)(struct km_wg_device *d, const char *path);
 	void (*free)(struct km_wg_device *d);
 };
 struct km_wg_device {

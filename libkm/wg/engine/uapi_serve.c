@@ -17,13 +17,14 @@
 #define FOLDER "/var/run/wireguard"
 #define REQUEST_MAX ((size_t)16 << 20)
 #define REPLY_MAX ((size_t)64 << 20)
+#define NEW ".new" /* how the name ends until the socket listens */
 #define STALE_S 60
 #define WAIT_MS 5000 /* for a client that has begun */
 
 struct wg_uapi {
 	struct wg_engine *e;
 	int listener, stop;
-	char path[64];
+	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
 	pthread_t thread;
 };
 
@@ -127,6 +128,13 @@ static bool served(const char *path)
 	return yes;
 }
 
+/* A name of ours that ends so: km, eight hex digits, and the end. */
+static bool ours(const char *name, const char *end)
+{
+	return !strncmp(name, "km", 2) && strspn(name + 2, "0123456789abcdef") == 8 &&
+	       !strcmp(name + 10, end);
+}
+
 void wg_uapi_remove_stale(void)
 {
 	char path[64];
@@ -135,40 +143,47 @@ void wg_uapi_remove_stale(void)
 	DIR *dir = opendir(FOLDER);
 
 	while (dir && (e = readdir(dir))) {
-		if (strlen(e->d_name) != 15 || strncmp(e->d_name, "km", 2) ||
-		    strspn(e->d_name + 2, "0123456789abcdef") != 8 ||
-		    strcmp(e->d_name + 10, ".sock"))
-			continue;
 		snprintf(path, sizeof(path), FOLDER "/%.20s", e->d_name);
-		/* A young one is perhaps only about to be served. */
-		if (!stat(path, &st) && st.st_mtime < km_wall_ms() / 1000 - STALE_S &&
-		    !served(path))
+		/* Under its own name a socket always listens: one that refuses is dead. */
+		if (ours(e->d_name, ".sock") && !served(path))
+			unlink(path);
+		/* A young one of these is about to be renamed. */
+		if (ours(e->d_name, ".sock" NEW) && !stat(path, &st) &&
+		    st.st_mtime < km_wall_ms() / 1000 - STALE_S)
 			unlink(path);
 	}
 	if (dir)
 		closedir(dir);
 }
 
+/* It gets its name when it listens, so that one who finds it is never refused by a living one. */
 static int listen_at(struct wg_uapi *u)
 {
 	struct sockaddr_un sun = {.sun_family = AF_UNIX};
 	mode_t old;
 	int rc;
 
-	snprintf(sun.sun_path, sizeof(sun.sun_path), "%s", u->path);
+	if (snprintf(sun.sun_path, sizeof(sun.sun_path), "%s" NEW, u->path) >=
+	    (int)sizeof(sun.sun_path)) {
+		errno = ENAMETOOLONG;
+		return KM_EIO;
+	}
 	if (served(u->path))
 		return KM_EEXIST;
-	if (km_mkdirs(FOLDER, 0755))
-		return KM_EIO;
-	unlink(u->path); /* nobody serves it */
 	u->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (u->listener < 0)
 		return KM_EIO;
+	unlink(sun.sun_path);
 	old = umask(0077);
 	rc = bind(u->listener, (struct sockaddr *)&sun, sizeof(sun));
 	umask(old);
-	if (rc == 0 && listen(u->listener, 16) == 0)
+	if (rc == 0 && listen(u->listener, 16) == 0 && rename(sun.sun_path, u->path) == 0)
 		return 0;
+	rc = errno;
+	unlink(sun.sun_path);
+	close(u->listener);
+	u->listener = -1;
+	errno = rc;
 	return KM_EIO;
 }
 
@@ -186,7 +201,7 @@ static void uapi_free(struct wg_uapi *u)
 	errno = saved;
 }
 
-int wg_uapi_start(struct wg_uapi **out, struct wg_engine *e, const char *name)
+int wg_uapi_start_at(struct wg_uapi **out, struct wg_engine *e, const char *path)
 {
 	struct wg_uapi *u = km_xcalloc(1, sizeof(*u));
 	int rc;
@@ -195,7 +210,7 @@ int wg_uapi_start(struct wg_uapi **out, struct wg_engine *e, const char *name)
 	u->e = e;
 	u->listener = -1;
 	u->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	snprintf(u->path, sizeof(u->path), FOLDER "/%.15s.sock", name);
+	snprintf(u->path, sizeof(u->path), "%s", path);
 	rc = u->stop < 0 ? KM_EIO : listen_at(u);
 	if (!rc && pthread_create(&u->thread, NULL, run, u))
 		rc = KM_EIO;
@@ -205,6 +220,17 @@ int wg_uapi_start(struct wg_uapi **out, struct wg_engine *e, const char *name)
 	}
 	*out = u;
 	return 0;
+}
+
+int wg_uapi_start(struct wg_uapi **out, struct wg_engine *e, const char *name)
+{
+	char path[64];
+
+	*out = NULL;
+	if (km_mkdirs(FOLDER, 0755))
+		return KM_EIO;
+	snprintf(path, sizeof(path), FOLDER "/%.15s.sock", name);
+	return wg_uapi_start_at(out, e, path);
 }
 
 void wg_uapi_stop(struct wg_uapi *u)

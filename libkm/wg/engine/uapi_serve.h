@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The control socket /var/run/wireguard/NAME.sock of an engine, served by a thread of its own. */
+/* The control socket of an engine, /var/run/wireguard/NAME.sock or another path, served by a thread of
+ * its own. */
 #ifndef KM_WG_ENGINE_UAPI_SERVE_H
 #define KM_WG_ENGINE_UAPI_SERVE_H
 
@@ -10,6 +11,8 @@ struct wg_uapi;
  * is to come before wg_engine_stop. KM_EEXIST: somebody serves one of this name; KM_EIO with errno.
  */
 int wg_uapi_start(struct wg_uapi **out, struct wg_engine *e, const char *name);
+/* The same at this path, whose folder exists. */
+int wg_uapi_start_at(struct wg_uapi **out, struct wg_engine *e, const char *path);
 void wg_uapi_stop(struct wg_uapi *u);
 /* Removes sockets of wardens' devices (km and eight hex digits) that nobody serves: whoever made
  * them was killed. */

@@ -9,7 +9,6 @@
 #include "libkm/privnet/privnet.h"
 #include "libkm/privnet/wire.h"
 #include "libkm/wg/netlink.h"
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -276,17 +275,24 @@ static void assert_no_socket(const struct side *s)
 	assert_int_equal(access(path, F_OK), -1);
 }
 
-static int control_sockets(void)
+/* Where wg(8), or km-warden --show, finds the engine's device of this side's warden. */
+static void control_path(const struct side *s, char path[static 128])
 {
-	DIR *dir = opendir("/var/run/wireguard");
-	struct dirent *e;
-	int n = 0;
+	char *link, name[16];
 
-	while (dir && (e = readdir(dir)))
-		n += !strncmp(e->d_name, "km", 2);
-	if (dir)
-		closedir(dir);
-	return n;
+	if (rootless) {
+		snprintf(path, 128, "%s/wireguard.sock", s->runtime);
+		return;
+	}
+	link = inside(warden_pid(s), "ip -o link | grep -o 'km[0-9a-f]\\{8\\}'");
+	assert_int_equal(sscanf(link, "%15s", name), 1);
+	snprintf(path, 128, "/var/run/wireguard/%s.sock", name);
+	free(link);
+}
+
+static bool embedded(const struct side *s)
+{
+	return !strcmp(km_privnet_backend(s->p), "embedded");
 }
 
 /* ---- traffic ---- */
@@ -623,13 +629,15 @@ static void test_linger(void **state)
 static void test_stop_leaves_nothing(void **state)
 {
 	struct world *w = *state;
-	int sockets = control_sockets(), warden;
+	int warden;
 	char *before = host_network(), *after;
 	struct stat st;
-	char path[128];
+	char path[128], control[128];
 
 	open_side(w, &w->a, false);
 	warden = pidfd_of(warden_pid(&w->a));
+	control_path(&w->a, control);
+	assert_int_equal(access(control, F_OK), embedded(&w->a) ? 0 : -1);
 	snprintf(path, sizeof(path), "%s/%s", w->a.runtime, KM_WIRE_SOCKET);
 	assert_int_equal(stat(path, &st), 0);
 	assert_int_equal(st.st_mode & 0777, 0600);
@@ -640,7 +648,7 @@ static void test_stop_leaves_nothing(void **state)
 	w->a.p = NULL;
 	assert_true(readable(warden, WAIT_MS));
 	assert_no_socket(&w->a);
-	assert_true(control_sockets() <= sockets); /* stale ones of killed wardens go, too */
+	assert_int_equal(access(control, F_OK), -1);
 	after = host_network();
 	assert_string_equal(before, after);
 	close(warden);
@@ -669,6 +677,7 @@ static void test_sigterm(void **state)
 static void test_warden_killed(void **state)
 {
 	struct world *w = *state;
+	char control[128];
 	uint8_t key[KM_WG_KEY_LEN];
 	struct km_wg_peer_status *list;
 	size_t n;
@@ -677,12 +686,47 @@ static void test_warden_killed(void **state)
 	open_side(w, &w->a, false);
 	memcpy(key, km_privnet_public_key(w->a.p), sizeof(key));
 	pid = warden_pid(&w->a);
+	control_path(&w->a, control);
 	kill(pid, SIGKILL);
 	assert_true(readable(km_privnet_fd(w->a.p), WAIT_MS));
 	assert_int_equal(km_privnet_peers(w->a.p, &list, &n, NULL), KM_ECLOSED);
 	km_privnet_close(w->a.p, false);
 	open_side(w, &w->a, false);
 	assert_memory_equal(km_privnet_public_key(w->a.p), key, sizeof(key));
+	/* what the killed one has left is gone, unless it has the same name, and is served again */
+	assert_int_equal(access(control, F_OK), rootless ? 0 : -1);
+}
+
+/* km-warden --show knows what `wg show` would. */
+static void test_show(void **state)
+{
+	struct world *w = *state;
+	char command[KM_WIRE_PATH_MAX + 160], control[128], key[KM_WG_KEY_STRLEN], *out;
+
+	open_both(w);
+	if (!embedded(&w->a))
+		skip(); /* wg(8) shows it */
+	assert_true(ping(&w->a, &w->b, 20, 1000));
+	control_path(&w->a, control);
+	snprintf(command, sizeof(command), "%s --show %s", program,
+		 rootless ? w->a.runtime : control);
+	out = output_of(command);
+	assert_non_null(strstr(out, control));
+	km_wg_key_str(km_privnet_public_key(w->a.p), key);
+	assert_non_null(strstr(out, key));
+	km_wg_key_str(km_privnet_public_key(w->b.p), key);
+	assert_non_null(strstr(out, key));
+	assert_non_null(strstr(out, "listening port: 51911\n"));
+	assert_non_null(strstr(out, "endpoint: 127.0.0.1:51912\n"));
+	assert_non_null(strstr(out, "allowed ips: 10.66.0.2/32\n"));
+	assert_non_null(strstr(out, "latest handshake: "));
+	free(out);
+	snprintf(command, sizeof(command), "%s --show %s/nowhere 2>&1 || echo status $?", program,
+		 w->a.runtime);
+	out = output_of(command);
+	assert_non_null(strstr(out, "nowhere: No such file"));
+	assert_non_null(strstr(out, "status 1\n"));
+	free(out);
 }
 
 static void test_device_deleted(void **state)
@@ -1339,6 +1383,7 @@ int main(void)
 	    TEST(test_stop_leaves_nothing),
 	    TEST(test_sigterm),
 	    TEST(test_warden_killed),
+	    TEST(test_show),
 	    TEST(test_device_deleted),
 	    TEST(test_warden_hangs),
 	    TEST(test_warden_is_starting),
@@ -1367,6 +1412,7 @@ int main(void)
 	    TEST(test_stop_leaves_nothing),
 	    TEST(test_sigterm),
 	    TEST(test_warden_killed),
+	    TEST(test_show),
 	    TEST(test_inside_killed),
 	    TEST(test_inside_orphaned),
 	    TEST(test_device_deleted),
