@@ -16,7 +16,7 @@ WG_EMBED  ?= /usr/share/doc/wireguard-tools/examples/embeddable-wg-library
 VERSION   := 0.1.0
 
 PKGS      := libsodium libevent libevent_openssl libevent_pthreads libssl libcrypto libpq jansson libwebsockets \
-             liburcu-memb inih libmnl libidn2 libuv
+             liburcu-memb inih libmnl libidn2 libuv libargon2
 CFLAGS    ?= -O2 -g
 WARN      := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
 KM_CFLAGS := -std=gnu17 -D_GNU_SOURCE -DKM_VERSION='"$(VERSION)"' -DKM_SYSCONF='"$(SYSCONF)"' \

@@ -93,26 +93,10 @@ static void put_num(struct line *l, int64_t n)
 	puts_raw(l, text);
 }
 
-/* The length of the UTF-8 sequence at s (RFC 3629), 0 when it is not one. */
-static size_t utf8_len(const unsigned char *s)
-{
-	size_t n = s[0] < 0x80 ? 1 : s[0] < 0xc2 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
-
-	if (s[0] > 0xf4)
-		return 0;
-	for (size_t i = 1; i < n; i++)
-		if ((s[i] & 0xc0) != 0x80)
-			return 0;
-	if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) ||
-	    (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
-		return 0;
-	return n;
-}
-
 /* One escaped character; returns how many bytes of s it took. */
 static size_t put_escaped(struct line *l, const unsigned char *s, bool json, bool quoted)
 {
-	size_t n = utf8_len(s);
+	size_t n = km_utf8_len((const char *)s);
 	char esc[8];
 
 	if (quoted && (*s == '"' || *s == '\\'))

@@ -42,6 +42,10 @@ char *km_b64(const void *p, size_t n, char *out);
 int km_unb64(void *out, size_t n, const char *s) __attribute__((warn_unused_result));
 char *km_b64url(const void *p, size_t n, char *out);
 
+/* The length of the UTF-8 sequence (RFC 3629) at the start of a NUL-terminated text: 1 to 4 (1 for the
+ * NUL too), or 0 when there is none. */
+size_t km_utf8_len(const char *s);
+
 /* SHA-256. */
 void km_sha256(uint8_t out[static 32], const void *p, size_t n);
 /* Equality in constant time. */

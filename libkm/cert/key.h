@@ -47,7 +47,8 @@ struct km_cert_kdf {
 	uint32_t lanes;      /* 1 to 255 */
 };
 #define KM_CERT_KDF_DEFAULT ((struct km_cert_kdf){.memory_kib = 2097152, .passes = 1, .lanes = 4})
-#define KM_CERT_KDF_PASSES_MAX 1024 /* honoured when a file asks for it */
+#define KM_CERT_KDF_WORK_MAX                                                                       \
+	8 /* memory_kib * passes that a file may ask for, in multiples of max_kib */
 
 /* Appends the CA's key encrypted. KM_EINVAL: a host's key, an empty passphrase or costs out of
  * bounds; KM_ENOMEM also when the memory for Argon2 is not there. */
@@ -55,7 +56,7 @@ int km_cert_key_encrypt(struct km_buf *out, const struct km_cert_key *k, const v
 			size_t n, const struct km_cert_kdf *kdf, struct km_errtext *err)
     __attribute__((warn_unused_result));
 /* Reads the first block of the text, an encrypted key. max_kib is the memory that the file may make
- * this process use: KM_ETOOBIG when it asks for more (or for too many passes).
+ * this process use, and bounds its time (KM_CERT_KDF_WORK_MAX): KM_ETOOBIG when it asks for more.
  * KM_CERT_EPASSPHRASE, KM_EINVAL, KM_ENOTFOUND, KM_ENOMEM. */
 int km_cert_key_decrypt(struct km_cert_key *k, const char *text, size_t text_n,
 			const void *passphrase, size_t n, uint32_t max_kib, struct km_errtext *err)
