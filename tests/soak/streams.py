@@ -24,17 +24,18 @@ def now_ns():
 
 
 class Stall:
-    """The worst of one stream, and every one above `report_ms` for the log."""
+    """The worst of one stream; those above `report_ms` are told, once for all that waited together."""
 
     def __init__(self, name, report_ms, on_stall):
         self.name, self.report_ms, self.on_stall = name, report_ms, on_stall
-        self.worst_ms, self.over = 0.0, 0
+        self.worst_ms, self.over, self.told = 0.0, 0, 0
 
     def saw(self, ns):
         ms = ns / 1e6
         self.worst_ms = max(self.worst_ms, ms)
-        if ms >= self.report_ms:
+        if ms >= self.report_ms and now_ns() - self.told > ns:
             self.over += 1
+            self.told = now_ns()
             self.on_stall(self.name, ms)
 
 

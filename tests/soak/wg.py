@@ -104,7 +104,7 @@ class Soak:
     def __init__(self, opt):
         self.opt, self.sides, self.streams, self.churn = opt, [], [], None
         self.samples, self.rekeys, self.stamps = [], {}, {}
-        self.starved_worst_ms, self.starved = 0.0, {}
+        self.starved_worst_ms, self.starved, self.starved_lately = 0.0, {}, [0.0]
         self.begun = time.time()
 
     def say(self, text):
@@ -113,8 +113,8 @@ class Soak:
     def on_stall(self, name, ms):
         t = time.time()
         deeds = [f"{d} {t - at:.2f} s before" for at, d in self.churn.recent[-4:]]
-        self.say(f"{name}: stall of {ms:.0f} ms; engines waited for a processor at most "
-                 f"{self.starved_worst_ms:.0f} ms of a second so far; " + ", ".join(deeds))
+        self.say(f"{name}: stall of {ms:.0f} ms; an engine has lately waited for a processor for at most "
+                 f"{max(self.starved_lately):.0f} ms of a second; " + ", ".join(deeds))
 
     def build(self, folder):
         for n, letter in enumerate(["hub", "b", "c", "d"]):
@@ -141,11 +141,12 @@ class Soak:
     def each_second(self):
         if self.churn.error:
             raise self.churn.error
-        for side in self.sides:
-            ns = side.starved_ns()
-            if side.name in self.starved:
-                self.starved_worst_ms = max(self.starved_worst_ms, (ns - self.starved[side.name]) / 1e6)
-            self.starved[side.name] = ns
+        ns = {side.name: side.starved_ns() for side in self.sides}
+        if self.starved:
+            worst = max(ns[x] - self.starved[x] for x in ns) / 1e6
+            self.starved_worst_ms = max(self.starved_worst_ms, worst)
+            self.starved_lately = self.starved_lately[-2:] + [worst]
+        self.starved = ns
         for side in self.fixed:
             stamp = side.control.peers()[side.hub_pub]
             stamp = stamp["last_handshake_time_sec"] + stamp["last_handshake_time_nsec"]

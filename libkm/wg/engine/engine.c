@@ -62,6 +62,14 @@ int64_t wg_now_us(void)
 	return mono.tv_sec * 1000000 + mono.tv_nsec / 1000;
 }
 
+/* Takes the core's lock in the order of arrival. */
+static void enter(struct wg_engine *e)
+{
+	pthread_mutex_lock(&e->gate);
+	pthread_mutex_lock(&e->lock);
+	pthread_mutex_unlock(&e->gate);
+}
+
 /* ---- what the core asks for ---- */
 
 static void on_send(void *arg, const struct wg_endpoint *to, const uint8_t *msg, size_t n)
@@ -130,11 +138,16 @@ static bool serve_queue(struct wg_engine *e, const struct wg_clock *t)
 	return n > 0;
 }
 
+static int64_t earlier(int64_t due_ms, int64_t ms)
+{
+	return due_ms < 0 || due_ms > ms ? ms : due_ms;
+}
+
 static void *control_run(void *arg)
 {
 	struct wg_engine *e = arg;
 	struct pollfd p = {.fd = e->wake_control, .events = POLLIN};
-	int64_t tick_ms = 0; /* when it is due; -1: never */
+	int64_t tick_ms = 0, last_ms = 0; /* when it is due (-1: never), and was */
 	struct wg_clock t;
 	bool more = false;
 	int wait, next;
@@ -145,12 +158,16 @@ static void *control_run(void *arg)
 		if (poll(&p, 1, wait) > 0)
 			wg_silence(e->wake_control);
 		t = now();
-		pthread_mutex_lock(&e->lock);
+		enter(e);
 		more = serve_queue(e, &t);
-		if (wg_core_attend(e->core, &t) && tick_ms > t.ms + WG_HURRY_MS)
-			tick_ms = t.ms + WG_HURRY_MS;
-		if (tick_ms < 0 || t.ms >= tick_ms || atomic_exchange(&e->tick_now, false)) {
+		if (wg_core_attend(e->core, &t))
+			tick_ms = earlier(tick_ms, t.ms + WG_HURRY_MS);
+		/* Whoever sets thousands of peers one by one does not get a look at all for each. */
+		if (atomic_exchange(&e->tick_now, false))
+			tick_ms = earlier(tick_ms, last_ms + WG_HURRY_MS);
+		if (tick_ms >= 0 && t.ms >= tick_ms) {
 			next = wg_core_tick(e->core, &t);
+			last_ms = t.ms;
 			tick_ms = next < 0 ? -1 : t.ms + next;
 		}
 		wg_core_reclaim(e->core);
@@ -178,8 +195,14 @@ void wg_engine_set_mtu(struct wg_engine *e, unsigned mtu)
 
 struct wg_core *wg_engine_lock(struct wg_engine *e)
 {
-	pthread_mutex_lock(&e->lock);
+	enter(e);
 	return e->core;
+}
+
+void wg_engine_give_way(struct wg_engine *e)
+{
+	pthread_mutex_unlock(&e->lock);
+	enter(e);
 }
 
 void wg_engine_unlock(struct wg_engine *e)
@@ -274,6 +297,7 @@ static void engine_free(struct wg_engine *e)
 	close_fd(e->wake_recv);
 	close_fd(e->gone);
 	pthread_mutex_destroy(&e->lock);
+	pthread_mutex_destroy(&e->gate);
 	pthread_mutex_destroy(&e->flush_lock);
 	pthread_mutex_destroy(&e->self_lock);
 	km_wipe(e->mac1_key, sizeof(e->mac1_key));
@@ -294,6 +318,7 @@ static struct wg_engine *engine_new(int tun_fd, bool uso, int udp_fd)
 	if (e == NULL)
 		return NULL;
 	pthread_mutex_init(&e->lock, NULL);
+	pthread_mutex_init(&e->gate, NULL);
 	pthread_mutex_init(&e->flush_lock, NULL);
 	pthread_mutex_init(&e->self_lock, NULL);
 	e->tun = tun_fd;

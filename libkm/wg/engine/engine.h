@@ -31,6 +31,8 @@ void wg_engine_set_mtu(struct wg_engine *e, unsigned mtu);
  * what has changed. */
 struct wg_core *wg_engine_lock(struct wg_engine *e);
 void wg_engine_unlock(struct wg_engine *e);
+/* Between these two: whoever waits has a turn, handshakes above all. Peers may have gone after. */
+void wg_engine_give_way(struct wg_engine *e);
 /* As wg_core_set_key; takes the lock itself. */
 void wg_engine_set_key(struct wg_engine *e, const uint8_t priv[static WG_KEY]);
 /* The port that the socket has, in host order; and another one (KM_EEXIST, KM_EIO: all stays). */

@@ -29,6 +29,7 @@ struct wg_receiver;
 struct wg_engine {
 	struct wg_core *core;
 	pthread_mutex_t lock; /* of the core */
+	pthread_mutex_t gate; /* held while waiting for it: whoever waits has the next turn */
 	int tun, udp;
 	_Atomic uint32_t mark;
 	bool v4_only; /* the socket's family */

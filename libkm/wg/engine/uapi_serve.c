@@ -18,6 +18,7 @@
 #define REQUEST_MAX ((size_t)16 << 20)
 #define REPLY_MAX ((size_t)64 << 20)
 #define NEW ".new" /* how the name ends until the socket listens */
+#define PIECE 16384
 #define STALE_S 60
 #define WAIT_MS 5000 /* for a client that has begun */
 
@@ -77,17 +78,22 @@ static void serve(struct wg_uapi *u, int fd)
 {
 	struct km_buf in;
 	uint8_t *p;
+	size_t seen;
 	ssize_t n;
 
 	km_buf_init(&in, REQUEST_MAX);
-	while (ready(u, fd, POLLIN) && !km_buf_reserve(&in, 4096, &p)) {
-		n = recv(fd, p, 4096, MSG_DONTWAIT);
+	while (ready(u, fd, POLLIN) && !km_buf_reserve(&in, PIECE, &p)) {
+		n = recv(fd, p, PIECE, MSG_DONTWAIT);
 		if (n < 0 && (errno == EINTR || errno == EAGAIN))
 			continue;
 		if (n <= 0)
 			break;
+		/* Only what is new is searched for a request's end: thousands of peers are
+		 * megabytes. */
+		seen = in.len > 0 ? in.len - 1 : 0;
 		km_buf_commit(&in, (size_t)n);
-		if (!answer(u, fd, &in))
+		if (wg_uapi_request_len((const char *)km_buf_head(&in) + seen, in.len - seen) > 0 &&
+		    !answer(u, fd, &in))
 			break;
 	}
 	km_buf_wipe(&in);

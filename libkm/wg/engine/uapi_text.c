@@ -103,6 +103,8 @@ static int set_public_key(struct set *s, const char *value)
 		return EINVAL;
 	if (s->core == NULL)
 		s->core = wg_engine_lock(s->e);
+	else
+		wg_engine_give_way(s->e); /* there may be thousands */
 	s->peer = wg_core_peer(s->core, pub);
 	s->created = s->peer == NULL;
 	if (s->peer == NULL)
@@ -293,21 +295,49 @@ static int add_peer(struct km_buf *b, struct wg_peer *p)
 	return rc;
 }
 
+/* Peers may come and go while others are written: who is there now, by key. NULL: no memory. */
+static uint8_t (*peer_keys(const struct wg_core *c))[WG_KEY]
+{
+	uint8_t(*keys)[WG_KEY] = calloc(c->n_peers + 1, sizeof(*keys));
+	struct wg_peer *p, *tmp;
+	size_t n = 0;
+
+	if (keys != NULL)
+		HASH_ITER (hh, c->peers, p, tmp)
+			memcpy(keys[n++], p->remote.pub, WG_KEY);
+	return keys;
+}
+
+static int add_peers(struct wg_engine *e, struct wg_core *c, struct km_buf *b)
+{
+	size_t n = c->n_peers;
+	uint8_t(*keys)[WG_KEY] = peer_keys(c);
+	struct wg_peer *p;
+	int rc = keys ? 0 : KM_ENOMEM;
+
+	for (size_t i = 0; !rc && i < n; i++) {
+		if (i > 0)
+			wg_engine_give_way(e);
+		if ((p = wg_core_peer(c, keys[i])) != NULL)
+			rc = add_peer(b, p);
+	}
+	free(keys);
+	return rc;
+}
+
 static int get(struct wg_engine *e, struct km_buf *b)
 {
 	uint16_t port = wg_engine_port(e);
 	uint32_t mark = wg_engine_mark(e);
 	struct wg_core *c = wg_engine_lock(e);
-	struct wg_peer *p, *tmp;
 	int rc = c->has_key ? add_key(b, "private_key", c->self.priv) : 0;
 
 	if (!rc && port)
 		rc = km_buf_addf(b, "listen_port=%u\n", port);
 	if (!rc && mark)
 		rc = km_buf_addf(b, "fwmark=%u\n", mark);
-	HASH_ITER (hh, c->peers, p, tmp)
-		if (!rc)
-			rc = add_peer(b, p);
+	if (!rc)
+		rc = add_peers(e, c, b);
 	wg_engine_unlock(e);
 	return rc;
 }

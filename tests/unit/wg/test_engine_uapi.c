@@ -93,18 +93,20 @@ static void what_is_set_is_shown(void **state)
 	assert_get(e, "private_key=" PRIV
 		      "\n" PEER(KEY1, ZERO, "endpoint=[2001:db8::1]:51820\n", "0",
 				"allowed_ip=10.1.0.0/24\nallowed_ip=fd00::/64\n") "errno=0\n\n");
-	/* more of it, and a second peer that takes one of its prefixes */
+	/* more of it, and a second peer that takes one of its prefixes; none has both an endpoint and
+	 * a reason to speak */
 	assert_set(e,
 		   "set=1\npublic_key=" KEY1 "\nallowed_ip=10.3.0.1/32\nallowed_ip=-fd00::/64\n"
-		   "endpoint=192.0.2.9:1234\npersistent_keepalive_interval=25\n"
-		   "public_key=" KEY2 "\npreshared_key=" KEY1 "\nallowed_ip=10.1.0.0/24\n\n",
+		   "endpoint=192.0.2.9:1234\n"
+		   "public_key=" KEY2 "\npreshared_key=" KEY1 "\nallowed_ip=10.1.0.0/24\n"
+		   "persistent_keepalive_interval=25\n\n",
 		   "errno=0\n\n");
-	assert_get(e, "private_key=" PRIV "\n" PEER(KEY1, ZERO, "endpoint=192.0.2.9:1234\n", "25",
+	assert_get(e, "private_key=" PRIV "\n" PEER(KEY1, ZERO, "endpoint=192.0.2.9:1234\n", "0",
 						    "allowed_ip=10.3.0.1/32\n")
-			  PEER(KEY2, KEY1, "", "0", "allowed_ip=10.1.0.0/24\n") "errno=0\n\n");
+			  PEER(KEY2, KEY1, "", "25", "allowed_ip=10.1.0.0/24\n") "errno=0\n\n");
 	assert_set(e, "set=1\npublic_key=" KEY1 "\nremove=true\n\n", "errno=0\n\n");
 	assert_get(e, "private_key=" PRIV
-		      "\n" PEER(KEY2, KEY1, "", "0", "allowed_ip=10.1.0.0/24\n") "errno=0\n\n");
+		      "\n" PEER(KEY2, KEY1, "", "25", "allowed_ip=10.1.0.0/24\n") "errno=0\n\n");
 	/* update_only makes no peer */
 	assert_set(e, "set=1\npublic_key=" KEY1 "\nupdate_only=true\nallowed_ip=10.9.0.0/24\n\n",
 		   "errno=0\n\n");
