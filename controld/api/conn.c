@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* TLS connections under evhttp. Each has a struct conn that hangs on its SSL object, which counts
- * connections and bounds what one request may send: evhttp itself can only refuse with an HTML
- * page. */
+ * connections and bounds what one request may send. evhttp refuses by itself what is no HTTP, with
+ * a page of HTML that a program cannot read (a callback for that came only after libevent 2.1):
+ * what it puts into the output while no answer of ours is sent is taken out and becomes our JSON.
+ */
 #include "controld/api/server.h"
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
@@ -22,14 +24,11 @@ struct conn {
 	struct bufferevent *bev;
 	size_t bytes; /* of the request being read */
 	bool refused, draining, answering, evicted;
-	bool known; /* it has shown a token */
+	bool known;                         /* it has shown a token */
+	bool sending, rewriting, rewritten; /* our answer; evhttp's page */
+	bool *gone;                         /* set when the connection ends */
 	struct conn *prev, *next;
 };
-
-static const char too_large[] =
-    "HTTP/1.1 413 Payload Too Large\r\nContent-Type: application/json\r\n"
-    "Connection: close\r\nContent-Length: 74\r\n\r\n"
-    "{\"error\":\"the body is larger than 1 MiB\",\"code\":\"TOO_LARGE\",\"details\":[]}\n";
 
 static void conn_gone(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
 {
@@ -37,6 +36,8 @@ static void conn_gone(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long
 	struct conn *c = ptr;
 	if (!c)
 		return;
+	if (c->gone)
+		*c->gone = true;
 	struct api *api = c->api;
 	if (api) {
 		DL_DELETE(api->conns, c);
@@ -57,11 +58,80 @@ static int ex_index(void)
 	return index;
 }
 
+/* ---- what is no request for a handler ---- */
+
+struct refusal {
+	int status;
+	const char *code, *message;
+};
+static const struct refusal refusals[] = {
+    {400, "VALIDATION_ERROR", "this is no request in HTTP/1.1, or its head is larger than 64 KiB"},
+    {413, "TOO_LARGE", "the body is larger than 1 MiB"},
+    {417, "VALIDATION_ERROR", "this expectation cannot be met"},
+    {501, "METHOD_NOT_ALLOWED", "there is no such method here"},
+    {500, "INTERNAL_ERROR", "something went wrong"}, /* the last: any other */
+};
+
+static const struct refusal *refusal_of(int status)
+{
+	const struct refusal *r = refusals;
+	while (r->status != status && r < refusals + KM_ARRAY_LEN(refusals) - 1)
+		r++;
+	return r;
+}
+
+/* The whole answer, after which the connection ends. */
+static void refusal_write(struct conn *c, int status)
+{
+	const struct refusal *r = refusal_of(status);
+	char body[256];
+	int n = snprintf(body, sizeof(body), "{\"error\":\"%s\",\"code\":\"%s\",\"details\":[]}",
+			 r->message, r->code);
+	req_counted(status);
+	evbuffer_add_printf(bufferevent_get_output(c->bev),
+			    "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\n"
+			    "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
+			    "Connection: close\r\nContent-Length: %d\r\n\r\n%s",
+			    status, req_reason(status), n, body);
+}
+
 static void refuse(struct conn *c)
 {
 	c->refused = true;
 	bufferevent_enable(c->bev, EV_WRITE); /* off while evhttp reads */
-	bufferevent_write(c->bev, too_large, sizeof(too_large) - 1);
+	refusal_write(c, 413);
+}
+
+static void cut_end(struct evbuffer *b, size_t n)
+{
+	struct evbuffer *front = evbuffer_new();
+	if (!front)
+		abort(); /* no memory */
+	evbuffer_remove_buffer(b, front, evbuffer_get_length(b) - n);
+	evbuffer_drain(b, n);
+	evbuffer_add_buffer(b, front);
+	evbuffer_free(front);
+}
+
+/* Something is to be sent: the first piece of evhttp's own answer is its status line. */
+static void conn_output(struct evbuffer *out, const struct evbuffer_cb_info *info, void *arg)
+{
+	struct conn *c = arg;
+	char line[16] = "";
+	int status;
+	if (c->sending || c->refused || c->rewriting || info->n_added == 0)
+		return;
+	if (!c->rewritten) {
+		evbuffer_copyout(out, line, sizeof(line) - 1);
+		if (sscanf(line, "HTTP/%*d.%*d %3d", &status) != 1 || status < 400)
+			return; /* 100 Continue */
+	}
+	c->rewriting = true; /* this calls back here */
+	cut_end(out, info->n_added);
+	if (!c->rewritten)
+		refusal_write(c, status);
+	c->rewriting = false;
+	c->rewritten = true;
 }
 
 /* Bytes have come in. */
@@ -127,6 +197,7 @@ struct bufferevent *conn_new(struct event_base *base, void *arg)
 		abort();
 	bufferevent_openssl_set_allow_dirty_shutdown(c->bev, 1);
 	evbuffer_add_cb(bufferevent_get_input(c->bev), conn_input, c);
+	evbuffer_add_cb(bufferevent_get_output(c->bev), conn_output, c);
 	return c->bev;
 }
 
@@ -147,16 +218,24 @@ void conn_request_read(struct evhttp_request *ev)
 	c->answering = true;
 }
 
-void conn_request_answered(struct evhttp_request *ev, bool known)
+void conn_answer(struct evhttp_request *ev, int status, struct evbuffer *body, bool known)
 {
 	struct conn *c = conn_of(ev);
-	if (!c)
-		return;
-	c->answering = false;
-	if (known) {
-		c->known = true;
-		DL_DELETE(c->api->conns, c);
-		DL_APPEND(c->api->conns, c);
+	bool gone = c == NULL;
+	if (c) {
+		c->answering = false;
+		c->sending = true;
+		c->gone = &gone;
+		if (known) {
+			c->known = true;
+			DL_DELETE(c->api->conns, c);
+			DL_APPEND(c->api->conns, c);
+		}
+	}
+	evhttp_send_reply(ev, status, req_reason(status), body); /* also when the client is gone */
+	if (!gone) {
+		c->sending = false;
+		c->gone = NULL;
 	}
 }
 

@@ -274,7 +274,7 @@ void req_header(struct req *rq, const char *name, const char *value)
 	evhttp_add_header(evhttp_request_get_output_headers(rq->ev), name, value);
 }
 
-static const char *reason(int status)
+const char *req_reason(int status)
 {
 	static const struct {
 		int status;
@@ -289,8 +289,10 @@ static const char *reason(int status)
 		       {405, "Method Not Allowed"},
 		       {409, "Conflict"},
 		       {413, "Payload Too Large"},
+		       {417, "Expectation Failed"},
 		       {429, "Too Many Requests"},
 		       {500, "Internal Server Error"},
+		       {501, "Not Implemented"},
 		       {503, "Service Unavailable"}};
 	for (size_t i = 0; i < KM_ARRAY_LEN(reasons); i++)
 		if (reasons[i].status == status)
@@ -298,13 +300,19 @@ static const char *reason(int status)
 	return "Unknown";
 }
 
-static void send_out(struct req *rq, int status, struct evbuffer *body)
+void req_counted(int status)
 {
-	char n[24], labels[24];
+	char labels[24];
 	snprintf(labels, sizeof(labels), "status=\"%d\"", status);
 	km_metric_add(km_metric(KM_METRIC_COUNTER, "kakuremichi_rest_requests_total", labels,
 				"REST requests answered"),
 		      1);
+}
+
+static void send_out(struct req *rq, int status, struct evbuffer *body)
+{
+	char n[24];
+	req_counted(status);
 	km_debug("request answered",
 		 km_ks("method", route_method(evhttp_request_get_command(rq->ev))),
 		 km_ks("path", rq->route ? rq->route->path : NULL), km_ki("status", status),
@@ -316,8 +324,7 @@ static void send_out(struct req *rq, int status, struct evbuffer *body)
 		req_header(rq, "Content-Length", n);
 		evbuffer_drain(body, evbuffer_get_length(body));
 	}
-	conn_request_answered(rq->ev, rq->token_id[0] != '\0');
-	evhttp_send_reply(rq->ev, status, reason(status), body); /* also when the client is gone */
+	conn_answer(rq->ev, status, body, rq->token_id[0] != '\0');
 	req_free(rq);
 }
 

@@ -38,14 +38,18 @@ SSL_CTX *conn_tls(const char *cert_pem, const char *key_pem, struct km_errtext *
 struct bufferevent *conn_new(struct event_base *base, void *arg);
 /* A request of this connection is complete: the bound on its bytes begins anew. */
 void conn_request_read(struct evhttp_request *ev);
-/* It is answered; known: for somebody with a token, whose connection is kept before others'. */
-void conn_request_answered(struct evhttp_request *ev, bool known);
+/* Answers it; known: for somebody with a token, whose connection is kept before others'. */
+void conn_answer(struct evhttp_request *ev, int status, struct evbuffer *body, bool known);
 /* The api goes away before its connections do. */
 void conn_forget_all(struct api *api);
 
 /* request.c */
 /* A request has arrived whole (evhttp_set_gencb: arg is the api). */
 void req_arrived(struct evhttp_request *ev, void *arg);
+/* "Not Found" …; "Unknown" for what is not known. */
+const char *req_reason(int status);
+/* Counts an answer. */
+void req_counted(int status);
 /* Forgets those under way: neither answered nor called back. */
 void req_forget_all(struct api *api);
 

@@ -547,6 +547,24 @@ def test_bad_http(ctl):
                           b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400)):
         got = ctl.raw(data)
         assert got.startswith(b"HTTP/1.1 %d " % status), got
+        head, body = got.split(b"\r\n\r\n", 1)
+        assert b"\r\nContent-Type: application/json\r\n" in head and b"<" not in got, got
+        assert b"\r\nContent-Length: %d" % len(body) in head and b"\r\nConnection: close" in head, got
+        assert set(json.loads(body)) == {"error", "code", "details"}, got
+    # after a good request on the same connection, sent together with it; and after a 100 Continue
+    ask = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    got = ctl.raw(ask + ask + b"nonsense\r\n\r\n")
+    assert got.count(b"HTTP/1.1 200 ") == 2 and got.count(b'{"status":"ok"}') == 2, got
+    assert b"HTTP/1.1 400 " in got and b"VALIDATION_ERROR" in got and b"<" not in got, got
+    body = json.dumps({"name": "continued"}).encode()
+    with socket.create_connection(("127.0.0.1", ctl.rest_port), 20) as s:
+        with ctl.tls.wrap_socket(s, server_hostname="localhost") as t:
+            t.sendall(b"POST /api/agents HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                      b"Authorization: Bearer " + ctl.token.encode() + b"\r\nExpect: 100-continue\r\n"
+                      b"Content-Length: %d\r\n\r\n" % len(body))
+            assert t.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            t.sendall(body)
+            assert t.recv(4096).startswith(b"HTTP/1.1 201 ")
     with socket.create_connection(("127.0.0.1", ctl.rest_port), 20) as s:
         s.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")  # without TLS
         with contextlib.suppress(OSError):
