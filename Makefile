@@ -125,16 +125,25 @@ $(BUILD)/fuzz_%: $(OBJ)/tests/fuzz/fuzz_%.o $(BUILD)/libgatewayd.a $(BUILD)/libk
 	$(Q)$(CC) $(KM_CFLAGS) -fsanitize=fuzzer $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 # What is judged by memory and size runs on the plain build.
 MEMORY    := tests/e2e/test_edge.py::test_memory_of_idle_connections
+PLAIN     := tests/e2e/test_bulk.py tests/e2e/test_wireguard_flood.py
 check-e2e: all
-	KM_BUILD=$(BUILD) $(E2E) --ignore tests/e2e/test_bulk.py --deselect $(MEMORY) $(ARGS) tests/e2e
-check-bulk: all
-	KM_BUILD=$(BUILD) $(E2E) -s tests/e2e/test_bulk.py tests/e2e/test_first_request.py $(MEMORY)
+	KM_BUILD=$(BUILD) $(E2E) $(PLAIN:%=--ignore %) --deselect $(MEMORY) $(ARGS) tests/e2e
+check-bulk: all $(BUILD)/bench-flood
+	KM_BUILD=$(BUILD) $(E2E) -s $(PLAIN) tests/e2e/test_first_request.py $(MEMORY)
 	/usr/bin/python3 -B packaging/demo/demo.py --once
 
 # Our WireGuard engine beside the raw veth and Debian's wireguard-go; about two minutes.
 bench-wg: all
 	@sh packaging/setup.sh build check
 	/usr/bin/python3 -B tests/bench/wg.py --warden $(BUILD)/km-warden --json build/bench/wg.json $(ARGS)
+
+# Handshakes a second on one core, and what a flood of forged ones does to a tunnel.
+bench-handshake: all $(BUILD)/bench-flood $(BUILD)/bench-handshakes
+	@sh packaging/setup.sh build check
+	/usr/bin/python3 -B tests/bench/handshake.py --build $(BUILD) --json build/bench/handshake.json $(ARGS)
+$(BUILD)/bench-%: $(OBJ)/tests/bench/%.o $(BUILD)/libkm.a
+	$(call say,LD,$@)
+	$(Q)$(CC) $(KM_CFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 # Streams through the engine while peers come and go beside them, at real time; a stall above 1 s fails it.
 SOAK_TIME ?= 3600
@@ -180,6 +189,6 @@ install: all
 clean:
 	rm -rf build
 .SECONDARY:
-.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-e2e check-bulk check-vm bench-wg soak-wg lint \
+.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-e2e check-bulk check-vm bench-wg bench-handshake soak-wg lint \
         headers tidy cppcheck install schemas fuzz fuzz-run $(TIDY) $(ALONE)
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

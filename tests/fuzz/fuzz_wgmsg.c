@@ -52,13 +52,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 	wg_peer_set_endpoint(peer, &from);
 	(void)wg_path_sender(peer, now.ms);
 	wg_core_attend(c, &now);
-	wg_core_message(c, &from, p, n, false, &now);
+	wg_core_message(c, &from, p, n, WG_CALM, &now);
 	memcpy(msg, p, n);
 	if (!wg_remote_init(c->crypto, &us, &c->self, c->self.pub, NULL))
 		abort();
 	wg_macs(c->crypto, &us, NULL, msg, n);
-	wg_core_message(c, &from, msg, n, false, &now);
-	wg_core_message(c, &from, msg, n, true, &now);
+	wg_core_message(c, &from, msg, n, WG_CALM, &now);
+	wg_core_message(c, &from, msg, n, WG_LOADED, &now);
 	now.ms += 6000;
 	wg_core_tick(c, &now);
 out:

@@ -188,10 +188,14 @@ void wg_peer_disallow_all(struct wg_peer *p);
 /* Whether this has the type and length of a handshake message: nothing else is worth a place in a
  * queue, and with types 1 and 2 only those whose mac1 is right (wg_mac1_ok). */
 bool wg_core_expects(const uint8_t *msg, size_t n);
+/* How full the queue is that handshake messages come from. From an eighth of it on a sender must
+ * prove its address, and is given a cookie to do so. When half is taken, those who bring none get no
+ * answer either: looking at them costs little, so that whoever has a cookie finds a place. */
+enum wg_load { WG_CALM, WG_LOADED, WG_CROWDED };
 /* A handshake message (anything else is refused; mac1 has been checked by the caller for types 1
- * and 2). loaded: the queue that it came from is an eighth full. */
+ * and 2). */
 void wg_core_message(struct wg_core *c, const struct wg_endpoint *from, const uint8_t *msg,
-		     size_t n, bool loaded, const struct wg_clock *now);
+		     size_t n, enum wg_load load, const struct wg_clock *now);
 /* What the threads asked for: attention to peers; cheap when there is nothing. Whether
  * wg_core_tick is to be called within WG_HURRY_MS. */
 bool wg_core_attend(struct wg_core *c, const struct wg_clock *now);

@@ -8,12 +8,14 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 #include <urcu/urcu-memb.h>
 
 #define MTU 1420
 #define TURN 64 /* handshake messages in one hold of the lock */
+#define CONTROL_NICE 10
 #define CLOCK CLOCK_BOOTTIME /* sessions age while the machine sleeps */
 
 /* ---- small things ---- */
@@ -123,6 +125,13 @@ static void on_forget(void *arg, struct wg_peer *p)
 
 /* ---- the control thread ---- */
 
+static enum wg_load load_of(unsigned waiting)
+{
+	return waiting >= WG_QUEUE_CROWDED  ? WG_CROWDED
+	       : waiting >= WG_QUEUE_LOADED ? WG_LOADED
+					    : WG_CALM;
+}
+
 /* Some handshake messages; whether there were any. */
 static bool serve_queue(struct wg_engine *e, const struct wg_clock *t)
 {
@@ -132,7 +141,7 @@ static bool serve_queue(struct wg_engine *e, const struct wg_clock *t)
 
 	for (n = 0; n < TURN && n < waiting; n++, head++) {
 		q = &e->queue[head % WG_QUEUE];
-		wg_core_message(e->core, &q->from, q->msg, q->n, waiting - n >= WG_QUEUE_LOADED, t);
+		wg_core_message(e->core, &q->from, q->msg, q->n, load_of(waiting - n), t);
 		atomic_store(&e->queue_head, head + 1);
 	}
 	return n > 0;
@@ -152,6 +161,8 @@ static void *control_run(void *arg)
 	bool more = false;
 	int wait, next;
 
+	/* Where there is too little of the processor, as in a flood, data goes first. */
+	(void)setpriority(PRIO_PROCESS, (id_t)gettid(), CONTROL_NICE);
 	while (!atomic_load(&e->stop)) {
 		t = now();
 		wait = more ? 0 : tick_ms < 0 ? -1 : tick_ms > t.ms ? (int)(tick_ms - t.ms) : 0;

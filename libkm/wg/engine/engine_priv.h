@@ -16,6 +16,7 @@
 #define WG_UDP_SEGMENTS 64 /* of one run; what every kernel takes */
 #define WG_QUEUE 4096      /* handshake messages */
 #define WG_QUEUE_LOADED (WG_QUEUE / 8)
+#define WG_QUEUE_CROWDED (WG_QUEUE / 2)
 
 /* A handshake message on its way to the control thread. */
 struct wg_queued {

@@ -104,7 +104,7 @@ static bool on_cookie(struct wg_core *c, const uint8_t *msg, const struct wg_clo
 
 /* While handshakes pile up, only who proves its address is listened to, and not too often. */
 static bool admitted(struct wg_core *c, const struct wg_endpoint *from, const uint8_t *msg,
-		     size_t n, const struct wg_clock *now)
+		     size_t n, enum wg_load load, const struct wg_clock *now)
 {
 	uint8_t source[18], reply[WG_COOKIE_REPLY_LEN];
 	bool v4 = wg_endpoint_v4(from);
@@ -112,6 +112,8 @@ static bool admitted(struct wg_core *c, const struct wg_endpoint *from, const ui
 	memcpy(source, from->ip, 16);
 	memcpy(source + 16, &from->port, 2);
 	if (!wg_mac2_ok(c->crypto, &c->jar, msg, n, source, sizeof(source), now->ms)) {
+		if (load == WG_CROWDED)
+			return false;
 		wg_cookie_reply(c->crypto, &c->jar, &c->self, msg, n, source, sizeof(source),
 				now->ms, reply);
 		c->n_cookies++;
@@ -133,17 +135,17 @@ bool wg_core_expects(const uint8_t *msg, size_t n)
 }
 
 void wg_core_message(struct wg_core *c, const struct wg_endpoint *from, const uint8_t *msg,
-		     size_t n, bool loaded, const struct wg_clock *now)
+		     size_t n, enum wg_load load, const struct wg_clock *now)
 {
 	bool ok = false;
 
 	if (!c->has_key)
 		return;
-	if (loaded)
+	if (load != WG_CALM)
 		c->load_until_ms = now->ms + WG_UNDER_LOAD_MS;
 	if (wg_core_expects(msg, n)) {
 		if (msg[0] != MSG_COOKIE && now->ms < c->load_until_ms &&
-		    !admitted(c, from, msg, n, now))
+		    !admitted(c, from, msg, n, load, now))
 			return;
 		ok = msg[0] == MSG_INITIATION ? on_initiation(c, from, msg, now)
 		     : msg[0] == MSG_RESPONSE ? on_response(c, from, msg, now)

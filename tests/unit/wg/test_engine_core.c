@@ -236,7 +236,7 @@ static void test_under_load(void **state)
 {
 	struct world *w = *state;
 
-	w->b.loaded = true;
+	w->b.load = WG_LOADED;
 	send_data(&w->a);
 	settle(w);
 	assert_int_equal(w->b.cookies, 1);
@@ -247,8 +247,8 @@ static void test_under_load(void **state)
 	assert_int_equal(w->b.responses, 1);
 	assert_int_equal(w->b.got, 1);
 	/* So does the initiator, of a response. */
-	w->a.loaded = true;
-	w->b.loaded = false;
+	w->a.load = WG_LOADED;
+	w->b.load = WG_CALM;
 	pass(w, 130000);
 	send_data(&w->a);
 	settle(w);
@@ -288,14 +288,14 @@ static void test_replayed_initiation(void **state)
 	settle(w);
 	assert_int_equal(w->b.responses, 1);
 	pass(w, 10000);
-	wg_core_message(w->b.core, &p.from, p.data + WG_AEAD_LEAD, p.n, false, &w->now);
+	wg_core_message(w->b.core, &p.from, p.data + WG_AEAD_LEAD, p.n, WG_CALM, &w->now);
 	assert_int_equal(w->b.responses, 1);
 	/* cut and flipped */
 	for (size_t n = 0; n < p.n; n++)
-		wg_core_message(w->b.core, &p.from, p.data + WG_AEAD_LEAD, n, false, &w->now);
+		wg_core_message(w->b.core, &p.from, p.data + WG_AEAD_LEAD, n, WG_CALM, &w->now);
 	for (size_t i = 0; i < p.n * 8; i++) {
 		p.data[WG_AEAD_LEAD + i / 8] ^= (uint8_t)(1 << i % 8);
-		wg_core_message(w->b.core, &p.from, p.data + WG_AEAD_LEAD, p.n, false, &w->now);
+		wg_core_message(w->b.core, &p.from, p.data + WG_AEAD_LEAD, p.n, WG_CALM, &w->now);
 		p.data[WG_AEAD_LEAD + i / 8] ^= (uint8_t)(1 << i % 8);
 	}
 	assert_int_equal(w->b.responses, 1);

@@ -91,7 +91,7 @@ static void both_agreed(struct world *w)
 	struct wg_keys k = {.local_index = INDEX_B, .remote_index = INDEX_A};
 
 	a_waits(w);
-	wg_core_message(w->a.core, &w->b.at, r.resp, sizeof(r.resp), false, &w->now);
+	wg_core_message(w->a.core, &w->b.at, r.resp, sizeof(r.resp), WG_CALM, &w->now);
 	assert_non_null(atomic_load(&w->a.peer->current));
 	memcpy(k.send, r.key_ba, WG_KEY);
 	memcpy(k.recv, r.key_ab, WG_KEY);
@@ -106,7 +106,7 @@ static void take(struct node *x, const uint8_t *msg, size_t n)
 
 	if (wg_core_expects(msg, n) &&
 	    (n == WG_COOKIE_REPLY_LEN || wg_mac1_ok(c->crypto, &c->self, msg, n)))
-		wg_core_message(c, &other(x)->at, msg, n, x->loaded, &x->w->now);
+		wg_core_message(c, &other(x)->at, msg, n, x->load, &x->w->now);
 }
 
 /* Every part of a node that a message may change, but for counts of refusals. */
@@ -299,7 +299,7 @@ static void test_cookie(void **state)
 	/* b under load: only a right mac2 is let in, whichever of its bits is wrong. */
 	memcpy(w->b.core->jar.secret, r.secret, sizeof(r.secret));
 	w->b.core->jar.made_ms = w->now.ms;
-	w->b.loaded = true;
+	w->b.load = WG_LOADED;
 	for (size_t bit = 0; bit < WG_MAC * 8; bit++) {
 		memcpy(msg, r.init2, sizeof(msg));
 		msg[sizeof(msg) - WG_MAC + bit / 8] ^= (uint8_t)(1 << bit % 8);
@@ -307,6 +307,10 @@ static void test_cookie(void **state)
 		assert_int_equal(w->b.cookies, bit + 1);
 		w->a.n_wire = 0;
 	}
+	w->b.load = WG_CROWDED; /* then nobody else is answered at all */
+	take(&w->b, msg, sizeof(msg));
+	assert_int_equal(w->b.cookies, WG_MAC * 8);
+	w->b.load = WG_LOADED;
 	take(&w->b, r.init, sizeof(r.init)); /* without */
 	assert_int_equal(w->b.cookies, WG_MAC * 8 + 1);
 	assert_int_equal(w->b.responses, 0);
@@ -325,6 +329,7 @@ static void test_cookie(void **state)
 	assert_memory_not_equal(w->b.core->jar.secret, r.secret, sizeof(r.secret));
 	memcpy(w->b.core->jar.secret, r.secret, sizeof(r.secret));
 	w->b.core->jar.made_ms = w->now.ms - WG_COOKIE_SECRET_MS + 1;
+	w->b.load = WG_CROWDED;
 	take(&w->b, r.init2, sizeof(r.init2));
 	assert_int_equal(w->b.responses, 1);
 	take(&w->b, r.init2, sizeof(r.init2)); /* again */

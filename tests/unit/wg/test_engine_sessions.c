@@ -178,7 +178,7 @@ static void test_initiation_gap(void **state)
 		wg_initiation_make(w->a.core->crypto, &h, &w->a.core->self, &w->a.peer->remote, i,
 				   eph, stamp, msg);
 		wg_macs(w->a.core->crypto, &w->a.peer->remote, NULL, msg, sizeof(msg));
-		wg_core_message(w->b.core, &w->a.at, msg, sizeof(msg), false, &w->now);
+		wg_core_message(w->b.core, &w->a.at, msg, sizeof(msg), WG_CALM, &w->now);
 		assert_int_equal(w->b.responses, steps[i].responses);
 	}
 }

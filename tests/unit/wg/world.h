@@ -26,7 +26,8 @@ struct node {
 	struct packet wire[WIRE]; /* on its way to us */
 	unsigned n_wire;
 	unsigned staged;
-	bool deaf, loaded; /* loses what comes; claims to be under load */
+	bool deaf; /* loses what comes */
+	enum wg_load load;
 	/* counts */
 	unsigned initiations, responses, cookies, data, empty, dropped, got;
 };
@@ -155,7 +156,7 @@ static inline void deliver_unattended(struct node *x)
 	if (p.data[WG_AEAD_LEAD] == 4)
 		receive_data(x, &p);
 	else
-		wg_core_message(x->core, &p.from, p.data + WG_AEAD_LEAD, p.n, x->loaded,
+		wg_core_message(x->core, &p.from, p.data + WG_AEAD_LEAD, p.n, x->load,
 				&x->w->now);
 }
 
