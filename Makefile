@@ -28,13 +28,14 @@ Q         := $(if $(filter 1,$(V)),,@)
 say        = $(if $(filter 1,$(V)),,@printf '  %-5s %s\n' $(1) $(2))
 
 DAEMONS   := controld gatewayd agentd
-PROGRAMS  := $(DAEMONS) km-warden
+PROGRAMS  := $(DAEMONS) kmctl km-warden
+WITH_LIB  := $(DAEMONS) kmctl
 OBJ       := $(BUILD)/obj
 srcs       = $(filter-out %/main.c,$(wildcard $(1)/*.c $(1)/*/*.c $(1)/*/*/*.c))
 LIBKM_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(call srcs,libkm)) $(OBJ)/wg_embed.o
 UNIT_SRC  := $(wildcard tests/unit/*/test_*.c)
 UNIT      := $(patsubst %.c,$(BUILD)/%,$(UNIT_SRC))
-HEADERS   := $(wildcard libkm/*/*.h libkm/*/*/*.h $(DAEMONS:%=%/*.h) $(DAEMONS:%=%/*/*.h) warden/*.h)
+HEADERS   := $(wildcard libkm/*/*.h libkm/*/*/*.h $(WITH_LIB:%=%/*.h) $(WITH_LIB:%=%/*/*.h) warden/*.h)
 
 all: $(PROGRAMS:%=$(BUILD)/%)
 unit: $(UNIT) $(BUILD)/km-warden
@@ -42,7 +43,7 @@ unit: $(UNIT) $(BUILD)/km-warden
 $(BUILD)/libkm.a: $(LIBKM_OBJ)
 	$(call say,AR,$@)
 	$(Q)rm -f $@ && ar rcs $@ $^
-define daemon_rules
+define program_rules
 $(BUILD)/lib$(1).a: $(patsubst %.c,$(OBJ)/%.o,$(call srcs,$(1)))
 	$$(call say,AR,$$@)
 	$(Q)rm -f $$@ && ar rcs $$@ $$^
@@ -50,7 +51,7 @@ $(BUILD)/$(1): $(OBJ)/$(1)/main.o $(BUILD)/lib$(1).a $(BUILD)/libkm.a
 	$$(call say,LD,$$@)
 	$(Q)$$(CC) $$(KM_CFLAGS) $$(CFLAGS) $$(LDFLAGS) -o $$@ $$^ $$(LDLIBS)
 endef
-$(foreach d,$(DAEMONS),$(eval $(call daemon_rules,$(d))))
+$(foreach d,$(WITH_LIB),$(eval $(call program_rules,$(d))))
 # The SQL files, each after a line that names it, as one object.
 $(BUILD)/libcontrold.a: $(OBJ)/migrations.o
 $(OBJ)/migrations.o: $(wildcard controld/migrations/*.sql)
@@ -74,12 +75,12 @@ $(OBJ)/wg_embed.o: $(WG_EMBED)/wireguard.c
 $(WG_EMBED)/wireguard.c:
 	@echo "$@ is missing: install wireguard-tools with its documentation, or set WG_EMBED" >&2; exit 1
 
-# One cmocka program per tests/unit/TOPIC/test_NAME.c; TOPIC names a daemon or a folder of libkm.
-$(BUILD)/tests/unit/%: $(OBJ)/tests/unit/%.o $(DAEMONS:%=$(BUILD)/lib%.a) $(BUILD)/libkm.a
+# One cmocka program per tests/unit/TOPIC/test_NAME.c; TOPIC names a daemon, kmctl or a folder of libkm.
+$(BUILD)/tests/unit/%: $(OBJ)/tests/unit/%.o $(WITH_LIB:%=$(BUILD)/lib%.a) $(BUILD)/libkm.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(KM_CFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $(OBJ)/tests/unit/$*.o \
-	  $(if $(filter $(DAEMONS),$(*D)),$(BUILD)/lib$(*D).a) $(BUILD)/libkm.a $(LDLIBS) -lcmocka
+	  $(if $(filter $(WITH_LIB),$(*D)),$(BUILD)/lib$(*D).a) $(BUILD)/libkm.a $(LDLIBS) -lcmocka
 
 # ---- the two commands, and what they are made of ----
 SANITIZED := SAN=address,undefined
@@ -154,7 +155,7 @@ soak-wg: all
 	  --json build/bench/soak-wg.json $(if $(SAN),--no-memory) $(ARGS)
 
 # ---- lint: the analysers over every source, and every header alone in both compilers ----
-TIDY      := $(patsubst %,tidy/%,$(call srcs,libkm) $(foreach d,$(DAEMONS),$(call srcs,$(d)) \
+TIDY      := $(patsubst %,tidy/%,$(call srcs,libkm) $(foreach d,$(WITH_LIB),$(call srcs,$(d)) \
              $(wildcard $(d)/main.c)) $(wildcard warden/*.c))
 ALONE     := $(patsubst %,alone/%,$(filter-out libkm/msg/undef.h libkm/msg/only_s.h,$(HEADERS)))
 lint:
@@ -174,14 +175,16 @@ cppcheck:
 
 # ---- install: programs, sample settings, man pages (section 5 from the programs), units ----
 install: all
-	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/lib/kakuremichi $(DESTDIR)$(SYSCONF) \
-	  $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man8 $(DESTDIR)$(UNITS)
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/lib/kakuremichi $(DESTDIR)$(SYSCONF) \
+	  $(addprefix $(DESTDIR)$(PREFIX)/share/man/man,1 5 8) $(DESTDIR)$(UNITS)
 	install -d -m 700 $(DESTDIR)$(SYSCONF)/certificates
 	install -m 755 $(DAEMONS:%=$(BUILD)/%) $(DESTDIR)$(PREFIX)/sbin
+	install -m 755 $(BUILD)/kmctl $(DESTDIR)$(PREFIX)/bin
 	install -m 755 $(BUILD)/km-warden $(DESTDIR)$(PREFIX)/lib/kakuremichi
 	set -e; for d in $(DAEMONS); do \
 	  $(BUILD)/$$d --sample > $(DESTDIR)$(SYSCONF)/$${d%d}.conf.sample; \
 	  $(BUILD)/$$d --man > $(DESTDIR)$(PREFIX)/share/man/man5/$${d%d}.conf.5; done
+	install -m 644 docs/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1
 	install -m 644 docs/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8
 	for u in packaging/systemd/*.service; do sed 's#/usr/sbin/#$(PREFIX)/sbin/#' $$u \
 	  > $(DESTDIR)$(UNITS)/$${u##*/}; done

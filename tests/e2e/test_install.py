@@ -175,7 +175,7 @@ def test_the_way_on_real_servers(walk):
 
     # The man pages and the units are where they belong.
     for page in ("man5/control.conf.5", "man5/gateway.conf.5", "man5/agent.conf.5", "man8/controld.8",
-                 "man8/gatewayd.8", "man8/agentd.8", "man8/km-warden.8"):
+                 "man8/gatewayd.8", "man8/agentd.8", "man8/km-warden.8", "man1/kmctl.1"):
         assert (w.root / "usr/share/man" / page).stat().st_size > 500
     for name in ("controld", "gatewayd", "agentd"):
         unit = (w.root / f"usr/lib/systemd/system/kakuremichi-{name}.service").read_text()
