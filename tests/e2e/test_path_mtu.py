@@ -6,18 +6,104 @@ by themselves (km-warden --device).
           10.94.0.1, fd94::1 ──── wg ───────────── 10.94.0.2, fd94::2            inner
 """
 import json
+import subprocess
+import sys
+import threading
 import time
 
 import pytest
 
-from tests.lab.wgpair import ENGINE, Pair, sh
+from tests.lab.wgpair import ENGINE, Pair, names, sh
 
-ROUTER = "kmpmr"
+ROUTER, = names("kmpm", "r")
+NARROW = 1280
+
+# A sender that goes on until its standard input ends, and a receiver that tells how far it is; each ends
+# with the digest of all.
+STREAM = r"""
+import hashlib, os, select, socket, sys, time
+mode, addr, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
+family = socket.AF_INET6 if ":" in addr else socket.AF_INET
+h, n, told, longest = hashlib.sha256(), 0, 0, 0
+if mode == "recv":
+    s = socket.create_server((addr, port), family=family)
+    print("ready", flush=True)
+    c, _ = s.accept()
+    last = time.monotonic()
+    while d := c.recv(1 << 20):
+        longest, last = max(longest, time.monotonic() - last), time.monotonic()
+        h.update(d)
+        n += len(d)
+        if n - told >= 1 << 20:
+            print(n, flush=True)
+            told = n
+    print("end", n, h.hexdigest(), longest, flush=True)
+else:
+    data = memoryview(hashlib.shake_256(b"kakuremichi").digest(1 << 20))
+    with socket.create_connection((addr, port), timeout=60) as s:
+        while not select.select([0], [], [], 0)[0]:
+            k = s.send(data[n % len(data):][:65536])
+            h.update(data[n % len(data):][:k])
+            n += k
+        s.shutdown(socket.SHUT_WR)
+        print("end", n, h.hexdigest(), 0, flush=True)
+"""
+
+
+class Stream:
+    """Bytes from side i of a pair to the other's addr, without end."""
+
+    def __init__(self, pair, i, addr, port):
+        self.procs, self.received, self.end = [], 0, None
+        self.moved = threading.Condition()
+        try:
+            recv = self._run(pair, 1 - i, "recv", addr, port)
+            assert recv.stdout.readline() == "ready\n"
+            self.thread = threading.Thread(target=self._follow, args=[recv])
+            self.thread.start()
+            self.sender = self._run(pair, i, "send", addr, port)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _run(self, pair, i, *args):
+        p = subprocess.Popen(["ip", "netns", "exec", pair.NS[i], sys.executable, "-c", STREAM,
+                              *map(str, args)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.procs.append(p)
+        return p
+
+    def _follow(self, recv):
+        for line in recv.stdout:
+            with self.moved:
+                if line.startswith("end"):
+                    self.end = line.split()
+                else:
+                    self.received = int(line)
+                self.moved.notify_all()
+
+    def more(self, n, timeout=60):
+        """Waits until n more bytes have arrived."""
+        with self.moved:
+            goal = self.received + n
+            assert self.moved.wait_for(lambda: self.received >= goal, timeout), \
+                f"stands at {self.received}, should reach {goal}"
+
+    def finish(self):
+        """The longest pause, in seconds; all has arrived as it was sent."""
+        sent = self.sender.communicate(timeout=60)[0].split()
+        self.thread.join(60)
+        assert self.end and self.end[:3] == sent[:3]
+        return float(self.end[3])
+
+    def kill(self):
+        for p in self.procs:
+            p.kill()
+            p.wait()
 
 
 class Routed(Pair):
-    NS = ["kmpma", "kmpmb"]
-    DEV = ["kmpm0", "kmpm1"]
+    NS = names("kmpm", "a", "b")
+    DEV = names("kmpm", "0", "1")
     LINK = ["kmpm-a", "kmpm-b"]
     OUTER = [("10.95.1.1", "10.95.2.2"), ("fd95:1::1", "fd95:2::2")]
     INNER4, INNER6 = ("10.94.0.1", "10.94.0.2"), ("fd94::1", "fd94::2")
@@ -47,6 +133,14 @@ class Routed(Pair):
         out = sh("ip", "netns", "exec", ns, "nft", "-j", "list", "counters")
         return sum(c["counter"]["packets"] for c in json.loads(out)["nftables"]
                    if c.get("counter", {}).get("name") == name)
+
+    def narrow(self, mtu):
+        """The router's way to either side; packets are not merged before it, so that it sees their sizes."""
+        for i in range(2):
+            sh("ip", "-n", ROUTER, "route", "replace", f"10.95.{i + 1}.0/24", "dev", f"to{i}",
+               "mtu", "lock", str(mtu))
+            sh("ip", "-n", ROUTER, "-6", "route", "replace", f"fd95:{i + 1}::/64", "dev", f"to{i}",
+               "metric", "10", "mtu", "lock", str(mtu))
 
     def until(self, condition, what):
         end = time.monotonic() + 20
@@ -119,7 +213,7 @@ def test_congestion_marks(pair, outer):
             iifname kmpm1 icmp type echo-request ip ecn ce counter name ce4
             iifname kmpm1 icmpv6 type echo-request ip6 ecn ce counter name ce6
         }
-    }""")
+    }""".replace("kmpm1", pair.DEV[1]))
     pair.begin(0, outer)
     pair.ping(0, pair.INNER4[1])
     pair.ping(0, pair.INNER4[1], "-Q", "0xfc")
@@ -135,3 +229,64 @@ def test_congestion_marks(pair, outer):
     pair.rules(ROUTER, f"add rule inet marks c udp dport 51820 {ip} ecn not-ect {ip} ecn set ce")
     out = pair.inside(0, "ping", "-c", "2", "-i", "0.2", "-W", "1", pair.INNER4[1], check=False)
     assert "100% packet loss" in out
+
+
+SIZES = f"""table inet sizes {{
+    counter large {{}}
+    counter fragments {{}}
+    counter told {{}}
+    chain in {{ type filter hook prerouting priority 0;
+        udp dport 51820 meta length > {NARROW} counter name large
+        ip frag-off & 0x3fff != 0 counter name fragments
+        exthdr frag exists counter name fragments
+    }}
+    chain out {{ type filter hook output priority 0;
+        icmp type destination-unreachable icmp code 4 counter name told
+        icmpv6 type packet-too-big counter name told
+    }}
+}}
+"""
+
+
+@pytest.fixture
+def watched(pair):
+    """What passes the router is seen as it is on the wire."""
+    for i in range(2):
+        pair.ip(i, "link", "set", pair.LINK[i], "gso_max_segs", "1")
+    pair.rules(ROUTER, SIZES)
+    return pair
+
+
+@pytest.fixture
+def streams():
+    made = []
+    yield made
+    for s in made:
+        s.kill()
+
+
+@pytest.mark.parametrize("inner", [0, 1], ids=["in4", "in6"])
+@pytest.mark.parametrize("outer", [0, 1], ids=["over4", "over6"])
+def test_router_grows_narrow(watched, streams, outer, inner):
+    """Under a download and an upload a router's MTU falls. Both go on at once, no outer packet is
+    fragmented, and soon none is too large any more; the senders' own segments follow."""
+    pair = watched
+    addrs = (pair.INNER4, pair.INNER6)[inner]
+    pair.begin(0, outer)
+    pair.ping(0, addrs[1])
+    for i in range(2):
+        streams.append(Stream(pair, i, addrs[1 - i], 7000 + i))
+    for s in streams:
+        s.more(4 << 20)
+    assert pair.count(ROUTER, "large") > 0 and pair.count(ROUTER, "told") == 0
+    pair.narrow(NARROW)
+    for s in streams:
+        s.more(8 << 20)
+    large, told = pair.count(ROUTER, "large"), pair.count(ROUTER, "told")
+    assert told > 0
+    for s in streams:
+        s.more(16 << 20)
+    assert pair.count(ROUTER, "large") == large
+    assert pair.count(ROUTER, "fragments") == 0
+    for s in streams:
+        assert s.finish() < 5

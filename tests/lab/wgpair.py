@@ -40,11 +40,15 @@ def sh(*args, check=True, **kw):
     return subprocess.run(args, check=check, capture_output=True, text=True, timeout=60, **kw).stdout
 
 
+def names(prefix, *tails):
+    return [f"{prefix}{os.getpid()}{tail}" for tail in tails]
+
+
 class Pair:
     """Two namespaces, each with a device; begin(i): side i knows where the other is."""
 
-    NS = ["kmwea", "kmweb"]
-    DEV = ["kmwe0", "kmwe1"]
+    NS = names("kmwe", "a", "b")  # of this run: another may go on beside it
+    DEV = names("kmwe", "0", "1")
     LINK = ["kmwe-a", "kmwe-b"]
     OUTER = [("10.97.0.1", "10.97.0.2"), ("fd97::1", "fd97::2")]
     INNER4, INNER6 = ("10.96.0.1", "10.96.0.2"), ("fd96::1", "fd96::2")

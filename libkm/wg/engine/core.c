@@ -212,6 +212,7 @@ void wg_peer_set_psk(struct wg_peer *p, const uint8_t psk[static WG_KEY])
 void wg_peer_set_endpoint(struct wg_peer *p, const struct wg_endpoint *e)
 {
 	wg_endpoint_store(&p->endpoint, e);
+	wg_peer_path_forget(p);
 	if (atomic_load(&p->wants_handshake))
 		wg_ask(p, WG_ASK_HANDSHAKE);
 }

@@ -15,6 +15,7 @@
 #include "libkm/wg/engine/cookie.h"
 #include "libkm/wg/engine/endpoint.h"
 #include "libkm/wg/engine/noise.h"
+#include "libkm/wg/engine/pmtu.h"
 #include "libkm/wg/engine/replay.h"
 #include <stdatomic.h>
 #include <uthash.h>
@@ -65,6 +66,10 @@ struct wg_core_io {
 	void (*quiesce)(void *arg);
 	/* A peer is about to be freed: free its staged packets. */
 	void (*forget)(void *arg, struct wg_peer *p);
+	/* The MTU of this host's own link to there; 0: not known. NULL: nobody knows. */
+	uint32_t (*link_mtu)(void *arg, const struct wg_endpoint *to);
+	/* What a peer's path carries has changed. NULL: nobody cares. */
+	void (*width)(void *arg);
 };
 
 struct wg_index {
@@ -112,12 +117,17 @@ struct wg_peer {
 	_Atomic int64_t traffic_ms;        /* anything authentic, either way */
 	_Atomic uint64_t tx_bytes, rx_bytes;
 
+	/* The largest inner packet that the path carries, left by the owner for the sending thread; 0:
+	 * no limit is known. The flag: it is a probe's finding. */
+#define WG_CARRY_PROBED 0x80000000u
+	_Atomic uint32_t carry;
+
 	/* The sending thread's; flush under the lock of whoever implements io.flush. */
 	void *staged;
 	unsigned flush;
 	struct wg_peer *flush_next;
 	bool flush_queued;
-	uint32_t gso_off_size; /* segments of this size or more do not pass the path's first link */
+	int64_t told_ms; /* when a stream's sender was told last that its segments are too large */
 
 	/* The owner's. */
 	struct wg_session *previous, *next;
@@ -136,6 +146,9 @@ struct wg_peer {
 	uint32_t keepalive_ms; /* until the next one: a little less, each time another */
 	struct wg_prefix *allowed;
 	size_t n_allowed, room_allowed;
+	uint32_t path_mtu; /* of outer packets; 0: none is known */
+	uint32_t probed;   /* of inner packets; 0: no limit was found */
+	int64_t path_until_ms;
 	bool dead;
 };
 
@@ -180,6 +193,15 @@ void wg_peer_set_psk(struct wg_peer *p, const uint8_t psk[static WG_KEY]);
 void wg_peer_set_endpoint(struct wg_peer *p, const struct wg_endpoint *e);
 /* Off: 0. Turned on, it sends at once. */
 void wg_peer_set_keepalive(struct wg_peer *p, uint16_t seconds);
+/* A probe has found that larger inner packets do not arrive, and nobody says so; 0: they do. */
+void wg_peer_set_probed(struct wg_peer *p, uint32_t mtu);
+/* The MTU towards the peer on a device with this one. */
+static inline uint32_t wg_peer_mtu(struct wg_peer *p, uint32_t device)
+{
+	uint32_t carry = atomic_load_explicit(&p->carry, memory_order_relaxed) & ~WG_CARRY_PROBED;
+
+	return carry != 0 && carry < device ? carry : device;
+}
 /* 0, KM_EINVAL, KM_ENOMEM. */
 int wg_peer_allow(struct wg_peer *p, const uint8_t *addr, size_t naddr, unsigned bits);
 void wg_peer_disallow(struct wg_peer *p, const uint8_t *addr, size_t naddr, unsigned bits);
@@ -196,6 +218,9 @@ enum wg_load { WG_CALM, WG_LOADED, WG_CROWDED };
  * and 2). */
 void wg_core_message(struct wg_core *c, const struct wg_endpoint *from, const uint8_t *msg,
 		     size_t n, enum wg_load load, const struct wg_clock *now);
+/* A packet of ours did not fit on its way (pmtu.h). It looks at every peer: to be called so often and
+ * no oftener. */
+void wg_core_too_big(struct wg_core *c, const struct wg_pmtu_news *n, const struct wg_clock *now);
 /* What the threads asked for: attention to peers; cheap when there is nothing. Whether
  * wg_core_tick is to be called within WG_HURRY_MS. */
 bool wg_core_attend(struct wg_core *c, const struct wg_clock *now);
@@ -205,6 +230,9 @@ int wg_core_tick(struct wg_core *c, const struct wg_clock *now);
 void wg_core_reclaim(struct wg_core *c);
 
 /* ---- the packet path ---- */
+
+/* Sending thread: the kernel has refused a packet of this size. */
+void wg_path_refused(struct wg_peer *p);
 
 /* The peer that an inner address belongs to; NULL: nobody. */
 static inline struct wg_peer *wg_path_route(const struct wg_core *c, const uint8_t *addr, size_t n)

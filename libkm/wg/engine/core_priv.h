@@ -7,7 +7,7 @@
 #include "libkm/wg/engine/core.h"
 
 /* Bits of wg_peer.attention. */
-enum { WG_ASK_HANDSHAKE = 1, WG_ASK_CONFIRMED = 2 };
+enum { WG_ASK_HANDSHAKE = 1, WG_ASK_CONFIRMED = 2, WG_ASK_REFUSED = 4, WG_ASK_MOVED = 8 };
 
 /* From any thread: the owner is to look at this peer. */
 void wg_ask(struct wg_peer *p, unsigned what);
@@ -40,6 +40,10 @@ void wg_peer_end_handshake(struct wg_peer *p);
 /* A handshake is wanted: begins one, unless it is under way or too soon. packet: one waits for it, or
  * for an answer. false: too many have begun, wg_core_tick is to try again. */
 bool wg_peer_initiate(struct wg_peer *p, bool packet, const struct wg_clock *now);
+/* A send to the peer was refused: how wide is our own link? */
+void wg_peer_refused(struct wg_peer *p, const struct wg_clock *now);
+/* The peer is elsewhere, or long enough has passed: what is known of the path holds no more. */
+void wg_peer_path_forget(struct wg_peer *p);
 /* A session is agreed; the timers of the handshake rest. */
 void wg_peer_handshake_done(struct wg_peer *p, const struct wg_clock *now);
 

@@ -108,6 +108,18 @@ static void on_quiesce(void *arg)
 	WG_READERS_DONE(arg); /* the engine */
 }
 
+static uint32_t on_link_mtu(void *arg, const struct wg_endpoint *to)
+{
+	struct wg_engine *e = arg;
+
+	return wg_udp_link_mtu(to, e->v4_only, atomic_load(&e->mark));
+}
+
+static void on_width(void *arg)
+{
+	wg_ring(((struct wg_engine *)arg)->width);
+}
+
 static void on_forget(void *arg, struct wg_peer *p)
 {
 	struct wg_engine *e = arg;
@@ -152,6 +164,24 @@ static int64_t earlier(int64_t due_ms, int64_t ms)
 	return due_ms < 0 || due_ms > ms ? ms : due_ms;
 }
 
+/* News of packets that were too large, as many as there may be now; more are forgotten. */
+static void serve_news(struct wg_engine *e, const struct wg_clock *t)
+{
+	unsigned head = atomic_load_explicit(&e->news_head, memory_order_relaxed);
+	unsigned tail = atomic_load_explicit(&e->news_tail, memory_order_acquire);
+
+	if (t->ms - e->news_ms >= WG_TICK_MS) {
+		e->news_ms = t->ms;
+		e->news_left = WG_NEWS_AT_ONCE;
+	}
+	for (; head != tail; head++)
+		if (e->news_left > 0) {
+			e->news_left--;
+			wg_core_too_big(e->core, &e->news[head % WG_NEWS], t);
+		}
+	atomic_store_explicit(&e->news_head, head, memory_order_release);
+}
+
 static void *control_run(void *arg)
 {
 	struct wg_engine *e = arg;
@@ -171,6 +201,7 @@ static void *control_run(void *arg)
 		t = now();
 		enter(e);
 		more = serve_queue(e, &t);
+		serve_news(e, &t);
 		if (wg_core_attend(e->core, &t))
 			tick_ms = earlier(tick_ms, t.ms + WG_HURRY_MS);
 		/* Whoever sets thousands of peers one by one does not get a look at all for each. */
@@ -199,9 +230,19 @@ void wg_engine_gone(struct wg_engine *e)
 	wg_ring(e->gone);
 }
 
+int wg_engine_width_fd(const struct wg_engine *e)
+{
+	return e->width;
+}
+
 void wg_engine_set_mtu(struct wg_engine *e, unsigned mtu)
 {
 	atomic_store(&e->mtu, mtu);
+}
+
+unsigned wg_engine_mtu(const struct wg_engine *e)
+{
+	return atomic_load(&e->mtu);
 }
 
 struct wg_core *wg_engine_lock(struct wg_engine *e)
@@ -307,6 +348,7 @@ static void engine_free(struct wg_engine *e)
 	close_fd(e->wake_send);
 	close_fd(e->wake_recv);
 	close_fd(e->gone);
+	close_fd(e->width);
 	pthread_mutex_destroy(&e->lock);
 	pthread_mutex_destroy(&e->gate);
 	pthread_mutex_destroy(&e->flush_lock);
@@ -324,7 +366,9 @@ static struct wg_engine *engine_new(int tun_fd, bool uso, int udp_fd)
 				      .flush = on_flush,
 				      .wake = on_wake,
 				      .quiesce = on_quiesce,
-				      .forget = on_forget};
+				      .forget = on_forget,
+				      .link_mtu = on_link_mtu,
+				      .width = on_width};
 
 	if (e == NULL)
 		return NULL;
@@ -342,12 +386,13 @@ static struct wg_engine *engine_new(int tun_fd, bool uso, int udp_fd)
 	e->wake_send = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	e->wake_recv = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	e->gone = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	e->width = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	e->queue = calloc(WG_QUEUE, sizeof(*e->queue));
 	e->core = wg_core_new(&io);
 	e->sender = wg_sender_new(e);
 	e->receiver = wg_receiver_new(e);
 	if (e->wake_control >= 0 && e->wake_send >= 0 && e->wake_recv >= 0 && e->gone >= 0 &&
-	    e->queue != NULL && e->core != NULL && e->sender != NULL && e->receiver != NULL)
+	    e->width >= 0 && e->queue != NULL && e->core != NULL && e->sender != NULL && e->receiver != NULL)
 		return e;
 	engine_free(e);
 	return NULL;

@@ -24,8 +24,11 @@ int wg_engine_start(struct wg_engine **out, int tun_fd, bool uso, int udp_fd);
 void wg_engine_stop(struct wg_engine *e);
 /* Readable when the TUN device has gone. */
 int wg_engine_gone_fd(const struct wg_engine *e);
+/* Readable when what a peer's path carries has changed (wg_peer_mtu); reading it silences it. */
+int wg_engine_width_fd(const struct wg_engine *e);
 /* The device's MTU, beyond which nothing is padded (1420 at first). */
 void wg_engine_set_mtu(struct wg_engine *e, unsigned mtu);
+unsigned wg_engine_mtu(const struct wg_engine *e);
 
 /* The core, for wg_core_* and wg_peer_* between these two calls; the second wakes the engine to
  * what has changed. */

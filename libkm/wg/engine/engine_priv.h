@@ -17,6 +17,8 @@
 #define WG_QUEUE 4096      /* handshake messages */
 #define WG_QUEUE_LOADED (WG_QUEUE / 8)
 #define WG_QUEUE_CROWDED (WG_QUEUE / 2)
+#define WG_NEWS 64         /* of packets that were too large, on their way to the control thread */
+#define WG_NEWS_AT_ONCE 16 /* looked at in WG_TICK_MS, which bounds what forged ones cost */
 
 /* A handshake message on its way to the control thread. */
 struct wg_queued {
@@ -37,7 +39,7 @@ struct wg_engine {
 	atomic_bool gso;
 	bool uso;
 	atomic_uint mtu;
-	int wake_control, wake_send, wake_recv, gone; /* event descriptors */
+	int wake_control, wake_send, wake_recv, gone, width; /* event descriptors */
 	atomic_bool stop, tick_now;
 	pthread_t threads[3];
 	unsigned n_threads;
@@ -51,6 +53,10 @@ struct wg_engine {
 	/* From the receiving to the control thread: only the former moves tail, the latter head. */
 	struct wg_queued *queue;
 	atomic_uint queue_head, queue_tail;
+	struct wg_pmtu_news news[WG_NEWS]; /* likewise */
+	atomic_uint news_head, news_tail;
+	int64_t news_ms; /* the control thread's: when news_left was filled */
+	unsigned news_left;
 	pthread_mutex_t self_lock;
 	uint8_t mac1_key[WG_HASH];
 };
@@ -76,6 +82,13 @@ int64_t wg_now_us(void);
 void wg_engine_gone(struct wg_engine *e);
 /* Whether the socket takes UDP_SEGMENT. */
 bool wg_udp_segments(int fd);
+/* Whether outer packets may be fragmented by IP; they may not at first. */
+void wg_udp_fragment(int fd, bool v4_only, bool may);
+/* The MTU of this host's link to there, for packets with this mark; 0: not known. */
+uint32_t wg_udp_link_mtu(const struct wg_endpoint *to, bool v4_only, uint32_t mark);
+/* Reads one message of the error queue. false: there is none. n->to.port is 0 when it is of no
+ * interest. */
+bool wg_udp_error(int fd, struct wg_pmtu_news *n);
 /* Sends a handshake message; what is lost is sent again by its timers. */
 void wg_udp_send(int fd, bool v4_only, const struct wg_endpoint *to, const uint8_t *msg, size_t n);
 

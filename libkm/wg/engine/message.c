@@ -18,8 +18,11 @@ static void heard(struct wg_peer *p, const struct wg_endpoint *from, size_t n,
 	struct wg_endpoint known;
 
 	wg_endpoint_load(&p->endpoint, &known);
-	if (!wg_endpoint_same(&known, from))
+	if (!wg_endpoint_same(&known, from)) {
 		wg_endpoint_store(&p->endpoint, from);
+		if (memcmp(known.ip, from->ip, sizeof(known.ip)) != 0)
+			wg_peer_path_forget(p);
+	}
 	atomic_store(&p->unanswered_ms, 0);
 	atomic_store(&p->traffic_ms, now->ms);
 	atomic_fetch_add(&p->rx_bytes, n);

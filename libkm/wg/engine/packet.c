@@ -4,7 +4,7 @@
 #include <string.h>
 
 enum { TCP = 6, UDP = 17 };
-enum { F_FIN = 1, F_PSH = 8, F_ACK = 16, F_CWR = 128 };
+enum { F_FIN = 1, F_PSH = 8, F_ACK = 16, F_ECE = 64, F_CWR = 128 };
 enum { T_SEQ = 4, T_OFF = 12, T_FLAGS = 13, T_SUM = 16, T_MIN = 20 };
 enum { U_LEN = 4, U_SUM = 6, U_MIN = 8 };
 
@@ -172,6 +172,34 @@ int wg_cut_begin(struct wg_cut *c, const struct virtio_net_hdr *vh, const uint8_
 	n -= c->payload;
 	c->pieces = n == 0 ? 1 : (unsigned)((n + c->size - 1) / c->size);
 	return (int)c->pieces;
+}
+
+/* One packet of a TCP stream that could as well have been two: no options of IPv4, no fragment, no
+ * extension headers, nothing that opens or ends the connection at once. */
+static bool cut_segment(struct wg_cut *c)
+{
+	const uint8_t *p = c->pkt;
+	struct wg_ip ip;
+
+	if (!wg_ip_parse(&ip, p, c->n) || ip.total != c->n ||
+	    (c->v6 ? p[6] != TCP : p[9] != TCP || p[0] != 0x45 || (get16(p + 6) & 0x3fff) != 0))
+		return false;
+	c->l4 = c->v6 ? 40 : 20;
+	c->payload = cut_headers(c);
+	return c->payload != 0 && c->payload < c->n &&
+	       (p[c->l4 + T_FLAGS] & ~(F_FIN | F_PSH | F_CWR | F_ECE)) == F_ACK;
+}
+
+bool wg_cut_narrow(struct wg_cut *c, size_t max)
+{
+	struct wg_cut t = *c;
+
+	if (t.udp || t.piece != 0 || (t.size == 0 && !cut_segment(&t)) || max < t.payload + 8)
+		return false;
+	t.size = max - t.payload;
+	t.pieces = (unsigned)((t.n - t.payload + t.size - 1) / t.size);
+	*c = t;
+	return true;
 }
 
 size_t wg_cut_len(const struct wg_cut *c)

@@ -43,6 +43,9 @@ struct wg_cut {
 /* Gives the number of pieces (at least 1) or KM_EINVAL. pkt stays in use and unchanged until the
  * last piece. */
 int wg_cut_begin(struct wg_cut *c, const struct virtio_net_hdr *vh, const uint8_t *pkt, size_t n);
+/* Makes the pieces smaller, so that none has more than max bytes: more segments of a TCP stream, also
+ * where it was one. Before the first piece only. false: it cannot be done, all stays as it is. */
+bool wg_cut_narrow(struct wg_cut *c, size_t max);
 /* The length of every piece but the last, which may be shorter. */
 size_t wg_cut_len(const struct wg_cut *c);
 /* Writes the next piece, complete with its checksums, into out (room for wg_cut_len) and gives its

@@ -41,6 +41,11 @@ void wg_path_sent(struct wg_peer *p, bool data, uint64_t bytes, int64_t now_ms)
 	atomic_fetch_add_explicit(&p->tx_bytes, bytes, memory_order_relaxed);
 }
 
+void wg_path_refused(struct wg_peer *p)
+{
+	wg_ask(p, WG_ASK_REFUSED);
+}
+
 struct wg_session *wg_path_receiver(struct wg_core *c, uint32_t index, int64_t now_ms)
 {
 	struct wg_session *s = wg_index_find(c, index);
@@ -55,8 +60,11 @@ void wg_path_received(struct wg_session *s, const struct wg_endpoint *from, bool
 	struct wg_endpoint known;
 
 	wg_endpoint_load(&p->endpoint, &known);
-	if (!wg_endpoint_same(&known, from))
+	if (!wg_endpoint_same(&known, from)) {
 		wg_endpoint_store(&p->endpoint, from);
+		if (memcmp(known.ip, from->ip, sizeof(known.ip)) != 0)
+			wg_ask(p, WG_ASK_MOVED);
+	}
 	set(&p->unanswered_ms, 0);
 	set(&p->traffic_ms, now_ms);
 	if (data)

@@ -266,12 +266,36 @@ bool wg_receiver_try(struct wg_receiver *r)
 	return any;
 }
 
+/* What the error queue has, as much as the control thread has room for; the rest is dropped. */
+static void read_errors(struct wg_receiver *r)
+{
+	struct wg_engine *e = r->e;
+	unsigned tail = atomic_load_explicit(&e->news_tail, memory_order_relaxed);
+	struct wg_pmtu_news n;
+	bool any = false;
+
+	for (int i = 0; i < WG_NEWS && wg_udp_error(e->udp, &n); i++) {
+		if (n.to.port == 0 ||
+		    tail - atomic_load_explicit(&e->news_head, memory_order_acquire) == WG_NEWS)
+			continue;
+		e->news[tail++ % WG_NEWS] = n;
+		any = true;
+	}
+	atomic_store_explicit(&e->news_tail, tail, memory_order_release);
+	if (any)
+		wg_ring(e->wake_control);
+}
+
 static void wait(struct wg_receiver *r)
 {
 	struct pollfd p[2] = {{.fd = r->e->udp, .events = POLLIN},
 			      {.fd = r->e->wake_recv, .events = POLLIN}};
 
-	if (poll(p, 2, -1) > 0 && p[1].revents)
+	if (poll(p, 2, -1) <= 0)
+		return;
+	if (p[0].revents & POLLERR)
+		read_errors(r);
+	if (p[1].revents)
 		wg_silence(r->e->wake_recv);
 }
 

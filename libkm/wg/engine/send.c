@@ -4,6 +4,7 @@
 #include "libkm/base/err.h"
 #include "libkm/wg/engine/ecn.h"
 #include "libkm/wg/engine/engine_priv.h"
+#include "libkm/wg/engine/toobig.h"
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -18,6 +19,8 @@
 #define SMALL 2048
 #define SILENCE_US 500
 #define LINGER_US 150
+#define ANSWERS 50  /* to senders of packets that are too large: a second, and at once */
+#define TELL_MS 1000 /* and to a stream, whose segments are cut all the same */
 #define STAGED_PACKETS 128
 #define TRIES 3 /* to send what may have met an error of another packet */
 #define STAGED_BYTES (1 << 20) /* per peer; super-packets are large */
@@ -31,6 +34,7 @@ struct run {
 	size_t at, len, stride;
 	unsigned count, tries;
 	uint8_t tos;
+	bool fragment; /* IP may cut it */
 };
 struct staged {
 	struct staged *next;
@@ -56,6 +60,8 @@ struct wg_sender {
 	uint64_t version;
 	struct wg_peer *peer;
 
+	int64_t answers_ms; /* when answers_left was filled */
+	unsigned answers_left;
 	struct run runs[RUNS];
 	unsigned n_runs;
 	size_t used;
@@ -63,6 +69,7 @@ struct wg_sender {
 	struct iovec iov[RUNS];
 	union wg_cmsg cmsg[RUNS];
 	uint8_t in[ALIGN_IP + WG_VNET_LEN + WG_SUPER_MAX + 1] __attribute__((aligned(64)));
+	uint8_t whole[WG_SUPER_MAX]; /* what is too large, complete */
 	uint8_t out[OUT_ROOM] __attribute__((aligned(64)));
 };
 
@@ -109,13 +116,15 @@ static void fill_message(struct wg_sender *s, unsigned i, const struct run *r, s
 		    r->tos);
 }
 
-/* Segment by segment; what cannot be sent is lost, as packets are. */
+/* Segment by segment, and cut by IP where the run allows it; what cannot be sent is lost, as packets are. */
 static void send_singly(struct wg_sender *s, const struct run *r)
 {
 	size_t at = r->at, end = r->at + r->len;
 	unsigned n, done, tries;
 	int rc;
 
+	if (r->fragment)
+		wg_udp_fragment(s->e->udp, s->e->v4_only, true);
 	while (at < end) {
 		for (n = 0; n < RUNS && at < end; n++, at += r->stride)
 			fill_message(s, n, r, at, end - at < r->stride ? end - at : r->stride, 1);
@@ -123,16 +132,20 @@ static void send_singly(struct wg_sender *s, const struct run *r)
 			rc = sendmmsg(s->e->udp, s->msg + done, n - done, 0);
 			if (rc <= 0 && ++tries < TRIES)
 				continue;
+			if (rc <= 0 && errno == EMSGSIZE)
+				wg_path_refused(r->peer);
 			done += rc > 0 ? (unsigned)rc : 1;
 			tries = 0;
 		}
 	}
+	if (r->fragment)
+		wg_udp_fragment(s->e->udp, s->e->v4_only, false);
 }
 
 static bool singly(const struct wg_sender *s, const struct run *r)
 {
-	return r->count > 1 && (!atomic_load_explicit(&s->e->gso, memory_order_relaxed) ||
-				(r->peer->gso_off_size != 0 && r->stride >= r->peer->gso_off_size));
+	return r->fragment ||
+	       (r->count > 1 && !atomic_load_explicit(&s->e->gso, memory_order_relaxed));
 }
 
 /* Whether a run that was refused may be sent again as it is now. An error may be news of an earlier
@@ -140,7 +153,7 @@ static bool singly(const struct wg_sender *s, const struct run *r)
  * may be gone (EINVAL, or ENETUNREACH and others, as the kernel has it). */
 static bool again(struct run *r, int error)
 {
-	if (error == EIO || (error == EMSGSIZE && r->count > 1))
+	if (error == EIO)
 		return false;
 	if (error != EMSGSIZE && wg_endpoint_has_src(&r->to) && (error == EINVAL || r->tries > 0)) {
 		memset(r->to.src, 0, sizeof(r->to.src));
@@ -150,18 +163,18 @@ static bool again(struct run *r, int error)
 	return error != EINVAL && ++r->tries < TRIES;
 }
 
-/* A run of segments was refused: a device without checksum offload, or a first link that is too
- * narrow for the segments. */
+/* A run was refused: a device without checksum offload, or a first link that is too narrow for the
+ * packets. They are sealed already, so IP cuts these; the next ones will be smaller. */
 static void refused(struct wg_sender *s, struct run *r, int error)
 {
-	if (r->count < 2)
-		return;
-	if (error == EIO)
+	if (error == EMSGSIZE || error == EINVAL) {
+		wg_path_refused(r->peer);
+		r->fragment = true;
+	} else if (error == EIO && r->count > 1) {
 		atomic_store(&s->e->gso, false);
-	else if (error == EMSGSIZE || error == EINVAL)
-		r->peer->gso_off_size = (uint32_t)r->stride;
-	else
+	} else {
 		return;
+	}
 	send_singly(s, r);
 }
 
@@ -204,7 +217,7 @@ static void flush(struct wg_sender *s)
 }
 
 /* A place for an outer packet of n bytes to this peer. */
-static uint8_t *place(struct wg_sender *s, struct wg_peer *p, size_t n, uint8_t tos)
+static uint8_t *place(struct wg_sender *s, struct wg_peer *p, size_t n, uint8_t tos, bool fragment)
 {
 	struct run *r = s->n_runs ? &s->runs[s->n_runs - 1] : NULL;
 	uint8_t *at;
@@ -213,7 +226,7 @@ static uint8_t *place(struct wg_sender *s, struct wg_peer *p, size_t n, uint8_t 
 		flush(s);
 		r = NULL;
 	}
-	if (r == NULL || r->peer != p || r->tos != tos || r->count == WG_UDP_SEGMENTS ||
+	if (r == NULL || r->peer != p || r->tos != tos || r->fragment != fragment || r->count == WG_UDP_SEGMENTS ||
 	    n > r->stride || r->len % r->stride != 0 || r->len + n > WG_UDP_MAX) {
 		if (s->n_runs == RUNS)
 			flush(s);
@@ -225,6 +238,7 @@ static uint8_t *place(struct wg_sender *s, struct wg_peer *p, size_t n, uint8_t 
 		r->len = r->count = r->tries = 0;
 		r->stride = n;
 		r->tos = tos;
+		r->fragment = fragment;
 	}
 	at = s->out + s->used;
 	s->used += n;
@@ -254,45 +268,152 @@ static void seal(struct wg_sender *s, struct wg_session *k, uint8_t *at, size_t 
 	k->sent++;
 }
 
-/* To a multiple of 16, but not beyond the MTU. */
-static size_t padded_len(const struct wg_sender *s, size_t n)
+/* To a multiple of 16, but not beyond the MTU. carry: what the path carries; 0: no limit. */
+static size_t padded_len(const struct wg_sender *s, size_t n, size_t carry)
 {
 	size_t mtu = atomic_load_explicit(&s->e->mtu, memory_order_relaxed);
 	size_t up = (n + 15) & ~(size_t)15;
 
+	if (carry != 0 && carry < mtu)
+		mtu = carry;
 	return up <= mtu ? up : n < mtu ? mtu : n;
 }
 
 static void keepalive(struct wg_sender *s, struct wg_peer *p, struct wg_session *k)
 {
-	seal(s, k, place(s, p, WG_DATA_OVERHEAD, 0), 0, 0);
+	seal(s, k, place(s, p, WG_DATA_OVERHEAD, 0, false), 0, 0);
 	wg_path_sent(p, false, WG_DATA_OVERHEAD, s->now_ms);
+}
+
+/* Where a packet goes and how. */
+struct way {
+	struct wg_peer *peer;
+	struct wg_session *session;
+	size_t carry; /* the largest packet that the path carries; 0: no limit is known */
+	bool probed;  /* that is a probe's finding */
+};
+
+static struct way way_to(struct wg_peer *p, struct wg_session *k)
+{
+	uint32_t carry = atomic_load_explicit(&p->carry, memory_order_relaxed);
+
+	return (struct way){p, k, carry & ~WG_CARRY_PROBED, (carry & WG_CARRY_PROBED) != 0};
+}
+
+/* Seals and places every piece. */
+static void send_pieces(struct wg_sender *s, const struct way *w, struct wg_cut *cut)
+{
+	const uint8_t tos = wg_ecn_of(cut->pkt);
+	const size_t most = wg_cut_len(cut);
+	size_t len, padded;
+	uint64_t bytes = 0;
+	uint8_t *at;
+
+	for (unsigned i = 0; i < cut->pieces; i++) {
+		/* All but the last have the same length, and so has the place that they need. */
+		len = cut->n - cut->at < most ? cut->n - cut->at : most;
+		padded = padded_len(s, len, w->carry);
+		at = place(s, w->peer, padded + WG_DATA_OVERHEAD, tos, false);
+		wg_cut_next(cut, at + WG_DATA_HEADER);
+		seal(s, w->session, at, len, padded);
+		bytes += padded + WG_DATA_OVERHEAD;
+	}
+	wg_path_sent(w->peer, true, bytes, s->now_ms);
+}
+
+/* ---- packets that are larger than the path carries ---- */
+
+static void send_whole(struct wg_sender *s, const struct way *w, const uint8_t *pkt, size_t n,
+		       bool fragment)
+{
+	size_t padded = padded_len(s, n, w->carry);
+	uint8_t *at = place(s, w->peer, padded + WG_DATA_OVERHEAD, wg_ecn_of(pkt), fragment);
+
+	memcpy(at + WG_DATA_HEADER, pkt, n);
+	seal(s, w->session, at, n, padded);
+	wg_path_sent(w->peer, true, padded + WG_DATA_OVERHEAD, s->now_ms);
+}
+
+static void send_fragments(struct wg_sender *s, const struct way *w, struct wg_fragments *f)
+{
+	uint8_t fragment[WG_SUPER_MAX];
+	size_t n;
+
+	while ((n = wg_fragments_len(f)) > 0) {
+		wg_fragments_next(f, fragment);
+		send_whole(s, w, fragment, n, false);
+	}
+}
+
+/* Tells the sender, unless many have been told just now. */
+static void answer(struct wg_sender *s, const struct way *w, const uint8_t *pkt, size_t n)
+{
+	uint8_t out[WG_TOOBIG_ROOM];
+	struct virtio_net_hdr vh = {.flags = 0};
+	struct iovec iov[2] = {{&vh, WG_VNET_LEN}, {out, 0}};
+
+	if (s->now_ms - s->answers_ms >= 1000) {
+		s->answers_ms = s->now_ms;
+		s->answers_left = ANSWERS;
+	}
+	if (s->answers_left == 0)
+		return;
+	iov[1].iov_len = wg_toobig_answer(out, pkt, n, (uint32_t)w->carry);
+	if (iov[1].iov_len == 0)
+		return;
+	s->answers_left--;
+	if (writev(s->e->tun, iov, 2) < 0)
+		return; /* a device that is down, or full */
+}
+
+/* A complete packet. IPv4 that may be fragmented is; IPv6 of up to its least MTU has to arrive, in
+ * fragments outside; what looks for the path's width may go beyond what was found; of anything else
+ * its sender hears. */
+static void send_too_big(struct wg_sender *s, const struct way *w, const uint8_t *pkt, size_t n)
+{
+	struct wg_fragments f;
+
+	if (n <= w->carry || (w->probed && wg_is_echo(pkt, n)))
+		send_whole(s, w, pkt, n, false);
+	else if (wg_fragments_begin(&f, pkt, n, (uint32_t)w->carry))
+		send_fragments(s, w, &f);
+	else if (pkt[0] >> 4 == 6 && n <= WG_PMTU_MIN6)
+		send_whole(s, w, pkt, n, true);
+	else
+		answer(s, w, pkt, n);
+}
+
+static void send_narrow(struct wg_sender *s, const struct way *w, struct wg_cut *cut)
+{
+	const uint8_t *pkt = cut->pkt;
+	size_t n = cut->n;
+
+	if (wg_cut_narrow(cut, w->carry)) {
+		send_pieces(s, w, cut);
+		/* It arrives as it is; but larger segments would make less work. */
+		if (s->now_ms - w->peer->told_ms >= TELL_MS) {
+			w->peer->told_ms = s->now_ms;
+			answer(s, w, pkt, n);
+		}
+		return;
+	}
+	while ((n = wg_cut_next(cut, s->whole)) > 0)
+		send_too_big(s, w, s->whole, n);
 }
 
 /* Cuts, seals and places one packet of the TUN. */
 static void transmit(struct wg_sender *s, struct wg_peer *p, struct wg_session *k,
 		     const struct virtio_net_hdr *vh, const uint8_t *pkt, size_t n)
 {
+	const struct way w = way_to(p, k);
 	struct wg_cut cut;
-	size_t len, padded, left;
-	const uint8_t tos = wg_ecn_of(pkt);
-	uint64_t bytes = 0;
-	uint8_t *at;
 
 	if (wg_cut_begin(&cut, vh, pkt, n) < 0)
 		return;
-	for (unsigned i = 0; i < cut.pieces; i++) {
-		/* All but the last have the same length, and so has the place that they need. */
-		left = cut.size == 0 ? n : cut.payload + (n - cut.payload - cut.at);
-		len =
-		    cut.size == 0 || left < cut.payload + cut.size ? left : cut.payload + cut.size;
-		padded = padded_len(s, len);
-		at = place(s, p, padded + WG_DATA_OVERHEAD, tos);
-		wg_cut_next(&cut, at + WG_DATA_HEADER);
-		seal(s, k, at, len, padded);
-		bytes += padded + WG_DATA_OVERHEAD;
-	}
-	wg_path_sent(p, true, bytes, s->now_ms);
+	if (w.carry != 0 && wg_cut_len(&cut) > w.carry)
+		send_narrow(s, &w, &cut);
+	else
+		send_pieces(s, &w, &cut);
 }
 
 /* ---- what waits for a session ---- */
@@ -363,7 +484,6 @@ static void serve_flush(struct wg_sender *s, struct wg_peer *p, unsigned what)
 {
 	struct wg_session *k;
 
-	p->gso_off_size = 0; /* a path is tried again with every session */
 	if (what & WG_FLUSH_DROP)
 		drop_staged(p->staged);
 	if ((what & ~(unsigned)WG_FLUSH_DROP) == 0 || (k = wg_path_sender(p, s->now_ms)) == NULL)

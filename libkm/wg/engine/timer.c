@@ -178,6 +178,8 @@ static void peer_tick(struct wg_peer *p, const struct wg_clock *now)
 	int64_t owed = atomic_load_explicit(&p->unacknowledged_ms, memory_order_relaxed);
 	int64_t traffic = atomic_load_explicit(&p->traffic_ms, memory_order_relaxed);
 
+	if (p->path_until_ms != 0 && now->ms >= p->path_until_ms)
+		wg_peer_path_forget(p);
 	if (p->retry_ms != 0 && now->ms >= p->retry_ms)
 		retry(p, now);
 	/* A wish from before there was an endpoint, which a message of the peer's has brought. */
@@ -226,6 +228,10 @@ bool wg_core_attend(struct wg_core *c, const struct wg_clock *now)
 		what = atomic_exchange(&p->attention, 0);
 		if (p->dead)
 			continue;
+		if (what & WG_ASK_MOVED)
+			wg_peer_path_forget(p);
+		if (what & WG_ASK_REFUSED)
+			wg_peer_refused(p, now);
 		if (what & WG_ASK_CONFIRMED)
 			wg_session_confirmed(p, now);
 		if ((what & WG_ASK_HANDSHAKE) && atomic_load(&p->wants_handshake))

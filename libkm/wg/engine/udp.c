@@ -2,7 +2,10 @@
 #include "libkm/base/err.h"
 #include "libkm/wg/engine/engine_priv.h"
 #include <errno.h>
+#include <linux/errqueue.h>
+#include <netinet/icmp6.h>
 #include <netinet/in.h>
+#include <netinet/ip_icmp.h>
 #include <netinet/udp.h>
 #include <unistd.h>
 
@@ -62,19 +65,31 @@ static void enlarge(int fd, int force, int plain)
 		(void)setsockopt(fd, SOL_SOCKET, plain, &size, sizeof(size));
 }
 
-/* What a kernel does not know it does without. Outer packets may be fragmented, as the kernel's
- * WireGuard has it. */
+/* Not fragmented, an outer packet says so (DF) and is as large as we want it, whatever the kernel
+ * thinks of the path: that is our affair (pmtu.h). */
+void wg_udp_fragment(int fd, bool v4_only, bool may)
+{
+	const int v4 = may ? IP_PMTUDISC_DONT : IP_PMTUDISC_PROBE;
+	const int v6 = may ? IPV6_PMTUDISC_DONT : IPV6_PMTUDISC_PROBE;
+
+	(void)setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, &v4, sizeof(v4));
+	if (!v4_only)
+		(void)setsockopt(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, &v6, sizeof(v6));
+}
+
+/* What a kernel does not know it does without. */
 static void tune(int fd, int family)
 {
-	const int one = 1, no = IP_PMTUDISC_DONT;
+	const int one = 1;
 
 	enlarge(fd, SO_RCVBUFFORCE, SO_RCVBUF);
 	enlarge(fd, SO_SNDBUFFORCE, SO_SNDBUF);
 	(void)setsockopt(fd, IPPROTO_UDP, UDP_GRO, &one, sizeof(one));
 	wg_cmsg_enable(fd, family == AF_INET6);
-	(void)setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, &no, sizeof(no));
+	wg_udp_fragment(fd, family == AF_INET, false);
+	(void)setsockopt(fd, IPPROTO_IP, IP_RECVERR, &one, sizeof(one));
 	if (family == AF_INET6)
-		(void)setsockopt(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, &no, sizeof(no));
+		(void)setsockopt(fd, IPPROTO_IPV6, IPV6_RECVERR, &one, sizeof(one));
 }
 
 static int bind_family(int *out, int family, uint16_t port)
@@ -133,4 +148,63 @@ void wg_udp_send(int fd, bool v4_only, const struct wg_endpoint *to, const uint8
 			return;
 		memset(via.src, 0, sizeof(via.src));
 	}
+}
+
+uint32_t wg_udp_link_mtu(const struct wg_endpoint *to, bool v4_only, uint32_t mark)
+{
+	struct sockaddr_storage ss;
+	socklen_t len = wg_endpoint_to_sa(to, &ss, true), value_len = sizeof(int);
+	bool v4 = ss.ss_family == AF_INET;
+	int fd = v4 || !v4_only ? socket(ss.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0) : -1, mtu = 0;
+
+	if (fd < 0)
+		return 0;
+	if (mark != 0)
+		(void)setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof(mark));
+	if (connect(fd, (struct sockaddr *)&ss, len) ||
+	    getsockopt(fd, v4 ? IPPROTO_IP : IPPROTO_IPV6, v4 ? IP_MTU : IPV6_MTU, &mtu, &value_len))
+		mtu = 0;
+	close(fd);
+	return mtu > 0 ? (uint32_t)mtu : 0;
+}
+
+static bool too_big(const struct sock_extended_err *e)
+{
+	if (e->ee_origin == SO_EE_ORIGIN_ICMP)
+		return e->ee_type == ICMP_DEST_UNREACH && e->ee_code == ICMP_FRAG_NEEDED;
+	return e->ee_origin == SO_EE_ORIGIN_ICMP6 && e->ee_type == ICMP6_PACKET_TOO_BIG;
+}
+
+bool wg_udp_error(int fd, struct wg_pmtu_news *n)
+{
+	union {
+		char room[512];
+		struct cmsghdr align;
+	} room;
+	struct sockaddr_storage ss = {.ss_family = AF_UNSPEC};
+	struct iovec iov = {n->quote, sizeof(n->quote)};
+	struct msghdr h = {.msg_name = &ss,
+			   .msg_namelen = sizeof(ss),
+			   .msg_iov = &iov,
+			   .msg_iovlen = 1,
+			   .msg_control = room.room,
+			   .msg_controllen = sizeof(room.room)};
+	struct sock_extended_err e;
+	ssize_t got = recvmsg(fd, &h, MSG_ERRQUEUE | MSG_DONTWAIT);
+
+	if (got < 0)
+		return false;
+	wg_endpoint_from_sa(&n->to, &ss);
+	n->n_quote = (uint8_t)got;
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(&h); c != NULL; c = CMSG_NXTHDR(&h, c)) {
+		if ((c->cmsg_level != IPPROTO_IP || c->cmsg_type != IP_RECVERR) &&
+		    (c->cmsg_level != IPPROTO_IPV6 || c->cmsg_type != IPV6_RECVERR))
+			continue;
+		memcpy(&e, CMSG_DATA(c), sizeof(e));
+		n->mtu = e.ee_info;
+		if (too_big(&e))
+			return true;
+	}
+	n->to.port = 0;
+	return true;
 }
