@@ -118,7 +118,7 @@ static int start_parts(struct agent *a, struct km_errtext *err)
 	if (rc)
 		return km_errtext_set(err, rc, "the workers do not start");
 	a->probes = probes_new(&a->env, s->connect_timeout, status_changed, a);
-	a->peers = peers_new(a->base, a->port, s->probe_interval);
+	a->peers = peers_new(a->base, a->port, s->host.state_dir, s->probe_interval);
 	if (!a->probes || !a->peers || status_start(a))
 		return km_errtext_set(err, KM_ENOMEM, "no memory");
 	return 0;

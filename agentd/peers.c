@@ -2,6 +2,7 @@
 #include "agentd/peers.h"
 #include "agentd/health/path.h"
 #include "agentd/health/pinger.h"
+#include "agentd/reach.h"
 #include "libkm/base/log.h"
 #include "libkm/base/metrics.h"
 #include "libkm/base/util.h"
@@ -13,34 +14,20 @@
 #include <unistd.h>
 #include <uthash.h>
 
-#define HOSTS_MAX 8
 #define VIPS_MAX 4
 #define KEEPALIVE_S 25
 #define WIREGUARD_PORT 51820
-#define KICKS_PER_ADDRESS 2 /* fruitless ones, before the next address is tried */
-#define MISSES_IN_SPITE 5   /* so many, and bytes that still arrive prove nothing */
-
-struct peer;
-/* One of the gateway's public addresses or host names. */
-struct host {
-	struct peer *peer;
-	char name[254];
-	bool literal;
-	struct resolver_query *query;
-	size_t n;
-	struct km_addr addrs[RESOLVER_ADDRS_MAX];
-};
+#define MISSES_IN_SPITE 5 /* so many, and bytes that still arrive prove nothing */
 
 struct peer {
 	struct peers *ps;
 	char id[KM_UUID_STRLEN], name[65];
 	struct km_wg_peer wg;
 	bool has_key;
-	uint16_t port;
-	size_t n_hosts, n_vips;
-	struct host hosts[HOSTS_MAX];
+	char *entries; /* its port and public addresses as they were given, one per line */
+	struct reach *reach;
+	size_t n_vips;
 	struct km_addr vips[VIPS_MAX];
-	size_t turn; /* which of its addresses is used */
 	struct path path;
 	struct event timer;
 	uint64_t rx_seen; /* at the last look */
@@ -51,71 +38,31 @@ struct peer {
 
 struct peers {
 	struct event_base *base;
-	struct resolver_port *port;
+	struct reaches *reaches;
 	int64_t interval_ms;
 	struct km_privnet *net;
 	struct pinger *pinger;
 	struct peer *by_id;
 };
 
-struct peers *peers_new(struct event_base *base, struct resolver_port *port,
+struct peers *peers_new(struct event_base *base, struct resolver_port *port, const char *state_dir,
 			int64_t probe_interval_ms)
 {
 	struct peers *ps = calloc(1, sizeof(*ps));
 
 	if (!ps)
 		return NULL;
+	ps->reaches = reaches_new(base, port, state_dir);
+	if (!ps->reaches) {
+		free(ps);
+		return NULL;
+	}
 	ps->base = base;
-	ps->port = port;
 	ps->interval_ms = probe_interval_ms;
 	return ps;
 }
 
 /* ---- the endpoint ---- */
-
-/* Whether this host has a way to the address at all (an IPv6 address is of no use without). */
-static bool routable(const struct km_addr *a, uint16_t port)
-{
-	struct sockaddr_storage ss;
-	socklen_t len = km_addr_to_sa(&ss, a, port);
-	int fd = socket(ss.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	bool ok = fd >= 0 && connect(fd, (struct sockaddr *)&ss, len) == 0;
-
-	if (fd >= 0)
-		close(fd);
-	return ok;
-}
-
-static size_t usable(const struct peer *p, struct km_addr *out)
-{
-	size_t n = 0;
-
-	for (size_t h = 0; h < p->n_hosts; h++) {
-		for (size_t i = 0; i < p->hosts[h].n; i++) {
-			if (routable(&p->hosts[h].addrs[i], p->port))
-				out[n++] = p->hosts[h].addrs[i];
-		}
-	}
-	return n;
-}
-
-/* Takes the address whose turn it is. True when the endpoint is another than before. */
-static bool choose_endpoint(struct peer *p)
-{
-	struct km_addr addrs[HOSTS_MAX * RESOLVER_ADDRS_MAX];
-	size_t n = usable(p, addrs);
-	struct sockaddr_storage ss;
-
-	if (!n)
-		return false; /* what there was stays */
-	memset(&ss, 0, sizeof(ss));
-	km_addr_to_sa(&ss, &addrs[p->turn % n], p->port);
-	if (p->wg.has_endpoint && memcmp(&ss, &p->wg.endpoint, sizeof(ss)) == 0)
-		return false;
-	p->wg.endpoint = ss;
-	p->wg.has_endpoint = true;
-	return true;
-}
 
 static int apply(struct peer *p, struct km_errtext *err)
 {
@@ -124,46 +71,23 @@ static int apply(struct peer *p, struct km_errtext *err)
 	return km_privnet_peer_set(p->ps->net, &p->wg, err);
 }
 
-/* Asked again with every kick, so it is said now and then only. */
-static void unresolved(const struct host *h, const char *why)
+/* A name has resolved to something better. Where the path works, or nothing was known before, this
+ * is no reason to drop sessions. */
+static void on_moved(void *arg)
 {
-	static struct km_log_limit limit;
-	uint32_t held;
-
-	if (km_log_allow(&limit, km_now_ms(), 5, 60000, &held))
-		km_warn("gateway's name not resolved", km_ks("gateway", h->peer->name),
-			km_ks("host", h->name), km_ks("error", why), km_ki("held_back", held));
-}
-
-static void on_resolved(void *arg, const struct resolver_answer *a)
-{
-	struct host *h = arg;
+	struct peer *p = arg;
 	struct km_errtext err = {0};
+	bool anew = p->wg.has_endpoint && p->path.known && !p->path.up;
+	int rc;
 
-	h->query = NULL;
-	if (!a->n) {
-		unresolved(h, a->why);
-		return;
-	}
-	h->n = a->n;
-	memcpy(h->addrs, a->addrs, sizeof(h->addrs));
-	if (choose_endpoint(h->peer) && apply(h->peer, &err))
-		km_error("gateway's endpoint not applied", km_ks("gateway", h->peer->name),
+	p->wg.has_endpoint = reach_endpoint(p->reach, &p->wg.endpoint);
+	if (anew && p->ps->net && p->has_key)
+		rc = km_privnet_peer_kick(p->ps->net, &p->wg, &err);
+	else
+		rc = apply(p, &err);
+	if (rc)
+		km_error("gateway's endpoint not applied", km_ks("gateway", p->name),
 			 km_ks("error", err.text));
-}
-
-static void resolve(struct peer *p, bool fresh)
-{
-	for (size_t i = 0; i < p->n_hosts; i++) {
-		struct host *h = &p->hosts[i];
-		int rc;
-
-		if (h->literal || h->query)
-			continue;
-		h->query = resolver_ask(p->ps->port, h->name, fresh, on_resolved, h, &rc);
-		if (!h->query)
-			unresolved(h, km_strerror(rc));
-	}
 }
 
 /* ---- the path ---- */
@@ -204,10 +128,8 @@ static void kick(struct peer *p)
 		path_spare(&p->path, km_now_ms());
 		return;
 	}
-	if (p->path.kicks % KICKS_PER_ADDRESS == 0)
-		p->turn++;
-	choose_endpoint(p);
-	resolve(p, true);
+	reach_failed(p->reach);
+	p->wg.has_endpoint = reach_endpoint(p->reach, &p->wg.endpoint);
 	km_metric_add(p->kicks, 1);
 	km_debug("handshake started anew", km_ks("gateway", p->name));
 	if (km_privnet_peer_kick(p->ps->net, &p->wg, &err))
@@ -266,6 +188,7 @@ static void on_reply(void *arg, const struct km_addr *from)
 				continue;
 			if (path_reply(&p->path, now))
 				came_up(p);
+			reach_works(p->reach);
 			set_timer(p, now);
 		}
 	}
@@ -352,17 +275,10 @@ int peers_settle(struct peers *ps, struct km_errtext *err)
 
 /* ---- the configuration ---- */
 
-static void cancel_queries(struct peer *p)
-{
-	for (size_t i = 0; i < p->n_hosts; i++) {
-		resolver_cancel(p->hosts[i].query);
-		p->hosts[i].query = NULL;
-	}
-}
-
 static void peer_free(struct peer *p)
 {
-	cancel_queries(p);
+	reach_free(p->reach);
+	free(p->entries);
 	event_del(&p->timer);
 	km_metric_set(p->up, 0);
 	HASH_DEL(p->ps->by_id, p);
@@ -382,6 +298,7 @@ static struct peer *peer_get(struct peers *ps, const char *id)
 		return NULL;
 	p->ps = ps;
 	snprintf(p->id, sizeof(p->id), "%s", id);
+	p->reach = reach_new(ps->reaches, id, on_moved, p);
 	snprintf(labels, sizeof(labels), "gateway=\"%s\"", p->id);
 	p->up = km_metric(KM_METRIC_GAUGE, "kakuremichi_agent_path_up", labels,
 			  "Whether the path to the gateway works.");
@@ -409,31 +326,21 @@ static int read_vips(struct peer *p, const struct km_msg_gateway *g, struct km_e
 	return 0;
 }
 
-static void read_hosts(struct peer *p, const struct km_msg_gateway *g)
+/* Whether the gateway is to be reached in another way than before. */
+static bool other_entries(struct peer *p, const struct km_msg_gateway *g, uint16_t port)
 {
-	cancel_queries(p);
-	p->n_hosts = 0;
-	p->turn = 0;
-	for (size_t i = 0; i < g->n_public_ip && p->n_hosts < HOSTS_MAX; i++) {
-		struct host *h = &p->hosts[p->n_hosts++];
+	char *text = km_xasprintf("%u", port), *longer;
+	bool other;
 
-		*h = (struct host){.peer = p};
-		snprintf(h->name, sizeof(h->name), "%s", g->public_ip[i]);
-		h->literal = km_addr_parse(&h->addrs[0], h->name) == 0;
-		h->n = h->literal ? 1 : 0;
+	for (size_t i = 0; i < g->n_public_ip; i++) {
+		longer = km_xasprintf("%s\n%s", text, g->public_ip[i]);
+		free(text);
+		text = longer;
 	}
-}
-
-/* Whether the gateway is to be reached in the same way as before. */
-static bool same_hosts(const struct peer *p, const struct km_msg_gateway *g, uint16_t port)
-{
-	if (p->port != port || p->n_hosts != g->n_public_ip)
-		return false;
-	for (size_t i = 0; i < p->n_hosts; i++) {
-		if (strcmp(p->hosts[i].name, g->public_ip[i]) != 0)
-			return false;
-	}
-	return true;
+	other = !p->entries || strcmp(p->entries, text) != 0;
+	free(p->entries);
+	p->entries = text;
+	return other;
 }
 
 static int read_key(struct peer *p, const struct km_msg_gateway *g, struct km_errtext *err)
@@ -475,12 +382,10 @@ int peers_set(struct peers *ps, const struct km_msg_gateway *g, struct km_errtex
 		rc = read_key(p, g, err);
 	if (rc)
 		return rc;
-	if (!same_hosts(p, g, port)) {
-		p->port = port;
-		read_hosts(p, g);
-		choose_endpoint(p);
-		resolve(p, false);
-	}
+	if (other_entries(p, g, port))
+		reach_set(p->reach, p->name, (const char *const *)g->public_ip, g->n_public_ip,
+			  port);
+	p->wg.has_endpoint = reach_endpoint(p->reach, &p->wg.endpoint);
 	rc = apply(p, err);
 	if (!probed || !p->has_key)
 		start_probe(p);
@@ -507,10 +412,12 @@ void peers_free(struct peers *ps)
 
 	if (!ps)
 		return;
+	reaches_flush(ps->reaches);
 	HASH_ITER (hh, ps->by_id, p, tmp) {
 		peer_free(p);
 	}
 	pinger_free(ps->pinger);
+	reaches_free(ps->reaches);
 	free(ps);
 }
 
@@ -532,10 +439,14 @@ static int64_t counter(uint64_t v)
 
 static void tell(struct peer *p, const struct km_wg_peer_status *s, struct km_msg_peer_status *out)
 {
-	char text[KM_ISO8601_LEN];
+	char text[KM_ISO8601_LEN], endpoint[KM_ENDPOINT_STRLEN];
+	struct km_addr a;
+	uint16_t port;
 
 	p->told = *s;
 	out->gateway_id = km_xstrdup(p->id);
+	if (s->has_endpoint && !km_addr_from_sa(&a, &port, (const struct sockaddr *)&s->endpoint))
+		out->endpoint = km_xstrdup(km_endpoint_str(&a, port, endpoint));
 	if (s->last_handshake_ms > 0)
 		out->last_handshake_at = km_xstrdup(km_iso8601(s->last_handshake_ms, text));
 	out->has_rx_bytes = out->has_tx_bytes = true;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The gateways as WireGuard peers: endpoints (names resolved off the loop), allowed IPs, routes,
+/* The gateways as WireGuard peers: endpoints (reach.h), allowed IPs, routes,
  * and a probe of the path to each, which starts the handshake anew when it is dead. They are kept
  * here, so that a private network that had to be made anew gets them again. Main loop only. */
 #ifndef AGENTD_PEERS_H
@@ -14,7 +14,7 @@
 struct peers;
 
 /* NULL: no memory. The port is borrowed. */
-struct peers *peers_new(struct event_base *base, struct resolver_port *port,
+struct peers *peers_new(struct event_base *base, struct resolver_port *port, const char *state_dir,
 			int64_t probe_interval_ms);
 void peers_free(struct peers *ps);
 

@@ -2,13 +2,13 @@
 #include "gatewayd/peers.h"
 #include "libkm/base/log.h"
 #include "libkm/base/util.h"
-#include <errno.h>
+#include "libkm/host/kept.h"
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 #include <uthash.h>
 
-#define FILE_MAX (16u << 20)
+#define KEPT "learned endpoints"
 #define ROUTES_EXACT 1024   /* up to so many agents each has a route of its own */
 #define KNOCK_KEEPALIVE_S 5 /* while the gateway begins the handshake itself */
 #define KNOCK_MS 120000     /* then the agent has to come by itself */
@@ -33,39 +33,10 @@ struct peers {
 
 /* ---- endpoints on disk ---- */
 
-static json_t *endpoints_read(const char *file)
-{
-	char *text = NULL;
-	size_t n = 0;
-	json_error_t why;
-	json_t *v = NULL;
-	if (!km_file_read(file, FILE_MAX, &text, &n))
-		v = json_loadb(text, n, JSON_REJECT_DUPLICATES, &why);
-	else if (errno != ENOENT)
-		km_warn("learned endpoints cannot be read", km_ks("file", file),
-			km_ks("why", strerror(errno)));
-	if (text && !json_is_object(v))
-		km_warn("learned endpoints not understood, forgotten", km_ks("file", file));
-	free(text);
-	if (json_is_object(v))
-		return v;
-	json_decref(v);
-	return json_object();
-}
-
 static void endpoints_write(struct peers *p)
 {
-	if (!p->endpoints_changed)
-		return;
-	char *text = json_dumps(p->endpoints, JSON_SORT_KEYS | JSON_INDENT(1));
-	if (!text)
-		return;
-	if (km_file_write(p->file, text, strlen(text), 0600))
-		km_warn("learned endpoints cannot be written", km_ks("file", p->file),
-			km_ks("why", strerror(errno)));
-	else
-		p->endpoints_changed = false;
-	free(text);
+	if (p->endpoints_changed)
+		p->endpoints_changed = !km_kept_write(p->file, p->endpoints, KEPT);
 }
 
 static bool endpoint_known(const struct peers *p, const uint8_t *key, struct sockaddr_storage *ss)
@@ -110,7 +81,7 @@ struct peers *peers_new(const char *state_dir)
 {
 	struct peers *p = km_xcalloc(1, sizeof(*p));
 	p->file = km_xasprintf("%s/endpoints.json", state_dir);
-	p->endpoints = endpoints_read(p->file);
+	p->endpoints = km_kept_read(p->file, KEPT);
 	return p;
 }
 

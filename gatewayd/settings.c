@@ -15,7 +15,8 @@ static const struct km_opt opts[] = {
     {.key = "public_ip",
      .type = KM_OPT_LIST,
      .offset = AT(public_ip),
-     .help = "Addresses or host names by which agents reach this gateway. Unset: the address from "
+     .help = "Addresses or host names by which agents reach this gateway, at most 8. An agent tries "
+	     "all their addresses in turn and stays with one that works. Unset: the address from "
 	     "which control sees it."},
     {.key = "https_listen",
      .type = KM_OPT_LIST,

@@ -8,7 +8,7 @@ build="gcc make pkg-config libc6-dev libevent-dev libssl-dev libpq-dev libjansso
  libargon2-dev uthash-dev wireguard-tools"
 run="postgresql-15"
 demo="iproute2 nftables python3 curl openssl ca-certificates"
-check="wireguard-go iperf3 nebula libcmocka-dev python3-pytest python3-websockets conntrack procps"
+check="wireguard-go iperf3 nebula dnsmasq-base libcmocka-dev python3-pytest python3-websockets conntrack procps"
 vm="qemu-system-x86 busybox-static cpio kmod"
 lint="clang clang-tidy clang-format cppcheck mandoc"
 
