@@ -22,7 +22,7 @@
 #define ANSWERS 50  /* to senders of packets that are too large: a second, and at once */
 #define TELL_MS 1000 /* and to a stream, whose segments are cut all the same */
 #define STAGED_PACKETS 128
-#define TRIES 3 /* to send what may have met an error of another packet */
+#define TRIES 5 /* to send what may have met an error of another packet */
 #define STAGED_BYTES (1 << 20) /* per peer; super-packets are large */
 
 /* Segments of one length for one peer, one after the other; only the last may be shorter. */
