@@ -54,35 +54,41 @@ void auth_message(struct client *c, const json_t *data)
 
 /* ---- FIND ---- */
 
+/* old: who has the id here; NULL: it is at another controld. */
+static void refuse_fighting(struct client *c, struct client *old, const char *id, const char *name)
+{
+	static struct km_log_limit limit;
+	char a[KM_ADDR_STRLEN], b[KM_ADDR_STRLEN];
+	uint32_t held;
+	count("kakuremichi_link_conflicts_total", "Links refused because two hosts use one key");
+	if (old ? !old->fight_logged : km_log_allow(&limit, km_now_ms(), 3, 60000, &held))
+		km_warn("two hosts use one key", km_ks("id", id), km_ks("name", name),
+			km_ks("one", old ? km_addr_str(&old->peer, a) : "at another controld"),
+			km_ks("other", km_addr_str(&c->peer, b)));
+	if (old)
+		old->fight_logged = true;
+	client_refuse(c, "another host uses this key too");
+}
+
 /* The newest connection of an id wins, but two hosts that take it from each other in turn do not go
  * on for ever: then the newcomer waits. */
-static bool take_over(struct client *c, const char *id)
+static bool take_over(struct client *c, const char *id, const char *name)
 {
 	struct client *old = client_by_id(c->hub, id);
 	int64_t now = km_now_ms();
-	char a[KM_ADDR_STRLEN], b[KM_ADDR_STRLEN];
-	if (!old)
-		return true;
-	if (limit_wait_ms(c->hub->takeovers, id, now) > 0) {
-		count("kakuremichi_link_conflicts_total",
-		      "Links refused because two hosts use one key");
-		if (!old->fight_logged)
-			km_warn("two hosts use one key", km_ks("id", id), km_ks("name", old->name),
-				km_ks("one", km_addr_str(&old->peer, a)),
-				km_ks("other", km_addr_str(&c->peer, b)));
-		old->fight_logged = true;
-		client_refuse(c, "another host uses this key too");
+	char b[KM_ADDR_STRLEN];
+	if (old ? limit_wait_ms(c->hub->takeovers, id, now) > 0 : rival_fights(c->hub, id)) {
+		refuse_fighting(c, old, id, name);
 		return false;
 	}
+	if (!old)
+		return true;
 	limit_failed(c->hub->takeovers, id, now);
 	count("kakuremichi_link_takeovers_total", "Links that took the place of an older one");
 	c->fight_logged = old->fight_logged;
 	km_info("newer link takes over", km_ks("id", id), km_ks("name", old->name),
 		km_ks("peer", km_addr_str(&c->peer, b)));
-	client_send_error(old, "CONFLICT", "a newer connection with this key has taken over");
-	HASH_DELETE(hh_id, c->hub->by_id, old);
-	old->named = false; /* it is not offline */
-	client_close(old, "replaced by a newer connection");
+	client_replaced(old);
 	return true;
 }
 
@@ -112,7 +118,7 @@ static void key_found(void *arg, const struct store_error *error, PGresult *cons
 		refuse_key(c);
 		return;
 	}
-	if (!take_over(c, PQgetvalue(res[0], row, 0)))
+	if (!take_over(c, PQgetvalue(res[0], row, 0), PQgetvalue(res[0], row, 1)))
 		return;
 	snprintf(c->id, sizeof(c->id), "%s", PQgetvalue(res[0], row, 0));
 	snprintf(c->name, sizeof(c->name), "%s", PQgetvalue(res[0], row, 1));
@@ -149,7 +155,8 @@ static void bound(void *arg, const struct store_error *error, PGresult *const *r
 		client_failed(c, error);
 		return;
 	}
-	const PGresult *row = res[n - 2];
+	const PGresult *row = res[2];
+	c->number = strtoull(PQgetvalue(res[n - 1], 0, 0), NULL, 10);
 	const char *key = c->auth.wireguard_public_key;
 	bool pending = PQntuples(row) && key && strcmp(PQgetvalue(row, 0, 0), key) != 0;
 	km_info("link authenticated", km_ks("type", client_kind(c)), km_ks("id", c->id),
@@ -226,7 +233,9 @@ void auth_bind(struct client *c)
 	    {.sql = "SELECT km_change($1, 'update', $2::uuid)",
 	     .n = 2,
 	     .params = {client_kind(c), c->id}},
+	    {.sql = NULL},
 	};
+	rival_bind(c, &s[KM_ARRAY_LEN(s) - 1]);
 	client_run(c, s, KM_ARRAY_LEN(s), bound);
 	free(ips);
 }

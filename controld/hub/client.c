@@ -51,6 +51,14 @@ void client_close(struct client *c, const char *why)
 	client_drop(c);
 }
 
+void client_replaced(struct client *c)
+{
+	client_send_error(c, "CONFLICT", "a newer connection with this key has taken over");
+	HASH_DELETE(hh_id, c->hub->by_id, c);
+	c->named = false; /* it is not offline */
+	client_close(c, "replaced by a newer connection");
+}
+
 void client_refuse(struct client *c, const char *message)
 {
 	client_send(c, "auth_error", json_pack("{s:s}", "message", message));

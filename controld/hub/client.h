@@ -32,7 +32,8 @@ struct client {
 	struct km_addr peer;
 	struct km_msg_auth auth;
 	char id[KM_UUID_STRLEN], name[72];
-	bool named; /* stands in by_id */
+	bool named;      /* stands in by_id */
+	uint64_t number; /* among all links of all controlds, ascending; 0: not known yet */
 	bool fight_logged;
 
 	/* What it has. sent: the last revision sent to it; looked: every change up to this one was
@@ -62,6 +63,12 @@ struct hub {
 	struct client *by_link, *by_id;
 	struct limit *failures;  /* unknown keys, by address */
 	struct limit *takeovers; /* by id */
+	struct limit *lost;      /* by id: to links at other controlds */
+
+	/* What other controlds are told of our links. */
+	char instance[KM_UUID_STRLEN];
+	bool announce_due; /* all of them, again */
+	struct store_req *announcing;
 
 	/* The feed. seen: every change up to this revision was fanned out. */
 	char epoch[HUB_EPOCH_LEN + 1]; /* "": not known yet */
@@ -92,6 +99,8 @@ void client_send_error(struct client *c, const char *code, const char *message);
 /* Ends the link with auth_error, or with no further message, and frees c. */
 void client_refuse(struct client *c, const char *message);
 void client_close(struct client *c, const char *why);
+/* A newer link of its id takes its place: says so, and ends it without calling the host offline. */
+void client_replaced(struct client *c);
 /* Frees c whose link is gone (or about to be). */
 void client_drop(struct client *c);
 /* Begins the step that c is in (again). */
@@ -111,6 +120,18 @@ static inline const char *client_kind(const struct client *c)
 void auth_message(struct client *c, const json_t *data);
 void auth_find(struct client *c);
 void auth_bind(struct client *c);
+
+/* ---- rival.c: links of the same id at other controlds ---- */
+#define RIVAL_NOTE_LEN 112
+/* Fills in the statement that announces c, to be run with those of BIND; its result's first value
+ * is c's number. */
+void rival_bind(const struct client *c, struct store_stmt *s);
+/* store_notes' callback. */
+void rival_note(void *arg, const char *text);
+/* Announces all links again when that is due; called every second. */
+void rival_announce_due(struct hub *hub);
+/* Whether links of this id were lost to others so often that a newcomer has to wait. */
+bool rival_fights(struct hub *hub, const char *id);
 
 /* ---- feed.c ---- */
 void feed_sync(struct client *c);

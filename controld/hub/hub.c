@@ -147,6 +147,7 @@ static void tick(evutil_socket_t fd, short what, void *arg)
 		}
 	}
 	report_flush(hub);
+	rival_announce_due(hub);
 	count_links(hub);
 }
 
@@ -173,12 +174,16 @@ int hub_start(struct hub **out, struct event_base *base, const struct hub_opts *
 	hub->writing = json_object();
 	hub->failures = limit_new(10, 6000, 4096);
 	hub->takeovers = limit_new(5, 12000, 4096);
+	hub->lost = limit_new(5, 12000, 4096);
+	km_uuid_new(hub->instance);
 	hub->tick = event_new(base, -1, EV_PERSIST, tick, hub);
-	if (!hub->failures || !hub->takeovers || !hub->tick || event_add(hub->tick, &second) < 0)
+	if (!hub->failures || !hub->takeovers || !hub->lost || !hub->tick ||
+	    event_add(hub->tick, &second) < 0)
 		goto out;
 	hub->watch = store_listen(hub->store, feed_wake, hub);
 	if (!hub->watch)
 		goto out;
+	store_notes(hub->store, rival_note, hub);
 	rc = km_link_server_start(&hub->links, base, &link, &cbs, hub, err);
 out:
 	if (rc == KM_ENOMEM)
@@ -209,8 +214,10 @@ static void end_links(struct hub *hub)
 	struct client *c, *next;
 	store_unlisten(hub->watch);
 	store_cancel(hub->feed);
+	store_cancel(hub->announcing);
+	store_notes(hub->store, NULL, NULL);
 	hub->watch = NULL;
-	hub->feed = NULL;
+	hub->feed = hub->announcing = NULL;
 	km_link_server_free(hub->links);
 	hub->links = NULL;
 	HASH_ITER (hh, hub->by_link, c, next)
@@ -270,5 +277,6 @@ void hub_free(struct hub *hub)
 	json_decref(hub->writing);
 	limit_free(hub->failures);
 	limit_free(hub->takeovers);
+	limit_free(hub->lost);
 	free(hub);
 }

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The hub: WebSocket links of agents and gateways, what each of them has been sent, and what they
  * report. Everything that it sends is read from the database, so that several controlds on one
- * database serve the same. That the newest connection of an id wins is known within one controld
- * only: a host that is linked to two of them at once is served by both. */
+ * database serve the same. The newest connection of an id wins, whichever of them it comes to. */
 #ifndef CONTROLD_HUB_HUB_H
 #define CONTROLD_HUB_HUB_H
 

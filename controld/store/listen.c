@@ -23,11 +23,13 @@ struct listener {
 	struct event *poll, *first;
 	struct store_watch *watches;
 	bool waking;
+	store_note_cb *note; /* may be NULL */
+	void *note_arg;
 	char epoch[KM_UUID_STRLEN];
 	int64_t revision;
 };
 
-static const char sql_listen[] = "LISTEN km_changes";
+static const char sql_listen[] = "LISTEN km_changes; LISTEN km_links";
 static const char sql_state[] = "SELECT km_epoch()::text, value FROM revision";
 
 static void sweep(struct listener *l)
@@ -85,6 +87,8 @@ static int take_results(struct listener *l)
 		r = PQgetResult(db);
 		if (!r && l->step == LISTENING) {
 			send_step(l, READING);
+			if (l->note)
+				l->note(l->note_arg, NULL);
 			return 0;
 		}
 		if (!r) {
@@ -115,8 +119,12 @@ static void on_input(void *arg)
 	if (news < 0)
 		return;
 	while ((n = PQnotifies(dbconn_db(l->conn)))) {
-		l->revision = strtoll(n->extra, NULL, 10);
-		news = 1;
+		if (strcmp(n->relname, "km_changes") == 0) {
+			l->revision = strtoll(n->extra, NULL, 10);
+			news = 1;
+		} else if (l->note) {
+			l->note(l->note_arg, n->extra);
+		}
 		PQfreemem(n);
 	}
 	if (news)
@@ -196,6 +204,12 @@ void listener_free(struct listener *l)
 		free(w);
 	}
 	free(l);
+}
+
+void listener_notes(struct listener *l, store_note_cb *cb, void *arg)
+{
+	l->note = cb;
+	l->note_arg = arg;
 }
 
 const char *listener_epoch(const struct listener *l)

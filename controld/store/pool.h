@@ -14,6 +14,7 @@ int listener_new(struct listener **out, struct event_base *base, const char *con
     __attribute__((warn_unused_result));
 void listener_free(struct listener *l);
 const char *listener_epoch(const struct listener *l);
+void listener_notes(struct listener *l, store_note_cb *cb, void *arg);
 struct store_watch *listener_watch(struct listener *l, store_wake_cb *cb, void *arg);
 
 #endif

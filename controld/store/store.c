@@ -427,6 +427,11 @@ struct store_watch *store_listen(struct store *s, store_wake_cb *cb, void *arg)
 	return listener_watch(s->listener, cb, arg);
 }
 
+void store_notes(struct store *s, store_note_cb *cb, void *arg)
+{
+	listener_notes(s->listener, cb, arg);
+}
+
 const char *store_epoch(const struct store *s)
 {
 	return listener_epoch(s->listener);

@@ -104,6 +104,12 @@ struct store_watch *store_listen(struct store *s, store_wake_cb *cb, void *arg);
 /* Ends it; also from within its callback. Accepts NULL. Before store_free. */
 void store_unlisten(struct store_watch *w);
 
+/* What controlds on one database tell one another: the text of each NOTIFY km_links, our own ones
+ * included, and NULL when the listening connection has come up (again), for some may have been
+ * missed. One callback for a store; NULL ends it. */
+typedef void store_note_cb(void *arg, const char *text);
+void store_notes(struct store *s, store_note_cb *cb, void *arg);
+
 /* The epoch of the database; "" until the listening connection first came up. */
 const char *store_epoch(const struct store *s);
 

@@ -967,39 +967,123 @@ def test_changes_that_are_gone_and_another_epoch(ctl):
     run(main())
 
 
-def test_two_controls_on_one_database(ctl):
+@pytest.fixture(scope="module")
+def second(ctl):
+    """Another controld on ctl's database."""
     run_dir = str(ctl.state / "postgres/run").replace("/", "%2F")
-    second = Control(database=f"postgresql://postgres@/kakuremichi?host={run_dir}",
-                     master_key_file=ctl.state / "master.key")
+    c = Control(database=f"postgresql://postgres@/kakuremichi?host={run_dir}",
+                master_key_file=ctl.state / "master.key")
     try:
         try:
-            second.start()
+            c.start()
         finally:
-            print(second.log())
-
-        async def main():
-            a, g = ctl.agent(), ctl.gateway()
-            second.token = ctl.token
-            async with Link(ctl, a) as la, Link(second, g) as lg:
-                await la.data("config")
-                await lg.data("config")
-                t = await rest(second, "POST", "/api/tunnels", {"domain": "two.example.com", "agentId": a["id"],
-                                                               "target": "a:1"})
-                assert (await la.data("tunnel_create"))["tunnel"]["id"] == t["id"]
-                await rest(ctl, "DELETE", f"/api/tunnels/{t['id']}")
-                assert (await lg.data("tunnel_create"))["tunnel"]["id"] == t["id"]
-                assert (await lg.data("tunnel_delete"))["id"] == t["id"]
-                await rest(second, "DELETE", f"/api/agents/{a['id']}")
-                assert await la.data("auth_error")
-                assert second.ok("GET", f"/api/gateways/{g['id']}") == ctl.ok("GET", f"/api/gateways/{g['id']}")
-            ctl.ok("DELETE", f"/api/gateways/{g['id']}")
-        run(main())
-        assert (second.state / "root.pin").read_text() == (ctl.state / "root.pin").read_text()
-        assert second.stop() == 0, second.log()[-8000:]
+            print(c.log())
+        c.token = ctl.token
+        yield c
+        assert c.stop() == 0, c.log()[-8000:]
     finally:
-        if second.proc and second.proc.poll() is None:
-            second.stop(signal.SIGKILL)
-        shutil.rmtree(second.dir, ignore_errors=True)
+        if c.proc and c.proc.poll() is None:
+            c.stop(signal.SIGKILL)
+        shutil.rmtree(c.dir, ignore_errors=True)
+
+
+def test_two_controls_on_one_database(ctl, second):
+    async def main():
+        a, g = ctl.agent(), ctl.gateway()
+        async with Link(ctl, a) as la, Link(second, g) as lg:
+            await la.data("config")
+            await lg.data("config")
+            t = await rest(second, "POST", "/api/tunnels", {"domain": "two.example.com", "agentId": a["id"],
+                                                           "target": "a:1"})
+            assert (await la.data("tunnel_create"))["tunnel"]["id"] == t["id"]
+            await rest(ctl, "DELETE", f"/api/tunnels/{t['id']}")
+            assert (await lg.data("tunnel_create"))["tunnel"]["id"] == t["id"]
+            assert (await lg.data("tunnel_delete"))["id"] == t["id"]
+            await rest(second, "DELETE", f"/api/agents/{a['id']}")
+            assert await la.data("auth_error")
+            assert second.ok("GET", f"/api/gateways/{g['id']}") == ctl.ok("GET", f"/api/gateways/{g['id']}")
+        ctl.ok("DELETE", f"/api/gateways/{g['id']}")
+    run(main())
+    assert (second.state / "root.pin").read_text() == (ctl.state / "root.pin").read_text()
+
+
+def test_newest_connection_wins_across_controls(ctl, second):
+    async def main():
+        a = ctl.agent()
+        marks = {c: len(c.log()) for c in (ctl, second)}
+        async with contextlib.AsyncExitStack() as stack:
+            links = []
+            for i in range(16):
+                links.append(await stack.enter_async_context(Link((ctl, second)[i % 2], a)))
+                if links[-1].first[0] == "auth_error":
+                    break
+                if i:
+                    assert (await links[i - 1].data("error"))["code"] == "CONFLICT"
+                    await links[i - 1].closed()
+                    assert ctl.ok("GET", f"/api/agents/{a['id']}")["status"] == "online"
+            assert 9 <= i <= 14, i  # two hosts that take it from each other do not go on for ever
+            await links[i - 1].send("nonsense")  # the last of the others goes on
+            assert (await links[i - 1].data("error"))["code"] == "INVALID_MESSAGE"
+        refusing = (ctl, second)[i % 2]
+        assert refusing.log()[marks[refusing]:].count("two hosts use one key") == 1
+        ctl.ok("DELETE", f"/api/agents/{a['id']}")
+    run(main())
+
+
+def test_a_lost_note_of_a_newer_connection_is_made_good(ctl, second):
+    async def main():
+        a, mark = ctl.agent(), len(ctl.log())
+        async with Link(ctl, a) as old:
+            await old.data("config")
+            # Whoever connects to the database anew waits for this lock; who is connected goes on.
+            holder = subprocess.Popen(["psql", "-h", ctl.state / "postgres/run", "-U", "postgres", "-qAt",
+                                       "kakuremichi"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            try:
+                print("BEGIN; LOCK TABLE schema_migrations IN ACCESS EXCLUSIVE MODE; SELECT 'locked';",
+                      file=holder.stdin, flush=True)
+                assert holder.stdout.readline() == "locked\n"
+                print("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+                      "WHERE application_name = 'controld listener';", file=holder.stdin, flush=True)
+                assert holder.stdout.readline() == "2\n"
+                until(lambda: "database listener is away" in ctl.log()[mark:])
+                async with Link(second, a) as new:
+                    await new.send("nonsense")
+                    assert (await new.data("error"))["code"] == "INVALID_MESSAGE"
+                    await old.send("nonsense")  # it has not heard
+                    assert (await old.data("error"))["code"] == "INVALID_MESSAGE"
+                    print("COMMIT;", file=holder.stdin, flush=True)
+                    assert (await old.data("error"))["code"] == "CONFLICT"
+                    await old.closed()
+                    await new.send("nonsense")
+                    assert (await new.data("error"))["code"] == "INVALID_MESSAGE"
+            finally:
+                holder.communicate()
+        ctl.ok("DELETE", f"/api/agents/{a['id']}")
+    run(main())
+
+
+def test_an_older_links_note_is_answered(ctl):
+    """Who hears of an older link of its id says again that it has a newer one."""
+    async def main():
+        a = ctl.agent()
+        async with Link(ctl, a) as link:
+            await link.data("config")
+            psql = subprocess.Popen(["psql", "-h", ctl.state / "postgres/run", "-U", "postgres", "-qAt",
+                                     "kakuremichi"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            try:
+                print(f"LISTEN km_links; SELECT pg_notify('km_links', 'another {a['id']} 1');",
+                      file=psql.stdin, flush=True)
+                def answered():
+                    print("SELECT 1;", file=psql.stdin, flush=True)
+                    line = psql.stdout.readline()
+                    return f" {a['id']} " in line and "another" not in line
+                until(answered)
+            finally:
+                psql.communicate()
+            await link.send("nonsense")
+            assert (await link.data("error"))["code"] == "INVALID_MESSAGE"
+        ctl.ok("DELETE", f"/api/agents/{a['id']}")
+    run(main())
 
 
 # ---- things that end and begin again; these come last ---------------------------------------------
