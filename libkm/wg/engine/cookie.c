@@ -70,7 +70,6 @@ const uint8_t *wg_cookie_use(const struct wg_cookie *k, int64_t now_ms)
 
 void wg_limiter_init(struct wg_limiter *l)
 {
-	memset(l, 0, sizeof(*l));
 	randombytes_buf(l->key, sizeof(l->key));
 }
 

@@ -46,6 +46,7 @@ struct wg_limiter {
 		int64_t tokens_us, last_us;
 	} slot[WG_LIMIT_SLOTS];
 };
+/* *l is zeroed memory, of which little is touched until there is a flood. */
 void wg_limiter_init(struct wg_limiter *l);
 bool wg_limiter_allow(struct wg_limiter *l, const uint8_t *addr, size_t naddr, int64_t now_us);
 

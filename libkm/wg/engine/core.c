@@ -385,6 +385,7 @@ void wg_core_free(struct wg_core *c)
 	wg_core_reclaim(c);
 	wg_allowed_free(&c->allowed);
 	wg_crypto_free(c->crypto);
-	km_wipe(c, sizeof(*c));
+	km_wipe(&c->self, sizeof(c->self));
+	km_wipe(&c->jar, sizeof(c->jar));
 	free(c);
 }

@@ -159,7 +159,7 @@ static void test_cookies(void **state)
 
 static void test_limiter(void **state)
 {
-	struct wg_limiter *l = malloc(sizeof(*l));
+	struct wg_limiter *l = calloc(1, sizeof(*l));
 	uint8_t a[4] = {192, 0, 2, 1}, six[16] = {0x20, 1, 0xd, 0xb8},
 		six2[16] = {0x20, 1, 0xd, 0xb8};
 	int i, passed = 0;

@@ -67,18 +67,43 @@ static inline void io_send(void *arg, const struct wg_endpoint *to, const uint8_
 	put(x, to, msg, n);
 }
 
+/* As the sending thread: makes n bytes, which stand at p + 16, a message of n + 32 bytes. The
+ * WG_AEAD_LEAD bytes before p + 16 and the 16 behind are used. */
+static inline void seal_data(struct wg_aead *a, struct wg_session *s, uint8_t *p, size_t n)
+{
+	wg_aead_seal(a, s->send_key, s->sent, p + 16, n);
+	memset(p, 0, 16);
+	p[0] = 4;
+	memcpy(p + 4, &s->remote_index, 4);
+	memcpy(p + 8, &s->sent, 8);
+	s->sent++;
+}
+
+/* As the receiving thread: the session of a message of n bytes, whose plaintext comes to
+ * plain + WG_AEAD_LEAD; NULL: it is not believed. */
+static inline struct wg_session *open_data(struct wg_core *c, struct wg_aead *a, uint8_t *p,
+					   size_t n, uint8_t *plain, int64_t now_ms)
+{
+	struct wg_session *s;
+	uint32_t index;
+	uint64_t counter;
+
+	memcpy(&index, p + 4, 4);
+	memcpy(&counter, p + 8, 8);
+	s = wg_path_receiver(c, index, now_ms);
+	if (s == NULL || !wg_aead_open(a, s->recv_key, counter, p + 16, n - 32, plain) ||
+	    !wg_replay_accept(&s->replay, counter))
+		return NULL;
+	return s;
+}
+
 static inline void send_under(struct node *x, struct wg_session *s, size_t n)
 {
 	uint8_t room[WG_AEAD_LEAD + 256] = {0}, *p = room + WG_AEAD_LEAD;
 	struct wg_endpoint to;
 
 	wg_endpoint_load(&x->peer->endpoint, &to);
-	wg_aead_seal(x->aead, s->send_key, s->sent, p + 16, n);
-	memset(p, 0, 16);
-	p[0] = 4;
-	memcpy(p + 4, &s->remote_index, 4);
-	memcpy(p + 8, &s->sent, 8);
-	s->sent++;
+	seal_data(x->aead, s, p, n);
 	wg_path_sent(x->peer, n > 0, n + 32, x->w->now.ms);
 	x->data += n > 0;
 	x->empty += n == 0;
@@ -129,16 +154,11 @@ static inline void io_forget(void *arg, struct wg_peer *p)
 
 static inline void receive_data(struct node *x, struct packet *p)
 {
-	uint8_t plain[WG_AEAD_LEAD + 256], *d = p->data + WG_AEAD_LEAD;
-	struct wg_session *s;
-	uint32_t index;
-	uint64_t counter;
+	uint8_t plain[WG_AEAD_LEAD + 256];
+	struct wg_session *s = open_data(x->core, x->aead, p->data + WG_AEAD_LEAD, p->n, plain,
+					 x->w->now.ms);
 
-	memcpy(&index, d + 4, 4);
-	memcpy(&counter, d + 8, 8);
-	s = wg_path_receiver(x->core, index, x->w->now.ms);
-	if (s == NULL || !wg_aead_open(x->aead, s->recv_key, counter, d + 16, p->n - 32, plain) ||
-	    !wg_replay_accept(&s->replay, counter))
+	if (s == NULL)
 		return;
 	wg_path_received(s, &p->from, p->n > 32, p->n, x->w->now.ms);
 	x->got += p->n > 32;
