@@ -334,6 +334,7 @@ void wg_core_set_key(struct wg_core *c, const uint8_t priv[static WG_KEY])
 		p->retry_ms = 0;
 		wg_peer_end_handshake(p);
 		wg_peer_drop_sessions(p);
+		p->initiated_ms = 0; /* nobody has heard of this key: no need to wait */
 		memcpy(pub, p->remote.pub, WG_KEY);
 		memcpy(psk, p->remote.psk, WG_KEY);
 		if ((!wg_remote_init(c->crypto, &p->remote, &c->self, pub, psk) && c->has_key) ||
