@@ -134,9 +134,12 @@ check-bulk: all $(BUILD)/bench-flood
 	/usr/bin/python3 -B packaging/demo/demo.py --once
 
 # Our WireGuard engine beside the raw veth and Debian's wireguard-go; about two minutes.
-bench-wg: all
+bench-wg: all $(BUILD)/bench-floor
 	@sh packaging/setup.sh build check
 	/usr/bin/python3 -B tests/bench/wg.py --warden $(BUILD)/km-warden --json build/bench/wg.json $(ARGS)
+$(BUILD)/bench-floor: $(OBJ)/tests/bench/floor.o $(BUILD)/libkm.a
+	$(call say,LD,$@)
+	$(Q)$(CC) $(KM_CFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 # Handshakes a second on one core, and what a flood of forged ones does to a tunnel.
 bench-handshake: all $(BUILD)/bench-flood $(BUILD)/bench-handshakes

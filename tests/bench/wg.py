@@ -41,6 +41,7 @@ class Lab:
 
     def __init__(self, system, warden):
         self.system, self.warden = system, warden
+        self.floor = os.path.join(os.path.dirname(warden), "bench-floor")
         self.procs = []
         self.tmp = tempfile.TemporaryDirectory(prefix="kmbw-")
 
@@ -54,7 +55,9 @@ class Lab:
             inside(i, "ip", "addr", "add", f"{OUTER[i]}/24", "dev", link)
             inside(i, "ip", "link", "set", link, "up")
             inside(i, "ip", "link", "set", "lo", "up")
-        if self.system != "veth":
+        if self.system == "relay":
+            self.relay()
+        elif self.system != "veth":
             self.tunnel()
         self.addr = OUTER if self.system == "veth" else INNER
         self.server = subprocess.Popen(["ip", "netns", "exec", NS[1], "iperf3", "-s", "-p", "5999"],
@@ -92,6 +95,18 @@ class Lab:
                         f"Endpoint={OUTER[1 - i]}:51820\n")
             time.sleep(0.05)
             sh("nsenter", "-t", str(self.pid(p)), "-m", "-n", "wg", "setconf", DEV, conf)
+            inside(i, "ip", "addr", "add", f"{INNER[i]}/24", "dev", DEV)
+            inside(i, "ip", "link", "set", DEV, "mtu", "1420", "up")
+
+    def relay(self):
+        for i in range(2):
+            self.procs.append(subprocess.Popen(["ip", "netns", "exec", NS[i], self.floor, "relay", DEV,
+                                                OUTER[1 - i]]))
+            until = time.monotonic() + 5
+            while DEV not in inside(i, "ip", "-br", "link"):
+                if time.monotonic() > until:
+                    sys.exit("the relay did not start")
+                time.sleep(0.01)
             inside(i, "ip", "addr", "add", f"{INNER[i]}/24", "dev", DEV)
             inside(i, "ip", "link", "set", DEV, "mtu", "1420", "up")
 

@@ -382,6 +382,7 @@ static struct wg_engine *engine_new(int tun_fd, bool uso, int udp_fd)
 	e->v4_only = is_v4(udp_fd);
 	atomic_init(&e->gso, wg_udp_segments(udp_fd));
 	atomic_init(&e->mtu, MTU);
+	atomic_init(&e->parked, false);
 	e->wake_control = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	e->wake_send = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	e->wake_recv = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -424,8 +425,8 @@ int wg_engine_start(struct wg_engine **out, int tun_fd, bool uso, int udp_fd)
 	if (e == NULL)
 		return KM_ENOMEM;
 	if (spawn(e, "wg-control", control_run, e) &&
-	    spawn(e, "wg-send", wg_sender_run, e->sender) &&
-	    spawn(e, "wg-receive", wg_receiver_run, e->receiver)) {
+	    spawn(e, "wg-send", wg_sender_run, e) &&
+	    spawn(e, "wg-receive", wg_receiver_run, e)) {
 		*out = e;
 		return 0;
 	}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What the engine's threads share: engine.c the engine and its control thread, send.c and recv.c
- * the packet path, udp.c the socket, tun.c the device. */
+ * the packet path, loop.c its threads, udp.c the socket, tun.c the device. */
 #ifndef KM_WG_ENGINE_ENGINE_PRIV_H
 #define KM_WG_ENGINE_ENGINE_PRIV_H
 
@@ -41,6 +41,7 @@ struct wg_engine {
 	atomic_uint mtu;
 	int wake_control, wake_send, wake_recv, gone, width; /* event descriptors */
 	atomic_bool stop, tick_now;
+	atomic_bool parked; /* the sending thread: the receiving one does its work (loop.c) */
 	pthread_t threads[3];
 	unsigned n_threads;
 	struct wg_sender *sender;
@@ -92,18 +93,31 @@ bool wg_udp_error(int fd, struct wg_pmtu_news *n);
 /* Sends a handshake message; what is lost is sent again by its timers. */
 void wg_udp_send(int fd, bool v4_only, const struct wg_endpoint *to, const uint8_t *msg, size_t n);
 
+/* What a turn found to do. LITTLE: no more than a few small packets, and nothing is left. */
+enum wg_found { WG_NOTHING, WG_LITTLE, WG_MUCH, WG_GONE };
+#define WG_LITTLE_BYTES 4096
+
 struct wg_sender *wg_sender_new(struct wg_engine *e);
 void wg_sender_free(struct wg_sender *s);
-void *wg_sender_run(void *sender);
-/* A turn of the sending thread, taken by another registered thread, unless it is awake itself. */
-void wg_sender_try(struct wg_sender *s);
+/* Carries what stands in the TUN, as much as is worth a system call, and what the control thread
+ * asked for. From any registered thread; GONE: the device has gone. */
+enum wg_found wg_sender_turn(struct wg_sender *s);
+/* Likewise, but nothing while another thread does it. lone: a packet after silence, that is not to
+ * wait until it is clear that no other follows. */
+enum wg_found wg_sender_try(struct wg_sender *s, bool lone);
 /* Frees the packets that wait for this peer. */
 void wg_sender_forget(struct wg_peer *p);
 
 struct wg_receiver *wg_receiver_new(struct wg_engine *e);
 void wg_receiver_free(struct wg_receiver *r);
-void *wg_receiver_run(void *receiver);
-/* Likewise; whether something came, or the thread is awake itself. */
-bool wg_receiver_try(struct wg_receiver *r);
+/* Carries a burst of what the socket holds. From the receiving thread only. */
+enum wg_found wg_receiver_turn(struct wg_receiver *r);
+/* What the socket's error queue has, as much as the control thread has room for; the rest is
+ * dropped. */
+void wg_receiver_errors(struct wg_receiver *r);
+
+/* The threads, for pthread_create (loop.c); arg is the engine. */
+void *wg_sender_run(void *arg);
+void *wg_receiver_run(void *arg);
 
 #endif

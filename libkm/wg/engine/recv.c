@@ -1,16 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* The receiving thread: bursts of messages from the socket, opened into a buffer, merged
+/* The receiving side: bursts of messages from the socket, opened into a buffer, merged
  * into super-packets without copying, and written to the TUN. Handshake messages go to the control
  * thread's queue, which may overflow: floods of them stop nothing here. */
 #include "libkm/wg/engine/ecn.h"
 #include "libkm/wg/engine/engine_priv.h"
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <unistd.h>
 #include <urcu/urcu-memb.h>
 
-#define SMALL 2048
 #define BATCH 8
 #define MESSAGE_ROOM 65536
 #define PLAIN_ROOM (BATCH * MESSAGE_ROOM) /* written out when it is full */
@@ -19,9 +17,7 @@ struct wg_receiver {
 	struct wg_engine *e;
 	struct wg_crypto *crypto;
 	struct wg_aead *aead;
-	struct wg_self self;  /* only its mac1_key */
-	pthread_mutex_t lock; /* the sending thread may take a turn */
-	bool small;
+	struct wg_self self; /* only its mac1_key */
 	int64_t now_ms;
 	struct wg_merge merge;
 	/* the last inner source */
@@ -46,7 +42,6 @@ struct wg_receiver *wg_receiver_new(struct wg_engine *e)
 	if (r == NULL)
 		return NULL;
 	memset(r, 0, offsetof(struct wg_receiver, room));
-	pthread_mutex_init(&r->lock, NULL);
 	r->e = e;
 	r->merge.udp_too = e->uso;
 	r->crypto = wg_crypto_new();
@@ -63,7 +58,6 @@ void wg_receiver_free(struct wg_receiver *r)
 		return;
 	wg_crypto_free(r->crypto);
 	wg_aead_free(r->aead);
-	pthread_mutex_destroy(&r->lock);
 	free(r);
 }
 
@@ -191,7 +185,8 @@ static void on_data(struct wg_receiver *r, struct tally *t, const struct wg_endp
 	p += WG_DATA_HEADER;
 	n -= WG_DATA_OVERHEAD;
 	out = plain_place(r, n);
-	if (!wg_aead_open(r->aead, s->recv_key, counter, p, n, out) || !wg_replay_accept(&s->replay, counter))
+	if (!wg_aead_open(r->aead, s->recv_key, counter, p, n, out) ||
+	    !wg_replay_accept(&s->replay, counter))
 		return;
 	t->session = s;
 	t->bytes += n + WG_DATA_OVERHEAD;
@@ -236,38 +231,27 @@ static int receive(struct wg_receiver *r)
 	return recvmmsg(r->e->udp, r->msg, BATCH, MSG_DONTWAIT, NULL);
 }
 
-/* One burst; gives the number of messages, and sets small when it was a little. Under the lock. */
-static int turn(struct wg_receiver *r)
+enum wg_found wg_receiver_turn(struct wg_receiver *r)
 {
 	int n = receive(r);
+	size_t bytes = 0;
 
-	r->small = n == 1 && r->msg[0].msg_len <= SMALL;
 	if (n <= 0)
-		return 0;
+		return WG_NOTHING;
 	r->now_ms = wg_now_ms();
 	urcu_memb_read_lock();
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < n; i++) {
+		bytes += r->msg[i].msg_len;
 		on_message(r, &r->msg[i], r->room[i] + WG_AEAD_LEAD);
+	}
 	write_out(r);
 	r->used = 0;
 	WG_READER_DONE(r->e);
 	urcu_memb_read_unlock();
-	return n;
+	return n == BATCH || bytes > WG_LITTLE_BYTES ? WG_MUCH : WG_LITTLE;
 }
 
-bool wg_receiver_try(struct wg_receiver *r)
-{
-	bool any;
-
-	if (pthread_mutex_trylock(&r->lock))
-		return true; /* the thread itself is awake */
-	any = turn(r) > 0;
-	pthread_mutex_unlock(&r->lock);
-	return any;
-}
-
-/* What the error queue has, as much as the control thread has room for; the rest is dropped. */
-static void read_errors(struct wg_receiver *r)
+void wg_receiver_errors(struct wg_receiver *r)
 {
 	struct wg_engine *e = r->e;
 	unsigned tail = atomic_load_explicit(&e->news_tail, memory_order_relaxed);
@@ -284,40 +268,4 @@ static void read_errors(struct wg_receiver *r)
 	atomic_store_explicit(&e->news_tail, tail, memory_order_release);
 	if (any)
 		wg_ring(e->wake_control);
-}
-
-static void wait(struct wg_receiver *r)
-{
-	struct pollfd p[2] = {{.fd = r->e->udp, .events = POLLIN},
-			      {.fd = r->e->wake_recv, .events = POLLIN}};
-
-	if (poll(p, 2, -1) <= 0)
-		return;
-	if (p[0].revents & POLLERR)
-		read_errors(r);
-	if (p[1].revents)
-		wg_silence(r->e->wake_recv);
-}
-
-void *wg_receiver_run(void *arg)
-{
-	struct wg_receiver *r = arg;
-	bool small;
-	int n;
-
-	urcu_memb_register_thread();
-	while (!atomic_load(&r->e->stop)) {
-		pthread_mutex_lock(&r->lock);
-		n = turn(r);
-		small = r->small;
-		pthread_mutex_unlock(&r->lock);
-		/* The answer of this host stands in the TUN already: no need to wake another
-		 * thread. */
-		if (small)
-			wg_sender_try(r->e->sender);
-		if (n == 0)
-			wait(r);
-	}
-	urcu_memb_unregister_thread();
-	return NULL;
 }

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* The sending thread: packets from the TUN, cut into segments that are written straight into the
+/* The sending side: packets from the TUN, cut into segments that are written straight into the
  * output buffer, sealed there, and sent in runs of equal length, one system call for each burst. */
 #include "libkm/base/err.h"
 #include "libkm/wg/engine/ecn.h"
 #include "libkm/wg/engine/engine_priv.h"
 #include "libkm/wg/engine/toobig.h"
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <unistd.h>
 #include <urcu/urcu-memb.h>
@@ -16,9 +15,6 @@
 #define OUT_ROOM (OUT_LEAD + 160 * 1024)
 #define OUT_ENOUGH (32 * 1024) /* sent without waiting for more */
 #define RUNS 64
-#define SMALL 2048
-#define SILENCE_US 500
-#define LINGER_US 150
 #define ANSWERS 50  /* to senders of packets that are too large: a second, and at once */
 #define TELL_MS 1000 /* and to a stream, whose segments are cut all the same */
 #define STAGED_PACKETS 128
@@ -49,11 +45,10 @@ struct stage {
 struct wg_sender {
 	struct wg_engine *e;
 	struct wg_aead *aead;
-	pthread_mutex_t lock; /* the receiving thread may take a turn */
+	pthread_mutex_t lock; /* either thread may take a turn */
 	int64_t now_ms;
-	bool dry;   /* the TUN had no more */
-	bool small; /* the last turn sent a little */
-	bool gone;  /* the device */
+	bool dry;  /* the TUN had no more */
+	bool gone; /* the device */
 	/* the last destination */
 	uint8_t dst[16];
 	size_t ndst;
@@ -499,7 +494,6 @@ static void serve_flushes(struct wg_sender *s)
 	struct wg_peer *p;
 	unsigned what;
 
-	wg_silence(e->wake_send);
 	atomic_store(&e->flush_wanted, false);
 	for (;;) {
 		pthread_mutex_lock(&e->flush_lock);
@@ -554,97 +548,65 @@ static void on_packet(struct wg_sender *s, const uint8_t *data, size_t n)
 		stage(p, data, n);
 }
 
-/* What is there now, as much as is worth a system call. false: the device has gone. */
-static bool drain(struct wg_sender *s)
+/* What is there now, until so many bytes wait to be sent. */
+static void drain(struct wg_sender *s, size_t enough)
 {
 	uint8_t *data = s->in + ALIGN_IP;
 	ssize_t n;
 
 	s->now_ms = wg_now_ms();
 	s->dry = false;
-	while (s->used < OUT_ENOUGH && s->n_runs < RUNS) {
+	while (s->used - OUT_LEAD < enough && s->n_runs < RUNS) {
 		n = read(s->e->tun, data, WG_VNET_LEN + WG_SUPER_MAX);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0) {
 			s->dry = true;
-			return errno == EAGAIN;
+			s->gone = errno != EAGAIN;
+			return;
 		}
 		on_packet(s, data, (size_t)n);
 	}
-	return true;
 }
 
-/* One round: what is there and what was asked for, sent. Under the lock. */
-static void turn(struct wg_sender *s)
+/* What is there and what was asked for, sent. Under the lock. */
+static enum wg_found turn(struct wg_sender *s, size_t enough)
 {
 	struct wg_engine *e = s->e;
+	size_t n;
 
 	urcu_memb_read_lock();
-	if (!drain(s))
-		s->gone = true;
+	drain(s, enough);
 	if (atomic_load(&e->flush_wanted))
 		serve_flushes(s);
-	s->small = s->used - OUT_LEAD <= SMALL && s->used > OUT_LEAD;
+	n = s->used - OUT_LEAD;
 	flush(s);
 	WG_READER_DONE(e);
 	urcu_memb_read_unlock();
+	if (s->gone)
+		return WG_GONE;
+	if (n > WG_LITTLE_BYTES || (!s->dry && enough > 1))
+		return WG_MUCH;
+	return n > 0 ? WG_LITTLE : WG_NOTHING;
 }
 
-void wg_sender_try(struct wg_sender *s)
+enum wg_found wg_sender_turn(struct wg_sender *s)
 {
-	if (pthread_mutex_trylock(&s->lock))
-		return;
-	turn(s);
+	enum wg_found found;
+
+	pthread_mutex_lock(&s->lock);
+	found = turn(s, OUT_ENOUGH);
 	pthread_mutex_unlock(&s->lock);
+	return found;
 }
 
-/* After a while of silence a little was sent: the answer may be near, and to be woken for it would
- * take longer than it does. */
-static void linger(struct wg_sender *s)
+enum wg_found wg_sender_try(struct wg_sender *s, bool lone)
 {
-	int64_t until = wg_now_us() + LINGER_US;
+	enum wg_found found;
 
-	while (wg_now_us() < until && !wg_receiver_try(s->e->receiver))
-		;
-}
-
-/* false: the device has gone. */
-static bool wait(struct wg_sender *s)
-{
-	struct pollfd p[2] = {{.fd = s->e->tun, .events = POLLIN},
-			      {.fd = s->e->wake_send, .events = POLLIN}};
-
-	if (poll(p, 2, -1) < 0)
-		return errno == EINTR;
-	return (p[0].revents & (POLLERR | POLLNVAL)) == 0;
-}
-
-void *wg_sender_run(void *arg)
-{
-	struct wg_sender *s = arg;
-	struct wg_engine *e = s->e;
-	bool here = true, dry, small;
-	int64_t slept_us, before;
-
-	urcu_memb_register_thread();
-	for (slept_us = 0; here && !atomic_load(&e->stop);) {
-		pthread_mutex_lock(&s->lock);
-		turn(s);
-		here = !s->gone;
-		dry = s->dry;
-		small = s->small;
-		pthread_mutex_unlock(&s->lock);
-		if (!here || !dry)
-			continue;
-		if (small && slept_us > SILENCE_US)
-			linger(s);
-		before = wg_now_us();
-		here = wait(s);
-		slept_us = wg_now_us() - before;
-	}
-	urcu_memb_unregister_thread();
-	if (!here)
-		wg_engine_gone(e);
-	return NULL;
+	if (pthread_mutex_trylock(&s->lock))
+		return WG_NOTHING;
+	found = turn(s, lone ? 1 : OUT_ENOUGH);
+	pthread_mutex_unlock(&s->lock);
+	return found;
 }
