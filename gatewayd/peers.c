@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "gatewayd/peers.h"
 #include "libkm/base/log.h"
+#include "libkm/base/metrics.h"
 #include "libkm/base/util.h"
 #include "libkm/host/kept.h"
 #include <jansson.h>
@@ -28,6 +29,7 @@ struct peers {
 	json_t *endpoints; /* public key -> "address:port" */
 	bool endpoints_changed, routes_changed, sweep;
 	struct km_privnet *net;
+	struct km_metric *narrow;
 	struct peer *all;
 };
 
@@ -81,6 +83,8 @@ struct peers *peers_new(const char *state_dir)
 {
 	struct peers *p = km_xcalloc(1, sizeof(*p));
 	p->file = km_xasprintf("%s/endpoints.json", state_dir);
+	p->narrow = km_metric(KM_METRIC_GAUGE, "kakuremichi_gateway_narrow_paths", NULL,
+			      "Agents behind a path that carries less than the tunnel's MTU.");
 	p->endpoints = km_kept_read(p->file, KEPT);
 	return p;
 }
@@ -275,7 +279,7 @@ void peers_look(struct peers *p, int64_t now_ms)
 	struct km_wg_peer_status *all = NULL;
 	struct km_errtext err;
 	struct peer *e, *tmp;
-	size_t n = 0, hint = 0;
+	size_t n = 0, hint = 0, narrow = 0;
 	if (!p->net)
 		return;
 	if (km_privnet_peers(p->net, &all, &n, &err)) {
@@ -290,14 +294,21 @@ void peers_look(struct peers *p, int64_t now_ms)
 		    hint < n && !memcmp(all[hint].key, e->want.key, KM_WG_KEY_LEN)
 			? &all[hint]
 			: status_of(all, n, e->want.key);
-		e->has_seen = s != NULL;
-		if (!s)
+		if (!s) {
+			e->has_seen = false;
 			continue;
+		}
 		hint = (size_t)(s - all) + 1;
+		if (s->mtu != (e->has_seen ? e->seen.mtu : 0))
+			km_info("path MTU to agent changed", km_ks("agent", e->id),
+				km_ki("mtu", s->mtu ? s->mtu : KM_WG_MTU));
+		narrow += s->mtu != 0;
+		e->has_seen = true;
 		e->seen = *s;
 		knock_end(p, e, now_ms);
 	}
 	free(all);
+	km_metric_set(p->narrow, (int64_t)narrow);
 	endpoints_write(p);
 }
 

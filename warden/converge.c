@@ -5,6 +5,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+#define PATHS_MAX 1024 /* routes of their own; TCP through the others is still cut to fit */
 
 /* How one kind of list is read and changed. */
 struct kind {
@@ -43,6 +46,18 @@ static int change(struct warden *w, const struct kind *k, const struct km_prefix
 	return rc;
 }
 
+static int route_mtu(struct warden *w, const struct km_prefix *net, uint32_t mtu,
+		     struct km_errtext *err)
+{
+	char text[KM_PREFIX_STRLEN];
+	int rc = km_nl_route_mtu(w->nl, w->ifindex, net, mtu);
+
+	if (rc)
+		km_errtext_set(err, rc, "the MTU of route %s cannot be set: %s",
+			       km_prefix_str(net, text), strerror(errno));
+	return rc;
+}
+
 /* Adds what is missing, then removes what is too much; goes on after an error and reports the
  * first. In this order a device that changes its only address never is without one. */
 static int converge(struct warden *w, const struct kind *k, const struct km_prefix *want, size_t n,
@@ -72,6 +87,56 @@ static int converge(struct warden *w, const struct kind *k, const struct km_pref
 	return first;
 }
 
+/* The routes that were asked for, and one to each prefix behind a narrow path, which says so. */
+static int settle_routes(struct warden *w, struct km_errtext *err)
+{
+	struct km_prefix *want = km_xcalloc(w->n_routes + w->n_paths + 1, sizeof(*want));
+	size_t n = w->n_routes;
+	int rc;
+
+	if (n)
+		memcpy(want, w->routes, n * sizeof(*want));
+	for (size_t i = 0; i < w->n_paths; i++)
+		if (!has(w->routes, w->n_routes, &w->paths[i].net))
+			want[n++] = w->paths[i].net;
+	sort(want, n);
+	rc = converge(w, &routes, want, n, err);
+	for (size_t i = 0; !rc && i < w->n_paths; i++)
+		rc = route_mtu(w, &w->paths[i].net, w->paths[i].mtu, err);
+	free(want);
+	return rc;
+}
+
+static bool narrow(const struct km_wg_path *list, size_t n, const struct km_prefix *net)
+{
+	for (size_t i = 0; i < n; i++)
+		if (km_prefix_eq(&list[i].net, net))
+			return true;
+	return false;
+}
+
+int warden_paths(struct warden *w, struct km_errtext *err)
+{
+	struct km_wg_path *old = w->paths, *now = NULL;
+	size_t n_old = w->n_paths, n = 0;
+	uint64_t news;
+	int rc;
+
+	if (w->dev->paths_fd >= 0 && read(w->dev->paths_fd, &news, sizeof(news)) < 0 &&
+	    errno != EAGAIN)
+		return km_errtext_set(err, KM_EIO, "paths: %s", strerror(errno));
+	rc = w->dev->ops->paths(w->dev, &now, &n);
+	if (rc)
+		return warden_device_error(w, rc, "paths not listed", err);
+	w->paths = now;
+	w->n_paths = n > PATHS_MAX ? PATHS_MAX : n;
+	for (size_t i = 0; !rc && i < n_old; i++)
+		if (!narrow(now, w->n_paths, &old[i].net) && has(w->routes, w->n_routes, &old[i].net))
+			rc = route_mtu(w, &old[i].net, 0, err);
+	free(old);
+	return rc ? rc : settle_routes(w, err);
+}
+
 int warden_addresses(struct warden *w, const struct km_prefix *want, size_t n,
 		     struct km_errtext *err)
 {
@@ -84,9 +149,7 @@ int warden_addresses(struct warden *w, const struct km_prefix *want, size_t n,
 	rc = converge(w, &addresses, sorted, n, err);
 	free(sorted);
 	/* With a device's last address the kernel drops its routes as well. */
-	if (!rc)
-		rc = converge(w, &routes, w->routes, w->n_routes, err);
-	return rc;
+	return rc ? rc : settle_routes(w, err);
 }
 
 int warden_routes(struct warden *w, struct km_prefix *want, size_t n, struct km_errtext *err)
@@ -97,7 +160,7 @@ int warden_routes(struct warden *w, struct km_prefix *want, size_t n, struct km_
 	free(w->routes);
 	w->routes = want;
 	w->n_routes = n;
-	return converge(w, &routes, want, n, err);
+	return settle_routes(w, err);
 }
 
 int warden_device_error(const struct warden *w, int rc, const char *what, struct km_errtext *err)

@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 /* What an epoll event is about, when it is no connection. */
-static char on_listen, on_signal, on_device, on_inside;
+static char on_listen, on_signal, on_device, on_inside, on_paths;
 
 static int watch(int epoll_fd, int fd, void *what)
 {
@@ -110,10 +110,21 @@ static int start(struct warden *w, int signal_fd, struct km_errtext *err)
 	if (watch(w->epoll_fd, w->listen_fd, &on_listen) ||
 	    watch(w->epoll_fd, signal_fd, &on_signal) ||
 	    (w->inside_fd >= 0 && watch(w->epoll_fd, w->inside_fd, &on_inside)) ||
+	    (w->dev->paths_fd >= 0 && watch(w->epoll_fd, w->dev->paths_fd, &on_paths)) ||
 	    (w->dev->gone_fd >= 0 && watch(w->epoll_fd, w->dev->gone_fd, &on_device)))
 		return km_errtext_set(err, KM_EIO, "epoll: %s", strerror(errno));
 	w->hello.pid = getpid();
 	return 0;
+}
+
+static void follow_paths(struct warden *w)
+{
+	struct km_errtext err = {""};
+
+	if (warden_paths(w, &err))
+		km_warn("routes do not follow the paths", km_ks("why", err.text));
+	else
+		km_debug("paths changed", km_ki("narrow", w->n_paths));
 }
 
 static void handle(struct warden *w, int signal_fd, void *what)
@@ -128,6 +139,8 @@ static void handle(struct warden *w, int signal_fd, void *what)
 	} else if (what == &on_device) {
 		km_error("device ended by itself", km_ks("backend", w->dev->ops->name));
 		w->stop = true;
+	} else if (what == &on_paths) {
+		follow_paths(w);
 	} else if (what == &on_inside) {
 		km_error("process inside the private network ended");
 		w->stop = true;

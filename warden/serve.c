@@ -282,6 +282,12 @@ static int do_routes(struct warden *w, struct request *r)
 	return rc ? rc : warden_routes(w, list, r->msg.head.count, &r->err);
 }
 
+/* After a change of peers: narrow paths have come or gone with it. */
+static int paths_after(struct warden *w, bool narrow, struct request *r)
+{
+	return narrow || w->n_paths ? warden_paths(w, &r->err) : 0;
+}
+
 static int do_peer(struct warden *w, struct request *r)
 {
 	struct km_wg_peer p;
@@ -290,16 +296,18 @@ static int do_peer(struct warden *w, struct request *r)
 	if (rc)
 		return km_errtext_set(&r->err, rc, "the peer is malformed");
 	if (r->msg.head.op == KM_WIRE_PEER_KICK)
-		return warden_peer_kick(w, &p, &r->err);
-	rc = w->dev->ops->peer_set(w->dev, &p);
-	return rc ? warden_device_error(w, rc, "peer not set", &r->err) : 0;
+		rc = warden_peer_kick(w, &p, &r->err);
+	else if ((rc = w->dev->ops->peer_set(w->dev, &p)))
+		warden_device_error(w, rc, "peer not set", &r->err);
+	return rc ? rc : paths_after(w, p.mtu != 0, r);
 }
 
 static int do_peer_remove(struct warden *w, struct request *r)
 {
 	int rc = w->dev->ops->peer_remove(w->dev, r->msg.u.key);
 
-	return rc ? warden_device_error(w, rc, "peer not removed", &r->err) : 0;
+	return rc ? warden_device_error(w, rc, "peer not removed", &r->err)
+		  : paths_after(w, false, r);
 }
 
 static int do_peers_keep(struct warden *w, struct request *r)
@@ -310,7 +318,7 @@ static int do_peers_keep(struct warden *w, struct request *r)
 	if (!rc)
 		rc = warden_peers_keep(w, keys, r->msg.head.count, &r->err);
 	free(keys);
-	return rc;
+	return rc ? rc : paths_after(w, false, r);
 }
 
 static int do_peers(struct warden *w, struct request *r)

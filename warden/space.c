@@ -225,7 +225,7 @@ static int take_device(struct warden *w, struct km_errtext *err)
 	if (!rc)
 		rc = km_nl_link(w->nl, w->dev->ifname, &w->ifindex);
 	if (!rc)
-		rc = km_nl_link_up(w->nl, w->ifindex, WARDEN_MTU);
+		rc = km_nl_link_up(w->nl, w->ifindex, KM_WG_MTU);
 	if (!rc)
 		return 0;
 	return km_errtext_set(err, rc, "the device %s cannot be brought up: %s", w->dev->ifname,
@@ -306,5 +306,8 @@ void warden_space_close(struct warden *w)
 	warden_inside_stop(w);
 	free(w->routes);
 	w->routes = NULL;
+	free(w->paths);
+	w->paths = NULL;
+	w->n_paths = 0;
 	w->n_routes = 0;
 }

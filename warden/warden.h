@@ -9,7 +9,6 @@
 #include "libkm/wg/netlink.h"
 #include <sys/types.h>
 
-#define WARDEN_MTU 1420
 #define WARDEN_CONNS_MAX 256
 #define WARDEN_CONTROL "wireguard.sock" /* in the runtime directory: the engine's control socket */
 
@@ -32,6 +31,8 @@ struct warden {
 	 */
 	struct km_prefix *routes;
 	size_t n_routes;
+	struct km_wg_path *paths; /* narrow ones, each with a route of its own */
+	size_t n_paths;
 
 	/* serve.c */
 	int epoll_fd, listen_fd, lock_fd;
@@ -90,6 +91,8 @@ int warden_addresses(struct warden *w, const struct km_prefix *want, size_t n,
 /* Takes over routes (malloc'd), also when it fails: they are tried again with the next change. */
 int warden_routes(struct warden *w, struct km_prefix *want, size_t n, struct km_errtext *err)
     __attribute__((warn_unused_result));
+/* What paths carry has changed, or may have: the routes follow. Takes long news off the device. */
+int warden_paths(struct warden *w, struct km_errtext *err) __attribute__((warn_unused_result));
 int warden_peer_kick(struct warden *w, const struct km_wg_peer *peer, struct km_errtext *err)
     __attribute__((warn_unused_result));
 /* Sorts keys. */

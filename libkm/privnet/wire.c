@@ -102,6 +102,7 @@ int km_wire_put_peer(struct km_wire_peer *w, const struct km_wg_peer *p)
 		return KM_EINVAL;
 	memcpy(w->key, p->key, sizeof(w->key));
 	w->keepalive_s = p->keepalive_s;
+	w->mtu = p->mtu;
 	w->n_allowed = p->n_allowed;
 	for (uint8_t i = 0; i < p->n_allowed; i++)
 		km_wire_put_prefix(&w->allowed[i], &p->allowed[i]);
@@ -117,6 +118,9 @@ int km_wire_get_peer(struct km_wg_peer *p, const struct km_wire_peer *w)
 		return KM_EINVAL;
 	memcpy(p->key, w->key, sizeof(p->key));
 	p->keepalive_s = w->keepalive_s;
+	p->mtu = w->mtu;
+	if (p->mtu != 0 && (p->mtu < KM_WG_MTU_MIN || p->mtu > KM_WG_MTU))
+		return KM_EINVAL;
 	p->n_allowed = w->n_allowed;
 	for (uint8_t i = 0; !rc && i < w->n_allowed; i++)
 		rc = km_wire_get_prefix(&p->allowed[i], &w->allowed[i]);
@@ -131,6 +135,7 @@ void km_wire_put_status(struct km_wire_status *w, const struct km_wg_peer_status
 	w->last_handshake_ms = s->last_handshake_ms;
 	w->rx_bytes = s->rx_bytes;
 	w->tx_bytes = s->tx_bytes;
+	w->mtu = s->mtu;
 }
 
 int km_wire_get_status(struct km_wg_peer_status *s, const struct km_wire_status *w)
@@ -140,6 +145,7 @@ int km_wire_get_status(struct km_wg_peer_status *s, const struct km_wire_status 
 	s->last_handshake_ms = w->last_handshake_ms;
 	s->rx_bytes = w->rx_bytes;
 	s->tx_bytes = w->tx_bytes;
+	s->mtu = w->mtu;
 	return get_endpoint(&s->has_endpoint, &s->endpoint, &w->endpoint);
 }
 

@@ -62,13 +62,14 @@ struct km_wire_peer {
 	uint8_t key[KM_WG_KEY_LEN];
 	struct km_wire_endpoint endpoint;
 	uint8_t n_allowed;
-	uint16_t keepalive_s;
+	uint16_t keepalive_s, mtu;
 	struct km_wire_prefix allowed[KM_WG_MAX_ALLOWED];
 };
 struct km_wire_status {
 	uint8_t key[KM_WG_KEY_LEN];
 	struct km_wire_endpoint endpoint;
-	uint8_t pad[5];
+	uint8_t pad[3];
+	uint16_t mtu;
 	int64_t last_handshake_ms;
 	uint64_t rx_bytes, tx_bytes;
 };

@@ -38,6 +38,8 @@ static int apply(struct wg_core *core, const struct km_wg_change *c)
 				   c->allowed[i].bits);
 	if (c->set_keepalive)
 		wg_peer_set_keepalive(p, c->keepalive_s);
+	if (c->set_mtu)
+		wg_peer_set_probed(p, c->mtu);
 	return rc;
 }
 
@@ -81,6 +83,8 @@ static void fill_status(struct km_wg_peer_status *s, struct wg_peer *p)
 	s->last_handshake_ms = p->handshake_unix_ns / 1000000;
 	s->rx_bytes = atomic_load(&p->rx_bytes);
 	s->tx_bytes = atomic_load(&p->tx_bytes);
+	if (wg_peer_mtu(p, KM_WG_MTU) < KM_WG_MTU)
+		s->mtu = (uint16_t)wg_peer_mtu(p, KM_WG_MTU);
 }
 
 static int embedded_dump(struct km_wg_device *d, struct km_wg_peer_status **out, size_t *n)
@@ -110,6 +114,39 @@ static int embedded_control_at(struct km_wg_device *d, const char *path)
 	return m->uapi ? 0 : wg_uapi_start_at(&m->uapi, m->engine, path);
 }
 
+static size_t add_paths(struct wg_peer *p, uint32_t mtu, struct km_wg_path *out)
+{
+	for (size_t i = 0; i < p->n_allowed; i++) {
+		const struct wg_prefix *x = &p->allowed[i];
+
+		memset(&out[i], 0, sizeof(out[i]));
+		out[i].net.addr.family = x->naddr == 4 ? AF_INET : AF_INET6;
+		memcpy(out[i].net.addr.ip, x->addr, x->naddr);
+		out[i].net.bits = x->bits;
+		out[i].mtu = mtu;
+	}
+	return p->n_allowed;
+}
+
+static int embedded_paths(struct km_wg_device *d, struct km_wg_path **out, size_t *n)
+{
+	struct embedded *m = (struct embedded *)d;
+	struct wg_core *core = wg_engine_lock(m->engine);
+	struct wg_peer *p, *tmp;
+	size_t room = 0;
+	uint32_t mtu;
+
+	*n = 0;
+	HASH_ITER (hh, core->peers, p, tmp)
+		room += wg_peer_mtu(p, KM_WG_MTU) < KM_WG_MTU ? p->n_allowed : 0;
+	*out = room ? calloc(room, sizeof(**out)) : NULL;
+	HASH_ITER (hh, core->peers, p, tmp)
+		if (*out && (mtu = wg_peer_mtu(p, KM_WG_MTU)) < KM_WG_MTU)
+			*n += add_paths(p, mtu, *out + *n);
+	wg_engine_unlock(m->engine);
+	return room && !*out ? KM_ENOMEM : 0;
+}
+
 static void embedded_free(struct km_wg_device *d)
 {
 	struct embedded *m = (struct embedded *)d;
@@ -125,6 +162,7 @@ static const struct km_wg_ops embedded_ops = {
     .peer_set = embedded_peer_set,
     .peer_remove = embedded_peer_remove,
     .dump = embedded_dump,
+    .paths = embedded_paths,
     .control_at = embedded_control_at,
     .free = embedded_free,
 };
@@ -183,6 +221,7 @@ static int start(struct km_wg_device **out, int udp, int tun, bool uso, const ch
 	snprintf(m->dev.ifname, sizeof(m->dev.ifname), "%s", ifname);
 	m->dev.ops = &embedded_ops;
 	m->dev.gone_fd = wg_engine_gone_fd(m->engine);
+	m->dev.paths_fd = wg_engine_width_fd(m->engine);
 	m->known = km_wg_known_new();
 	/* For `wg show`; an ordinary user may not make the socket there. */
 	wg_uapi_remove_stale();

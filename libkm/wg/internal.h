@@ -8,10 +8,10 @@
 /* What has to be told to a device so that one peer becomes as wanted. */
 struct km_wg_change {
 	uint8_t key[KM_WG_KEY_LEN];
-	bool set_endpoint, set_keepalive;
+	bool set_endpoint, set_keepalive, set_mtu;
 	bool replace_allowed; /* the list stands for all, else it is added to what is there */
 	struct sockaddr_storage endpoint;
-	uint16_t keepalive_s;
+	uint16_t keepalive_s, mtu;
 	uint8_t n_allowed;
 	struct km_prefix allowed[KM_WG_MAX_ALLOWED];
 };
@@ -27,6 +27,11 @@ bool km_wg_known_change(const struct km_wg_known *k, const struct km_wg_peer *p,
 /* The device has taken p, or has removed the peer. */
 void km_wg_known_set(struct km_wg_known *k, const struct km_wg_peer *p);
 void km_wg_known_remove(struct km_wg_known *k, const uint8_t key[static KM_WG_KEY_LEN]);
+
+/* As km_wg_ops.paths, by the peers' mtu. */
+int km_wg_known_paths(const struct km_wg_known *k, struct km_wg_path **out, size_t *n);
+/* The mtu that the peer was given. */
+uint16_t km_wg_known_mtu(const struct km_wg_known *k, const uint8_t key[static KM_WG_KEY_LEN]);
 
 /* The prefix with its host bits cleared. */
 struct km_prefix km_wg_network(const struct km_prefix *p);

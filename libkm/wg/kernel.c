@@ -61,6 +61,11 @@ static int kernel_peer_set(struct km_wg_device *d, const struct km_wg_peer *want
 
 	if (!km_wg_known_change(k->known, want, &c))
 		return 0;
+	/* The device knows nothing of paths; routes do. */
+	if (c.set_mtu && !c.set_endpoint && !c.set_keepalive && !c.replace_allowed && !c.n_allowed) {
+		km_wg_known_set(k->known, want);
+		return 0;
+	}
 	memset(&p, 0, sizeof(p));
 	memset(list, 0, sizeof(list));
 	p.flags = WGPEER_HAS_PUBLIC_KEY;
@@ -95,9 +100,10 @@ static int kernel_peer_remove(struct km_wg_device *d, const uint8_t key[static K
 	return rc;
 }
 
-static void fill_status(struct km_wg_peer_status *s, const wg_peer *p)
+static void fill_status(const struct kernel *k, struct km_wg_peer_status *s, const wg_peer *p)
 {
 	memset(s, 0, sizeof(*s));
+	s->mtu = km_wg_known_mtu(k->known, p->public_key);
 	memcpy(s->key, p->public_key, KM_WG_KEY_LEN);
 	s->has_endpoint = true;
 	if (p->endpoint.addr.sa_family == AF_INET)
@@ -133,12 +139,17 @@ static int kernel_dump(struct km_wg_device *d, struct km_wg_peer_status **out, s
 		goto out;
 	}
 	wg_for_each_peer (w, p)
-		fill_status(&(*out)[i++], p);
+		fill_status((struct kernel *)d, &(*out)[i++], p);
 	*n = count;
 out:
 	km_wipe(w->private_key, sizeof(w->private_key));
 	wg_free_device(w);
 	return rc;
+}
+
+static int kernel_paths(struct km_wg_device *d, struct km_wg_path **out, size_t *n)
+{
+	return km_wg_known_paths(((struct kernel *)d)->known, out, n);
 }
 
 static void kernel_free(struct km_wg_device *d)
@@ -157,6 +168,7 @@ static const struct km_wg_ops kernel_ops = {
     .peer_set = kernel_peer_set,
     .peer_remove = kernel_peer_remove,
     .dump = kernel_dump,
+    .paths = kernel_paths,
     .free = kernel_free,
 };
 
@@ -226,7 +238,7 @@ int km_wg_kernel_open(struct km_wg_device **out, int netns_fd,
 	}
 	k = km_xcalloc(1, sizeof(*k));
 	k->dev.ops = &kernel_ops;
-	k->dev.gone_fd = -1;
+	k->dev.gone_fd = k->dev.paths_fd = -1;
 	memcpy(k->dev.ifname, name, sizeof(name));
 	k->known = km_wg_known_new();
 	*out = &k->dev;

@@ -132,8 +132,10 @@ bool km_wg_known_change(const struct km_wg_known *k, const struct km_wg_peer *p,
 	memcpy(c->key, p->key, KM_WG_KEY_LEN);
 	c->endpoint = p->endpoint;
 	c->keepalive_s = p->keepalive_s;
+	c->mtu = p->mtu;
 	if (!old) {
 		c->set_endpoint = p->has_endpoint;
+		c->set_mtu = p->mtu != 0;
 		c->set_keepalive = p->keepalive_s != 0;
 		c->replace_allowed = true;
 		c->n_allowed = networks(c->allowed, p);
@@ -142,8 +144,9 @@ bool km_wg_known_change(const struct km_wg_known *k, const struct km_wg_peer *p,
 	c->set_endpoint = p->has_endpoint && (!old->conf.has_endpoint ||
 					      !same_endpoint(&old->conf.endpoint, &p->endpoint));
 	c->set_keepalive = p->keepalive_s != old->conf.keepalive_s;
+	c->set_mtu = p->mtu != old->conf.mtu;
 	change_allowed(&old->conf, p, c);
-	return c->set_endpoint || c->set_keepalive || c->replace_allowed || c->n_allowed;
+	return c->set_mtu || c->set_endpoint || c->set_keepalive || c->replace_allowed || c->n_allowed;
 }
 
 static void forget_allowed(struct km_wg_peer *p, const struct km_prefix *net)
@@ -199,6 +202,7 @@ void km_wg_known_set(struct km_wg_known *k, const struct km_wg_peer *p)
 		e->conf.endpoint = p->endpoint;
 	}
 	e->conf.keepalive_s = p->keepalive_s;
+	e->conf.mtu = p->mtu;
 	e->conf.n_allowed = networks(e->conf.allowed, p);
 	own(k, e);
 }
@@ -212,4 +216,28 @@ void km_wg_known_remove(struct km_wg_known *k, const uint8_t key[static KM_WG_KE
 	disown(k, e);
 	HASH_DEL(k->peers, e);
 	free(e);
+}
+
+uint16_t km_wg_known_mtu(const struct km_wg_known *k, const uint8_t key[static KM_WG_KEY_LEN])
+{
+	const struct peer *e = find(k, key);
+
+	return e ? e->conf.mtu : 0;
+}
+
+int km_wg_known_paths(const struct km_wg_known *k, struct km_wg_path **out, size_t *n)
+{
+	struct peer *p, *tmp;
+	size_t room = 0;
+
+	*n = 0;
+	HASH_ITER (hh, k->peers, p, tmp)
+		room += p->conf.mtu ? p->conf.n_allowed : 0;
+	*out = room ? calloc(room, sizeof(**out)) : NULL;
+	if (room && !*out)
+		return KM_ENOMEM;
+	HASH_ITER (hh, k->peers, p, tmp)
+		for (uint8_t i = 0; p->conf.mtu && i < p->conf.n_allowed; i++)
+			(*out)[(*n)++] = (struct km_wg_path){p->conf.allowed[i], p->conf.mtu};
+	return 0;
 }

@@ -297,10 +297,10 @@ int km_nl_addr(struct km_nl *nl, int ifindex, const struct km_prefix *a, bool ad
 	return change(nl, h, add);
 }
 
-int km_nl_route(struct km_nl *nl, int ifindex, const struct km_prefix *r, bool add)
+static struct nlmsghdr *route_request(struct km_nl *nl, int ifindex, const struct km_prefix *r,
+				      uint16_t type, uint16_t flags)
 {
-	struct nlmsghdr *h = request(nl, add ? RTM_NEWROUTE : RTM_DELROUTE,
-				     NLM_F_ACK | (add ? NLM_F_CREATE | NLM_F_EXCL : 0));
+	struct nlmsghdr *h = request(nl, type, NLM_F_ACK | flags);
 	struct rtmsg *rt = mnl_nlmsg_put_extra_header(h, sizeof(*rt));
 	struct km_prefix net = km_wg_network(r);
 
@@ -312,5 +312,27 @@ int km_nl_route(struct km_nl *nl, int ifindex, const struct km_prefix *r, bool a
 	rt->rtm_scope = net.addr.family == AF_INET ? RT_SCOPE_LINK : RT_SCOPE_UNIVERSE;
 	mnl_attr_put(h, RTA_DST, net.addr.family == AF_INET ? 4 : 16, net.addr.ip);
 	mnl_attr_put_u32(h, RTA_OIF, (uint32_t)ifindex);
-	return change(nl, h, add);
+	return h;
+}
+
+int km_nl_route(struct km_nl *nl, int ifindex, const struct km_prefix *r, bool add)
+{
+	return change(nl,
+		      route_request(nl, ifindex, r, add ? RTM_NEWROUTE : RTM_DELROUTE,
+				    add ? NLM_F_CREATE | NLM_F_EXCL : 0),
+		      add);
+}
+
+int km_nl_route_mtu(struct km_nl *nl, int ifindex, const struct km_prefix *r, uint32_t mtu)
+{
+	struct nlmsghdr *h =
+	    route_request(nl, ifindex, r, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE);
+	struct nlattr *metrics;
+
+	if (mtu != 0) {
+		metrics = mnl_attr_nest_start(h, RTA_METRICS);
+		mnl_attr_put_u32(h, RTAX_MTU, mtu);
+		mnl_attr_nest_end(h, metrics);
+	}
+	return talk(nl, h, NULL, NULL);
 }

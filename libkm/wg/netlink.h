@@ -38,5 +38,8 @@ int km_nl_addr(struct km_nl *nl, int ifindex, const struct km_prefix *a, bool ad
     __attribute__((warn_unused_result));
 int km_nl_route(struct km_nl *nl, int ifindex, const struct km_prefix *r, bool add)
     __attribute__((warn_unused_result));
+/* Gives a route this MTU (0: the interface's), whether it is there already or not. */
+int km_nl_route_mtu(struct km_nl *nl, int ifindex, const struct km_prefix *r, uint32_t mtu)
+    __attribute__((warn_unused_result));
 
 #endif

@@ -13,6 +13,8 @@
 #define KM_WG_KEY_STRLEN 45 /* base64 and NUL */
 #define KM_WG_CODE_STRLEN 15
 #define KM_WG_MAX_ALLOWED 8 /* allowed IPs per peer */
+#define KM_WG_MTU 1420	    /* of a device; what a path carries may be less */
+#define KM_WG_MTU_MIN 576
 
 enum km_wg_mode { KM_WG_AUTO, KM_WG_KERNEL, KM_WG_EMBEDDED, KM_WG_NONE };
 
@@ -22,6 +24,9 @@ struct km_wg_peer {
 	bool has_endpoint; /* a configured one; else what was learned stays */
 	struct sockaddr_storage endpoint;
 	uint16_t keepalive_s; /* 0: off */
+	/* Larger inner packets do not arrive, as a probe has found where nobody says so; 0: none is
+	 * known to be too large. */
+	uint16_t mtu;
 	uint8_t n_allowed;
 	struct km_prefix allowed[KM_WG_MAX_ALLOWED];
 };
@@ -32,6 +37,12 @@ struct km_wg_peer_status {
 	struct sockaddr_storage endpoint;
 	int64_t last_handshake_ms; /* wall clock; 0: never */
 	uint64_t rx_bytes, tx_bytes;
+	uint16_t mtu; /* of inner packets to it; 0: as the device's */
+};
+/* What is reached over a path that carries less than the device. */
+struct km_wg_path {
+	struct km_prefix net;
+	uint32_t mtu;
 };
 
 struct km_wg_device;
@@ -43,6 +54,8 @@ struct km_wg_ops {
 	int (*peer_remove)(struct km_wg_device *d, const uint8_t key[static KM_WG_KEY_LEN]);
 	/* All peers; *out is malloc'd. */
 	int (*dump)(struct km_wg_device *d, struct km_wg_peer_status **out, size_t *n);
+	/* The allowed IPs of all peers with a narrow path; *out is malloc'd. KM_ENOMEM. */
+	int (*paths)(struct km_wg_device *d, struct km_wg_path **out, size_t *n);
 	/* Gives a device whose control socket could not be made in /var/run/wireguard (that is root's)
 	 * one at this path; does nothing where it could. NULL: such a device has none. KM_EIO. */
 	int (*control_at)(struct km_wg_device *d, const char *path);
@@ -53,6 +66,8 @@ struct km_wg_device {
 	char ifname[16];
 	/* Borrowed; -1: none. Readable when the device was deleted under its engine. */
 	int gone_fd;
+	/* Likewise. Readable when paths may give something else than before; reading it silences it. */
+	int paths_fd;
 };
 
 /* Makes a device on the host side with this key and UDP port (0: any), ready to be moved into the
