@@ -83,7 +83,7 @@ struct peers *peers_new(const char *state_dir)
 {
 	struct peers *p = km_xcalloc(1, sizeof(*p));
 	p->file = km_xasprintf("%s/endpoints.json", state_dir);
-	p->narrow = km_metric(KM_METRIC_GAUGE, "kakuremichi_gateway_narrow_paths", NULL,
+	p->narrow = km_metric(KM_METRIC_GAUGE, "kakuremichi_gateway_narrow_paths", "",
 			      "Agents behind a path that carries less than the tunnel's MTU.");
 	p->endpoints = km_kept_read(p->file, KEPT);
 	return p;
