@@ -7,7 +7,6 @@ long the oldest thing that was sent and not yet overtaken has been under way:
     arrived       1           5   6        2 to 4 lost; the stall is from sent(2) to arrived(5)
 """
 import collections
-import select
 import socket
 import struct
 import time
@@ -29,14 +28,22 @@ class Stall:
     def __init__(self, name, report_ms, on_stall):
         self.name, self.report_ms, self.on_stall = name, report_ms, on_stall
         self.worst_ms, self.over, self.told = 0.0, 0, 0
+        self.lately = collections.deque(maxlen=1000)  # (end, ms) of those above 50 ms
 
     def saw(self, ns):
-        ms = ns / 1e6
+        ms, t = ns / 1e6, now_ns()
         self.worst_ms = max(self.worst_ms, ms)
-        if ms >= self.report_ms and now_ns() - self.told > ns:
+        if ms >= 50:
+            self.lately.append((t, ms))
+        if ms >= self.report_ms and t - self.told > ns:
             self.over += 1
-            self.told = now_ns()
-            self.on_stall(self.name, ms)
+            self.told = t
+            self.on_stall(self, ms)
+
+    def worst_within(self, ns):
+        """Of those that ended in the last so many."""
+        t = now_ns()
+        return max((ms for at, ms in self.lately if t - at <= ns), default=0.0)
 
 
 class Datagrams:
@@ -159,6 +166,10 @@ class Bytes:
     def age_ns(self):
         return now_ns() - self.chunks[0][1] if self.chunks else 0
 
+    def retransmits(self):
+        info = self.tx.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+        return struct.unpack_from("I", info, 100)[0]
+
     def finish(self):
         self.stall.saw(self.age_ns())
 
@@ -173,12 +184,10 @@ class Loop:
     def __init__(self, streams):
         self.streams, self.tick, self.lag_worst_ms, self.lag_over = streams, 0, 0.0, 0
 
-    def run(self, seconds, each_second):
-        poll = select.poll()
-        for s in self.streams:
-            poll.register(s.rx, select.POLLIN)
+    def run(self, seconds, beat):
+        """beat() is called about every 100 ms."""
         start = now_ns()
-        due, end, second = start, start + int(seconds * 1e9), start + 1_000_000_000
+        due, end, next_beat = start, start + int(seconds * 1e9), start
         while due < end:
             wait = due - now_ns()
             if wait > 0:
@@ -192,10 +201,9 @@ class Loop:
             self.tick += 1
             # What was missed is not made up for: a burst would measure something else.
             due = max(due + PERIOD_NS, now_ns() - PERIOD_NS) if lag > PERIOD_NS else due + PERIOD_NS
-            if due >= second:
-                second += 1_000_000_000
-                if not each_second():
-                    break
+            if due >= next_beat:
+                next_beat = due + 100_000_000
+                beat()
         for _ in range(30):  # what is under way
             time.sleep(PERIOD_NS / 1e9)
             for s in self.streams:
