@@ -5,7 +5,7 @@
 
 enum { TCP = 6, UDP = 17 };
 enum { F_FIN = 1, F_PSH = 8, F_ACK = 16, F_ECE = 64, F_CWR = 128 };
-enum { T_SEQ = 4, T_OFF = 12, T_FLAGS = 13, T_SUM = 16, T_MIN = 20 };
+enum { T_SEQ = 4, T_OFF = 12, T_FLAGS = 13, T_SUM = 16, T_URG = 18, T_MIN = 20 };
 enum { U_LEN = 4, U_SUM = 6, U_MIN = 8 };
 
 static uint16_t get16(const uint8_t *p)
@@ -344,7 +344,7 @@ static bool same_flow(const struct wg_merge *m, const uint8_t *p)
 		return true;
 	return get32(t + T_SEQ) == m->seq && memcmp(t + 8, u + 8, 5) == 0 &&
 	       (t[T_FLAGS] & ~F_PSH) == F_ACK && memcmp(t + 14, u + 14, 2) == 0 &&
-	       memcmp(t + T_MIN, u + T_MIN, m->payload - m->l4 - T_MIN) == 0;
+	       memcmp(t + T_URG, u + T_URG, m->payload - m->l4 - T_URG) == 0;
 }
 
 static bool continues(const struct wg_merge *m, const uint8_t *p, size_t n)

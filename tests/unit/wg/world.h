@@ -10,6 +10,7 @@
 
 #define WORLD_SURE(x) ((x) ? (void)0 : abort())
 #define WIRE 64
+#define DATA 64 /* bytes of a data packet */
 #define STEP_MS 50
 
 struct packet {
@@ -28,6 +29,9 @@ struct node {
 	unsigned staged;
 	bool deaf; /* loses what comes */
 	enum wg_load load;
+	/* Data carries its number, and none is taken twice. */
+	uint32_t sent;
+	uint8_t taken[8192]; /* bits */
 	/* counts */
 	unsigned initiations, responses, cookies, data, empty, dropped, got;
 };
@@ -88,6 +92,8 @@ static inline struct wg_session *open_data(struct wg_core *c, struct wg_aead *a,
 	uint32_t index;
 	uint64_t counter;
 
+	if (n < 32 || memcmp(p, (uint8_t[]){4, 0, 0, 0}, 4) != 0)
+		return NULL;
 	memcpy(&index, p + 4, 4);
 	memcpy(&counter, p + 8, 8);
 	s = wg_path_receiver(c, index, now_ms);
@@ -103,6 +109,10 @@ static inline void send_under(struct node *x, struct wg_session *s, size_t n)
 	struct wg_endpoint to;
 
 	wg_endpoint_load(&x->peer->endpoint, &to);
+	if (n > 0) {
+		memcpy(p + 16, &x->sent, sizeof(x->sent));
+		x->sent++;
+	}
 	seal_data(x->aead, s, p, n);
 	wg_path_sent(x->peer, n > 0, n + 32, x->w->now.ms);
 	x->data += n > 0;
@@ -116,7 +126,7 @@ static inline void send_data(struct node *x)
 	struct wg_session *s = wg_path_sender(x->peer, x->w->now.ms);
 
 	if (s != NULL)
-		send_under(x, s, 64);
+		send_under(x, s, DATA);
 	else
 		x->staged++;
 }
@@ -138,7 +148,7 @@ static inline void io_flush(void *arg, struct wg_peer *p, enum wg_flush what)
 	if (x->staged == 0 && what != WG_FLUSH_STAGED)
 		send_under(x, s, 0);
 	for (; x->staged > 0; x->staged--)
-		send_under(x, s, 64);
+		send_under(x, s, DATA);
 }
 
 static inline void io_none(void *arg)
@@ -152,6 +162,17 @@ static inline void io_forget(void *arg, struct wg_peer *p)
 	(void)p;
 }
 
+static inline void take_number(struct node *x, const uint8_t *plain)
+{
+	uint32_t number;
+
+	memcpy(&number, plain, sizeof(number));
+	WORLD_SURE(number < other(x)->sent);
+	number %= sizeof(x->taken) * 8;
+	WORLD_SURE((x->taken[number / 8] >> number % 8 & 1) == 0);
+	x->taken[number / 8] |= (uint8_t)(1 << number % 8);
+}
+
 static inline void receive_data(struct node *x, struct packet *p)
 {
 	uint8_t plain[WG_AEAD_LEAD + 256];
@@ -162,6 +183,8 @@ static inline void receive_data(struct node *x, struct packet *p)
 		return;
 	wg_path_received(s, &p->from, p->n > 32, p->n, x->w->now.ms);
 	x->got += p->n > 32;
+	if (p->n == 32 + DATA)
+		take_number(x, plain + WG_AEAD_LEAD);
 }
 
 /* Gives x the first message on its way, without a look at what that makes it ask for. */
@@ -176,8 +199,7 @@ static inline void deliver_unattended(struct node *x)
 	if (p.data[WG_AEAD_LEAD] == 4)
 		receive_data(x, &p);
 	else
-		wg_core_message(x->core, &p.from, p.data + WG_AEAD_LEAD, p.n, x->load,
-				&x->w->now);
+		wg_core_message(x->core, &p.from, p.data + WG_AEAD_LEAD, p.n, x->load, &x->w->now);
 }
 
 static inline bool deliver(struct node *x)
