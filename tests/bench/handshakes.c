@@ -104,7 +104,12 @@ static double answer(struct wg_core *server, struct bench *b, const struct wg_cl
 int main(void)
 {
 	struct bench b = {.clients = calloc(PEERS, sizeof(*b.clients))};
-	const struct wg_core_io io = {&b, on_send, on_flush, nothing, nothing, on_forget};
+	const struct wg_core_io io = {.arg = &b,
+				      .send = on_send,
+				      .flush = on_flush,
+				      .wake = nothing,
+				      .quiesce = nothing,
+				      .forget = on_forget};
 	struct wg_core *server = wg_core_new(&io);
 	struct wg_clock now = {1000, 1700000000LL * 1000000000};
 	struct wg_keys keys;

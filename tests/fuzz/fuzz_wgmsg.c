@@ -35,7 +35,11 @@ static void on_forget(void *arg, struct wg_peer *p)
 
 int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 {
-	static const struct wg_core_io io = {NULL, on_send, on_flush, nothing, nothing, on_forget};
+	static const struct wg_core_io io = {.send = on_send,
+					     .flush = on_flush,
+					     .wake = nothing,
+					     .quiesce = nothing,
+					     .forget = on_forget};
 	static const uint8_t key[WG_KEY] = {8, 1, [31] = 64}, other[WG_KEY] = {9, 2, [31] = 64};
 	static const struct wg_endpoint from = {.ip = {[10] = 0xff, [11] = 0xff, 1}, .port = 9};
 	struct wg_clock now = {1000, 1700000000LL * 1000000000};
