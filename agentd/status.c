@@ -54,12 +54,12 @@ static void send_peers(struct agent *a, bool all)
 	struct km_msg_status m = {0};
 	struct km_errtext err = {0};
 
-	if (!heard(a))
-		return;
 	if (peers_status(a->peers, all, &m.peers, &m.n_peers, &err))
 		km_warn("state of the peers not read", km_ks("error", err.text));
-	if (m.n_peers)
-		send_status(a, &m); /* a lost one is made good by the next */
+	/* Looked at in any case: the warden mends them by that. A lost one is made good by the
+	 * next, or by status_all. */
+	if (m.n_peers && heard(a))
+		send_status(a, &m);
 	peers_status_free(m.peers, m.n_peers);
 }
 

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include "libkm/base/log.h"
 #include "libkm/base/util.h"
 #include "libkm/wg/internal.h"
 #include "warden/warden.h"
@@ -192,15 +193,48 @@ int warden_peer_kick(struct warden *w, const struct km_wg_peer *peer, struct km_
 	int rc = peer->has_endpoint ? 0 : learned_endpoint(w, &full);
 
 	if (!rc)
-		rc = w->dev->ops->peer_remove(w->dev, peer->key);
+		rc = km_wg_peer_remove(w->dev, peer->key);
 	if (!rc)
-		rc = w->dev->ops->peer_set(w->dev, &full);
+		rc = km_wg_peer_set(w->dev, &full);
 	return rc ? warden_device_error(w, rc, "peer not kicked", err) : 0;
 }
 
-static int compare_keys(const void *a, const void *b)
+static void on_mended(void *arg, const uint8_t key[static KM_WG_KEY_LEN], const char *what)
 {
-	return memcmp(a, b, KM_WG_KEY_LEN);
+	static struct km_log_limit limit;
+	struct warden *w = arg;
+	char text[KM_WG_KEY_STRLEN];
+	uint32_t held;
+
+	w->mended++;
+	if (km_log_allow(&limit, km_now_ms(), 20, 60000, &held))
+		km_warn("peer was not as configured, mended",
+			km_ks("peer", km_wg_key_str(key, text)), km_ks("it_was", what),
+			km_ki("held_back", held));
+}
+
+/* What cannot be mended now is tried again at the next look. */
+static void mend(struct warden *w, const struct km_wg_peer_status *list, size_t n)
+{
+	static struct km_log_limit limit;
+	uint32_t held;
+	int rc = km_wg_mend(w->dev, list, n, on_mended, w);
+
+	if (rc && km_log_allow(&limit, km_now_ms(), 3, 60000, &held))
+		km_warn("peer is not as configured, not mended", km_ke(rc),
+			km_ki("held_back", held));
+}
+
+int warden_peers(struct warden *w, struct km_wg_peer_status **list, size_t *n,
+		 struct km_errtext *err)
+{
+	const uint32_t before = w->mended;
+	int rc = w->dev->ops->dump(w->dev, list, n);
+
+	if (rc)
+		return warden_device_error(w, rc, "peers not listed", err);
+	mend(w, *list, *n);
+	return w->mended != before && w->n_paths ? warden_paths(w, err) : 0;
 }
 
 int warden_peers_keep(struct warden *w, uint8_t (*keys)[KM_WG_KEY_LEN], size_t n,
@@ -208,13 +242,11 @@ int warden_peers_keep(struct warden *w, uint8_t (*keys)[KM_WG_KEY_LEN], size_t n
 {
 	struct km_wg_peer_status *list = NULL;
 	size_t n_list = 0;
-	int rc = w->dev->ops->dump(w->dev, &list, &n_list);
+	int rc = km_wg_peers_keep(w->dev, keys, n);
 
-	if (n)
-		qsort(keys, n, KM_WG_KEY_LEN, compare_keys);
-	for (size_t i = 0; !rc && i < n_list; i++)
-		if (!n || !bsearch(list[i].key, keys, n, KM_WG_KEY_LEN, compare_keys))
-			rc = w->dev->ops->peer_remove(w->dev, list[i].key);
+	if (rc)
+		return warden_device_error(w, rc, "peers not removed", err);
+	rc = warden_peers(w, &list, &n_list, err);
 	free(list);
-	return rc ? warden_device_error(w, rc, "peers not removed", err) : 0;
+	return rc;
 }

@@ -297,14 +297,14 @@ static int do_peer(struct warden *w, struct request *r)
 		return km_errtext_set(&r->err, rc, "the peer is malformed");
 	if (r->msg.head.op == KM_WIRE_PEER_KICK)
 		rc = warden_peer_kick(w, &p, &r->err);
-	else if ((rc = w->dev->ops->peer_set(w->dev, &p)))
+	else if ((rc = km_wg_peer_set(w->dev, &p)))
 		warden_device_error(w, rc, "peer not set", &r->err);
 	return rc ? rc : paths_after(w, p.mtu != 0, r);
 }
 
 static int do_peer_remove(struct warden *w, struct request *r)
 {
-	int rc = w->dev->ops->peer_remove(w->dev, r->msg.u.key);
+	int rc = km_wg_peer_remove(w->dev, r->msg.u.key);
 
 	return rc ? warden_device_error(w, rc, "peer not removed", &r->err)
 		  : paths_after(w, false, r);
@@ -326,13 +326,13 @@ static int do_peers(struct warden *w, struct request *r)
 	struct km_wg_peer_status *list = NULL;
 	struct km_wire_status *out;
 	size_t n = 0;
-	int rc = w->dev->ops->dump(w->dev, &list, &n);
+	int rc = warden_peers(w, &list, &n, &r->err);
 
 	if (!rc && n > KM_WIRE_PEERS_MAX)
-		rc = KM_ETOOBIG;
+		rc = km_errtext_set(&r->err, KM_ETOOBIG, "%zu peers, more than can be told", n);
 	if (rc) {
 		free(list);
-		return warden_device_error(w, rc, "peers not listed", &r->err);
+		return rc;
 	}
 	out = km_xcalloc(n ? n : 1, sizeof(*out));
 	for (size_t i = 0; i < n; i++)
@@ -343,6 +343,8 @@ static int do_peers(struct warden *w, struct request *r)
 	else
 		r->n_fds = 1;
 	r->reply.head.count = (uint32_t)n;
+	r->reply.head.mended = w->mended;
+	w->mended = 0;
 	free(out);
 	free(list);
 	return rc;

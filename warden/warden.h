@@ -33,6 +33,7 @@ struct warden {
 	size_t n_routes;
 	struct km_wg_path *paths; /* narrow ones, each with a route of its own */
 	size_t n_paths;
+	uint32_t mended; /* peers since this was last told */
 
 	/* serve.c */
 	int epoll_fd, listen_fd, lock_fd;
@@ -98,6 +99,9 @@ int warden_peer_kick(struct warden *w, const struct km_wg_peer *peer, struct km_
 /* Sorts keys. */
 int warden_peers_keep(struct warden *w, uint8_t (*keys)[KM_WG_KEY_LEN], size_t n,
 		      struct km_errtext *err) __attribute__((warn_unused_result));
+/* All peers of the device as they are, malloc'd. Whatever somebody else has changed is mended. */
+int warden_peers(struct warden *w, struct km_wg_peer_status **list, size_t *n,
+		 struct km_errtext *err) __attribute__((warn_unused_result));
 /* A sentence about a call to the device that failed with rc. */
 int warden_device_error(const struct warden *w, int rc, const char *what, struct km_errtext *err);
 

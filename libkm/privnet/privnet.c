@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "libkm/privnet/privnet.h"
 #include "libkm/base/log.h"
+#include "libkm/base/metrics.h"
 #include "libkm/base/util.h"
 #include "libkm/privnet/start.h"
 #include "libkm/privnet/wire.h"
@@ -460,6 +461,14 @@ static int read_peers(const struct call *c, struct km_wg_peer_status **out, size
 	return 0;
 }
 
+static void count_mended(uint32_t n)
+{
+	km_metric_add(km_metric(KM_METRIC_COUNTER, "kakuremichi_wireguard_peers_mended_total", "",
+				"Peers of the WireGuard device that something else than this "
+				"daemon had changed, put right."),
+		      n);
+}
+
 int km_privnet_peers(struct km_privnet *p, struct km_wg_peer_status **out, size_t *n,
 		     struct km_errtext *err)
 {
@@ -473,6 +482,7 @@ int km_privnet_peers(struct km_privnet *p, struct km_wg_peer_status **out, size_
 	call_init(&c, KM_WIRE_PEERS);
 	rc = call(p, &c, err);
 	if (!rc) {
+		count_mended(c.reply.head.mended);
 		rc = read_peers(&c, out, n);
 		if (rc)
 			km_errtext_set(err, rc, "the warden's list of peers cannot be read: %s",

@@ -68,7 +68,9 @@ int km_privnet_peers_keep(struct km_privnet *p, const uint8_t (*keys)[KM_WG_KEY_
 /* Drops the peer's sessions and starts a new handshake at once (peer removed and set again). */
 int km_privnet_peer_kick(struct km_privnet *p, const struct km_wg_peer *peer,
 			 struct km_errtext *err) __attribute__((warn_unused_result));
-/* All peers as they are; *out is malloc'd, the caller frees. */
+/* All peers as they are; *out is malloc'd, the caller frees. Whatever somebody else (`wg set`) has
+ * changed on them since they were set here is put right, logged by the warden, and counted as
+ * kakuremichi_wireguard_peers_mended_total; so it is by peers_keep. */
 int km_privnet_peers(struct km_privnet *p, struct km_wg_peer_status **out, size_t *n,
 		     struct km_errtext *err) __attribute__((warn_unused_result));
 

@@ -39,7 +39,8 @@ struct km_wire_head {
 	uint32_t seq;   /* and this */
 	int32_t err;    /* in replies: 0 or enum km_err */
 	uint32_t count; /* of a list's items or of descriptors */
-	uint32_t pad;
+	uint32_t mended; /* in replies to PEERS: how many peers somebody else had changed, since the
+			    last */
 };
 
 struct km_wire_open {

@@ -13,10 +13,11 @@
 
 struct embedded {
 	struct km_wg_device dev;
-	struct km_wg_known *known;
 	struct wg_engine *engine;
 	struct wg_uapi *uapi; /* NULL: it could not be made */
 };
+
+static const uint8_t no_psk[WG_KEY];
 
 static int apply(struct wg_core *core, const struct km_wg_change *c)
 {
@@ -36,6 +37,8 @@ static int apply(struct wg_core *core, const struct km_wg_change *c)
 		rc = wg_peer_allow(p, c->allowed[i].addr.ip,
 				   c->allowed[i].addr.family == AF_INET ? 4 : 16,
 				   c->allowed[i].bits);
+	if (c->clear_psk)
+		wg_peer_set_psk(p, no_psk);
 	if (c->set_keepalive)
 		wg_peer_set_keepalive(p, c->keepalive_s);
 	if (c->set_mtu)
@@ -43,22 +46,16 @@ static int apply(struct wg_core *core, const struct km_wg_change *c)
 	return rc;
 }
 
-static int embedded_peer_set(struct km_wg_device *d, const struct km_wg_peer *want)
+static int embedded_change(struct km_wg_device *d, const struct km_wg_change *c)
 {
 	struct embedded *m = (struct embedded *)d;
-	struct km_wg_change c;
-	int rc;
+	int rc = apply(wg_engine_lock(m->engine), c);
 
-	if (!km_wg_known_change(m->known, want, &c))
-		return 0;
-	rc = apply(wg_engine_lock(m->engine), &c);
 	wg_engine_unlock(m->engine);
-	if (!rc)
-		km_wg_known_set(m->known, want);
 	return rc;
 }
 
-static int embedded_peer_remove(struct km_wg_device *d, const uint8_t key[static KM_WG_KEY_LEN])
+static int embedded_remove(struct km_wg_device *d, const uint8_t key[static KM_WG_KEY_LEN])
 {
 	struct embedded *m = (struct embedded *)d;
 	struct wg_peer *p = wg_core_peer(wg_engine_lock(m->engine), key);
@@ -66,8 +63,19 @@ static int embedded_peer_remove(struct km_wg_device *d, const uint8_t key[static
 	if (p != NULL)
 		wg_peer_remove(p);
 	wg_engine_unlock(m->engine);
-	km_wg_known_remove(m->known, key);
 	return 0;
+}
+
+static void fill_allowed(struct km_wg_peer_status *s, const struct wg_peer *p)
+{
+	s->more_allowed = p->n_allowed > KM_WG_MAX_ALLOWED;
+	for (size_t i = 0; i < p->n_allowed && i < KM_WG_MAX_ALLOWED; i++) {
+		struct km_prefix *to = &s->allowed[s->n_allowed++];
+
+		to->addr.family = p->allowed[i].naddr == 4 ? AF_INET : AF_INET6;
+		to->bits = p->allowed[i].bits;
+		memcpy(to->addr.ip, p->allowed[i].addr, p->allowed[i].naddr);
+	}
 }
 
 static void fill_status(struct km_wg_peer_status *s, struct wg_peer *p)
@@ -85,6 +93,9 @@ static void fill_status(struct km_wg_peer_status *s, struct wg_peer *p)
 	s->tx_bytes = atomic_load(&p->tx_bytes);
 	if (wg_peer_mtu(p, KM_WG_MTU) < KM_WG_MTU)
 		s->mtu = (uint16_t)wg_peer_mtu(p, KM_WG_MTU);
+	s->keepalive_s = p->keepalive_s;
+	s->has_psk = memcmp(p->remote.psk, no_psk, sizeof(no_psk)) != 0;
+	fill_allowed(s, p);
 }
 
 static int embedded_dump(struct km_wg_device *d, struct km_wg_peer_status **out, size_t *n)
@@ -153,14 +164,14 @@ static void embedded_free(struct km_wg_device *d)
 
 	wg_uapi_stop(m->uapi);
 	wg_engine_stop(m->engine);
-	km_wg_known_free(m->known);
+	km_wg_known_free(m->dev.known);
 	free(m);
 }
 
 static const struct km_wg_ops embedded_ops = {
     .name = "embedded",
-    .peer_set = embedded_peer_set,
-    .peer_remove = embedded_peer_remove,
+    .change = embedded_change,
+    .remove = embedded_remove,
     .dump = embedded_dump,
     .paths = embedded_paths,
     .control_at = embedded_control_at,
@@ -222,7 +233,7 @@ static int start(struct km_wg_device **out, int udp, int tun, bool uso, const ch
 	m->dev.ops = &embedded_ops;
 	m->dev.gone_fd = wg_engine_gone_fd(m->engine);
 	m->dev.paths_fd = wg_engine_width_fd(m->engine);
-	m->known = km_wg_known_new();
+	m->dev.known = km_wg_known_new();
 	/* For `wg show`; an ordinary user may not make the socket there. */
 	wg_uapi_remove_stale();
 	if (wg_uapi_start(&m->uapi, m->engine, m->dev.ifname))

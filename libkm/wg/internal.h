@@ -8,7 +8,7 @@
 /* What has to be told to a device so that one peer becomes as wanted. */
 struct km_wg_change {
 	uint8_t key[KM_WG_KEY_LEN];
-	bool set_endpoint, set_keepalive, set_mtu;
+	bool set_endpoint, set_keepalive, set_mtu, clear_psk;
 	bool replace_allowed; /* the list stands for all, else it is added to what is there */
 	struct sockaddr_storage endpoint;
 	uint16_t keepalive_s, mtu;
@@ -18,7 +18,6 @@ struct km_wg_change {
 
 /* The peers as they were configured last. An allowed IP that was given to another peer is gone from
  * the first one, as in the device itself. Endpoints that a device learns are not seen here. */
-struct km_wg_known;
 struct km_wg_known *km_wg_known_new(void);
 void km_wg_known_free(struct km_wg_known *k);
 /* Computes what changes when p is wanted; false: nothing. */
@@ -32,6 +31,17 @@ void km_wg_known_remove(struct km_wg_known *k, const uint8_t key[static KM_WG_KE
 int km_wg_known_paths(const struct km_wg_known *k, struct km_wg_path **out, size_t *n);
 /* The mtu that the peer was given. */
 uint16_t km_wg_known_mtu(const struct km_wg_known *k, const uint8_t key[static KM_WG_KEY_LEN]);
+
+bool km_wg_known_has(const struct km_wg_known *k, const uint8_t key[static KM_WG_KEY_LEN]);
+/* Every key; *out is malloc'd. Gives their number. */
+size_t km_wg_known_keys(const struct km_wg_known *k, uint8_t (**out)[KM_WG_KEY_LEN]);
+/* A look at the device begins. Then for each of its peers: whether it differs from what was
+ * configured, and what puts it right (false for an unknown one). Then, one per call, those that it
+ * lacks; false: no more. */
+void km_wg_known_look(struct km_wg_known *k);
+bool km_wg_known_differs(struct km_wg_known *k, const struct km_wg_peer_status *s,
+			 struct km_wg_change *c);
+bool km_wg_known_missing(struct km_wg_known *k, struct km_wg_change *c);
 
 /* The prefix with its host bits cleared. */
 struct km_prefix km_wg_network(const struct km_prefix *p);

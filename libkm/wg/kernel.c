@@ -10,7 +10,6 @@
 
 struct kernel {
 	struct km_wg_device dev;
-	struct km_wg_known *known;
 };
 
 /* Sends one peer of the library's form to the device; 0 or KM_EIO with errno. */
@@ -51,59 +50,64 @@ static void put_allowed(wg_peer *p, wg_allowedip *list, const struct km_wg_chang
 	p->last_allowedip = c->n_allowed ? list + c->n_allowed - 1 : NULL;
 }
 
-static int kernel_peer_set(struct km_wg_device *d, const struct km_wg_peer *want)
+static int kernel_change(struct km_wg_device *d, const struct km_wg_change *c)
 {
-	struct kernel *k = (struct kernel *)d;
 	wg_allowedip list[KM_WG_MAX_ALLOWED];
-	struct km_wg_change c;
 	wg_peer p;
-	int rc;
 
-	if (!km_wg_known_change(k->known, want, &c))
-		return 0;
 	/* The device knows nothing of paths; routes do. */
-	if (c.set_mtu && !c.set_endpoint && !c.set_keepalive && !c.replace_allowed && !c.n_allowed) {
-		km_wg_known_set(k->known, want);
+	if (c->set_mtu && !c->set_endpoint && !c->set_keepalive && !c->replace_allowed &&
+	    !c->n_allowed && !c->clear_psk)
 		return 0;
-	}
 	memset(&p, 0, sizeof(p));
 	memset(list, 0, sizeof(list));
 	p.flags = WGPEER_HAS_PUBLIC_KEY;
-	memcpy(p.public_key, c.key, sizeof(p.public_key));
-	if (c.replace_allowed)
+	memcpy(p.public_key, c->key, sizeof(p.public_key));
+	if (c->replace_allowed)
 		p.flags |= WGPEER_REPLACE_ALLOWEDIPS;
-	put_allowed(&p, list, &c);
-	if (c.set_endpoint)
-		put_endpoint(&p, &c.endpoint);
-	if (c.set_keepalive) {
+	put_allowed(&p, list, c);
+	if (c->set_endpoint)
+		put_endpoint(&p, &c->endpoint);
+	if (c->set_keepalive) {
 		p.flags |= WGPEER_HAS_PERSISTENT_KEEPALIVE_INTERVAL;
-		p.persistent_keepalive_interval = c.keepalive_s;
+		p.persistent_keepalive_interval = c->keepalive_s;
 	}
-	rc = send_peer(k, &p);
-	if (!rc)
-		km_wg_known_set(k->known, want);
-	return rc;
+	if (c->clear_psk)
+		p.flags |= WGPEER_HAS_PRESHARED_KEY; /* all zero */
+	return send_peer((struct kernel *)d, &p);
 }
 
-static int kernel_peer_remove(struct km_wg_device *d, const uint8_t key[static KM_WG_KEY_LEN])
+static int kernel_remove(struct km_wg_device *d, const uint8_t key[static KM_WG_KEY_LEN])
 {
-	struct kernel *k = (struct kernel *)d;
 	wg_peer p;
-	int rc;
 
 	memset(&p, 0, sizeof(p));
 	p.flags = WGPEER_HAS_PUBLIC_KEY | WGPEER_REMOVE_ME;
 	memcpy(p.public_key, key, sizeof(p.public_key));
-	rc = send_peer(k, &p);
-	if (!rc)
-		km_wg_known_remove(k->known, key);
-	return rc;
+	return send_peer((struct kernel *)d, &p);
+}
+
+static void fill_allowed(struct km_wg_peer_status *s, const wg_peer *p)
+{
+	const wg_allowedip *a;
+
+	wg_for_each_allowedip (p, a) {
+		struct km_prefix *to = &s->allowed[s->n_allowed];
+
+		s->more_allowed = s->n_allowed == KM_WG_MAX_ALLOWED;
+		if (s->more_allowed)
+			return;
+		to->addr.family = (uint8_t)a->family;
+		to->bits = a->cidr;
+		memcpy(to->addr.ip, &a->ip6, a->family == AF_INET ? 4 : 16);
+		s->n_allowed++;
+	}
 }
 
 static void fill_status(const struct kernel *k, struct km_wg_peer_status *s, const wg_peer *p)
 {
 	memset(s, 0, sizeof(*s));
-	s->mtu = km_wg_known_mtu(k->known, p->public_key);
+	s->mtu = km_wg_known_mtu(k->dev.known, p->public_key);
 	memcpy(s->key, p->public_key, KM_WG_KEY_LEN);
 	s->has_endpoint = true;
 	if (p->endpoint.addr.sa_family == AF_INET)
@@ -116,6 +120,9 @@ static void fill_status(const struct kernel *k, struct km_wg_peer_status *s, con
 	    p->last_handshake_time.tv_sec * 1000 + p->last_handshake_time.tv_nsec / 1000000;
 	s->rx_bytes = p->rx_bytes;
 	s->tx_bytes = p->tx_bytes;
+	s->keepalive_s = p->persistent_keepalive_interval;
+	s->has_psk = !wg_key_is_zero(p->preshared_key);
+	fill_allowed(s, p);
 }
 
 static int kernel_dump(struct km_wg_device *d, struct km_wg_peer_status **out, size_t *n)
@@ -142,6 +149,8 @@ static int kernel_dump(struct km_wg_device *d, struct km_wg_peer_status **out, s
 		fill_status((struct kernel *)d, &(*out)[i++], p);
 	*n = count;
 out:
+	wg_for_each_peer (w, p)
+		km_wipe(p->preshared_key, sizeof(p->preshared_key));
 	km_wipe(w->private_key, sizeof(w->private_key));
 	wg_free_device(w);
 	return rc;
@@ -149,7 +158,7 @@ out:
 
 static int kernel_paths(struct km_wg_device *d, struct km_wg_path **out, size_t *n)
 {
-	return km_wg_known_paths(((struct kernel *)d)->known, out, n);
+	return km_wg_known_paths(d->known, out, n);
 }
 
 static void kernel_free(struct km_wg_device *d)
@@ -159,14 +168,14 @@ static void kernel_free(struct km_wg_device *d)
 	if (!k)
 		return;
 	(void)wg_del_device(k->dev.ifname); /* may have gone with its namespace */
-	km_wg_known_free(k->known);
+	km_wg_known_free(k->dev.known);
 	free(k);
 }
 
 static const struct km_wg_ops kernel_ops = {
     .name = "kernel",
-    .peer_set = kernel_peer_set,
-    .peer_remove = kernel_peer_remove,
+    .change = kernel_change,
+    .remove = kernel_remove,
     .dump = kernel_dump,
     .paths = kernel_paths,
     .free = kernel_free,
@@ -240,7 +249,7 @@ int km_wg_kernel_open(struct km_wg_device **out, int netns_fd,
 	k->dev.ops = &kernel_ops;
 	k->dev.gone_fd = k->dev.paths_fd = -1;
 	memcpy(k->dev.ifname, name, sizeof(name));
-	k->known = km_wg_known_new();
+	k->dev.known = km_wg_known_new();
 	*out = &k->dev;
 	return 0;
 }

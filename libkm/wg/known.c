@@ -7,6 +7,9 @@
 
 struct peer {
 	struct km_wg_peer conf; /* allowed IPs as networks, each once */
+	bool seen;              /* in this look at the device */
+	bool has_last;
+	struct sockaddr_storage last; /* its endpoint then */
 	UT_hash_handle hh;
 };
 /* Which peer has an allowed IP: a device gives each to one peer only. */
@@ -18,6 +21,7 @@ struct owner {
 struct km_wg_known {
 	struct peer *peers;
 	struct owner *owners;
+	struct peer *next; /* of km_wg_known_missing */
 };
 
 struct km_prefix km_wg_network(const struct km_prefix *p)
@@ -240,4 +244,86 @@ int km_wg_known_paths(const struct km_wg_known *k, struct km_wg_path **out, size
 		for (uint8_t i = 0; p->conf.mtu && i < p->conf.n_allowed; i++)
 			(*out)[(*n)++] = (struct km_wg_path){p->conf.allowed[i], p->conf.mtu};
 	return 0;
+}
+
+/* ---- what the device has ---- */
+
+bool km_wg_known_has(const struct km_wg_known *k, const uint8_t key[static KM_WG_KEY_LEN])
+{
+	return find(k, key) != NULL;
+}
+
+size_t km_wg_known_keys(const struct km_wg_known *k, uint8_t (**out)[KM_WG_KEY_LEN])
+{
+	size_t n = 0;
+
+	*out = km_xcalloc(HASH_COUNT(k->peers) + 1, sizeof(**out));
+	for (const struct peer *p = k->peers; p; p = p->hh.next)
+		memcpy((*out)[n++], p->conf.key, KM_WG_KEY_LEN);
+	return n;
+}
+
+void km_wg_known_look(struct km_wg_known *k)
+{
+	for (struct peer *p = k->peers; p; p = p->hh.next)
+		p->seen = false;
+	k->next = k->peers;
+}
+
+static void all_allowed(const struct peer *p, struct km_wg_change *c)
+{
+	c->replace_allowed = true;
+	c->n_allowed = p->conf.n_allowed;
+	memcpy(c->allowed, p->conf.allowed, sizeof(c->allowed));
+}
+
+static bool same_allowed(const struct km_wg_peer *conf, const struct km_wg_peer_status *s)
+{
+	if (s->more_allowed || s->n_allowed != conf->n_allowed)
+		return false;
+	for (uint8_t i = 0; i < s->n_allowed; i++)
+		if (!listed(conf->allowed, conf->n_allowed, &s->allowed[i]))
+			return false;
+	return true;
+}
+
+bool km_wg_known_differs(struct km_wg_known *k, const struct km_wg_peer_status *s,
+			 struct km_wg_change *c)
+{
+	struct peer *p = find(k, s->key);
+
+	memset(c, 0, sizeof(*c));
+	if (!p)
+		return false;
+	p->seen = true;
+	p->has_last = s->has_endpoint;
+	p->last = s->endpoint;
+	memcpy(c->key, s->key, KM_WG_KEY_LEN);
+	c->set_keepalive = s->keepalive_s != p->conf.keepalive_s;
+	c->keepalive_s = p->conf.keepalive_s;
+	c->clear_psk = s->has_psk;
+	if (!same_allowed(&p->conf, s))
+		all_allowed(p, c);
+	return c->set_keepalive || c->clear_psk || c->replace_allowed;
+}
+
+bool km_wg_known_missing(struct km_wg_known *k, struct km_wg_change *c)
+{
+	struct peer *p = k->next;
+
+	while (p && p->seen)
+		p = p->hh.next;
+	k->next = p ? p->hh.next : NULL;
+	if (!p)
+		return false;
+	memset(c, 0, sizeof(*c));
+	memcpy(c->key, p->conf.key, KM_WG_KEY_LEN);
+	c->set_endpoint = p->has_last || p->conf.has_endpoint;
+	c->endpoint = p->has_last ? p->last : p->conf.endpoint;
+	c->set_keepalive = p->conf.keepalive_s != 0;
+	c->keepalive_s = p->conf.keepalive_s;
+	c->set_mtu = p->conf.mtu != 0;
+	c->mtu = p->conf.mtu;
+	all_allowed(p, c);
+	return true;
 }

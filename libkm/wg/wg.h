@@ -38,6 +38,11 @@ struct km_wg_peer_status {
 	int64_t last_handshake_ms; /* wall clock; 0: never */
 	uint64_t rx_bytes, tx_bytes;
 	uint16_t mtu; /* of inner packets to it; 0: as the device's */
+	/* As configured; not told to daemons. */
+	uint16_t keepalive_s;
+	bool has_psk, more_allowed; /* a preshared key; more allowed IPs than there is room for */
+	uint8_t n_allowed;
+	struct km_prefix allowed[KM_WG_MAX_ALLOWED];
 };
 /* What is reached over a path that carries less than the device. */
 struct km_wg_path {
@@ -46,12 +51,14 @@ struct km_wg_path {
 };
 
 struct km_wg_device;
+struct km_wg_known;
+struct km_wg_change;
 struct km_wg_ops {
 	const char *name; /* "kernel", "embedded" */
-	/* One peer added or brought to this state (its learned endpoint survives when has_endpoint
-	 * is false; an unchanged allowed-IP list is not touched). */
-	int (*peer_set)(struct km_wg_device *d, const struct km_wg_peer *p);
-	int (*peer_remove)(struct km_wg_device *d, const uint8_t key[static KM_WG_KEY_LEN]);
+	/* For km_wg_peer_set and km_wg_peer_remove: one peer made or changed; or removed, where an
+	 * absent one is no error. KM_EIO with errno, KM_EINVAL. */
+	int (*change)(struct km_wg_device *d, const struct km_wg_change *c);
+	int (*remove)(struct km_wg_device *d, const uint8_t key[static KM_WG_KEY_LEN]);
 	/* All peers; *out is malloc'd. */
 	int (*dump)(struct km_wg_device *d, struct km_wg_peer_status **out, size_t *n);
 	/* The allowed IPs of all peers with a narrow path; *out is malloc'd. KM_ENOMEM. */
@@ -68,7 +75,27 @@ struct km_wg_device {
 	int gone_fd;
 	/* Likewise. Readable when paths may give something else than before; reading it silences it. */
 	int paths_fd;
+	struct km_wg_known *known; /* what its peers were brought to last */
 };
+
+/* One peer added or brought to this state: its learned endpoint survives when has_endpoint is
+ * false; an unchanged allowed-IP list is not touched. Errors of the backend. */
+int km_wg_peer_set(struct km_wg_device *d, const struct km_wg_peer *p)
+    __attribute__((warn_unused_result));
+int km_wg_peer_remove(struct km_wg_device *d, const uint8_t key[static KM_WG_KEY_LEN])
+    __attribute__((warn_unused_result));
+/* Removes every peer that was set and is not among these keys, which it sorts. */
+int km_wg_peers_keep(struct km_wg_device *d, uint8_t (*keys)[KM_WG_KEY_LEN], size_t n)
+    __attribute__((warn_unused_result));
+
+/* What somebody else (`wg set`) has changed on the device is brought back to what was set here
+ * last. list is a fresh dump of all peers. Unknown peers are removed; missing ones come back, with
+ * the endpoint that they had at the last call; allowed IPs, keepalive and preshared key (there is
+ * none) are put right. Endpoints are not touched: the device learns them. mended is told of each,
+ * with "unknown", "missing" or "changed". Goes on after an error and gives the first. */
+typedef void km_wg_mended_fn(void *arg, const uint8_t key[static KM_WG_KEY_LEN], const char *what);
+int km_wg_mend(struct km_wg_device *d, const struct km_wg_peer_status *list, size_t n,
+	       km_wg_mended_fn *mended, void *arg) __attribute__((warn_unused_result));
 
 /* Makes a device on the host side with this key and UDP port (0: any), ready to be moved into the
  * network namespace netns_fd (-1: stays on the host), moves it there and leaves it down. KM_WG_AUTO

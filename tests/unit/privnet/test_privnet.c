@@ -5,6 +5,7 @@
  *
  *   a: 10.66.0.1 ══ UDP 127.0.0.1:51911 ── 127.0.0.1:51912 ══ b: 10.66.0.2
  */
+#include "libkm/base/metrics.h"
 #include "libkm/base/util.h"
 #include "libkm/privnet/privnet.h"
 #include "libkm/privnet/wire.h"
@@ -231,7 +232,7 @@ static pid_t inner_pid(pid_t warden)
 
 static char *inside(pid_t warden, const char *command)
 {
-	char full[256];
+	char full[384];
 
 	snprintf(full, sizeof(full), "nsenter -t %d %s -n %s", (int)inner_pid(warden),
 		 rootless ? "-U --preserve-credentials" : "", command);
@@ -476,6 +477,97 @@ static void test_peers(void **state)
 	close(client);
 	close(server);
 	close(listener);
+}
+
+/* As an operator does it: wg(8) speaks the control protocol to the engine, and netlink to the
+ * kernel. Both ways of saying it are given. */
+static void from_outside(const struct side *s, const uint8_t *key, const char *uapi, const char *wg)
+{
+	char path[128], hex[2 * KM_WG_KEY_LEN + 1], text[KM_WG_KEY_STRLEN], request[512];
+	char command[256], *out;
+	struct sockaddr_un sun = {.sun_family = AF_UNIX};
+	ssize_t n;
+	int fd;
+
+	km_hex(key, KM_WG_KEY_LEN, hex);
+	km_wg_key_str(key, text);
+	if (!embedded(s)) {
+		snprintf(command, sizeof(command),
+			 "sh -c 'wg set $(wg show interfaces) peer %s %s && echo done'", text, wg);
+		out = inside(warden_pid(s), command);
+		assert_string_equal(out, "done\n");
+		free(out);
+		return;
+	}
+	control_path(s, path);
+	snprintf(sun.sun_path, sizeof(sun.sun_path), "%.107s", path);
+	snprintf(request, sizeof(request), "set=1\npublic_key=%s\n%s\n", hex, uapi);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(connect(fd, (struct sockaddr *)&sun, sizeof(sun)), 0);
+	assert_int_equal(send(fd, request, strlen(request), 0), strlen(request));
+	n = recv(fd, request, sizeof(request), 0);
+	assert_int_equal(n, strlen("errno=0\n\n"));
+	assert_memory_equal(request, "errno=0\n\n", (size_t)n);
+	close(fd);
+}
+
+static int64_t mended(void)
+{
+	return atomic_load(
+	    &km_metric(KM_METRIC_COUNTER, "kakuremichi_wireguard_peers_mended_total", "", "")
+		 ->value);
+}
+
+/* What somebody does to the device with `wg set` is undone at the next look at the peers. */
+static void test_changed_from_outside(void **state)
+{
+	struct world *w = *state;
+	uint8_t b[KM_WG_KEY_LEN], other[KM_WG_KEY_LEN], priv[KM_WG_KEY_LEN];
+	int64_t before = mended();
+	struct km_wg_peer_status *list;
+	size_t n;
+
+	open_both(w);
+	memcpy(b, km_privnet_public_key(w->b.p), sizeof(b));
+	assert_true(ping(&w->a, &w->b, 20, 1000));
+	status_of(&w->a, 1);
+	assert_int_equal(mended(), before);
+	/* removed: it comes back with the endpoint that it had */
+	from_outside(&w->a, b, "remove=true\n", "remove");
+	status_of(&w->a, 0);
+	assert_memory_equal(status_of(&w->a, 1).key, b, sizeof(b));
+	assert_true(ping(&w->a, &w->b, 10, 1000));
+	assert_int_equal(mended(), before + 1);
+	/* an unknown peer that takes its allowed IP */
+	km_wg_private_new(priv);
+	assert_int_equal(km_wg_public(other, priv), 0);
+	from_outside(&w->a, other, "allowed_ip=10.66.0.2/32\n", "allowed-ips 10.66.0.2/32");
+	assert_int_equal(km_privnet_peers_keep(w->a.p, (const uint8_t(*)[KM_WG_KEY_LEN])b, 1, NULL),
+			 0);
+	assert_memory_equal(status_of(&w->a, 1).key, b, sizeof(b));
+	assert_true(ping(&w->a, &w->b, 10, 1000));
+	/* its allowed IPs, and a preshared key that the other side has not */
+	from_outside(
+	    &w->a, b,
+	    "replace_allowed_ips=true\nallowed_ip=10.99.0.0/16\n"
+	    "preshared_key=0101010101010101010101010101010101010101010101010101010101010101\n"
+	    "persistent_keepalive_interval=7\n",
+	    "allowed-ips 10.99.0.0/16 persistent-keepalive 7");
+	status_of(&w->a, 1);
+	assert_true(ping(&w->a, &w->b, 10, 1000));
+	/* what the daemon itself removes stays away */
+	assert_int_equal(km_privnet_peer_remove(w->a.p, b, NULL), 0);
+	status_of(&w->a, 0);
+	assert_int_equal(km_privnet_peers(w->a.p, &list, &n, NULL), 0);
+	assert_int_equal(n, 0);
+	set_peer(&w->a, &w->b, 0);
+	from_outside(&w->a, b, "remove=true\n", "remove");
+	assert_int_equal(km_privnet_peers_keep(w->a.p, NULL, 0, NULL), 0);
+	status_of(&w->a, 0);
+	status_of(&w->a, 0);
+	before = mended();
+	status_of(&w->a, 0);
+	assert_int_equal(mended(), before);
 }
 
 static void test_learned_endpoint(void **state)
@@ -1376,6 +1468,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    TEST(test_tunnel),
 	    TEST(test_peers),
+	    TEST(test_changed_from_outside),
 	    TEST(test_learned_endpoint),
 	    TEST(test_addresses_converge),
 	    TEST(test_daemon_killed),
@@ -1405,6 +1498,7 @@ int main(void)
 	    TEST(test_no_capability),
 	    TEST(test_tunnel),
 	    TEST(test_peers),
+	    TEST(test_changed_from_outside),
 	    TEST(test_learned_endpoint),
 	    TEST(test_addresses_converge),
 	    TEST(test_daemon_killed),

@@ -203,6 +203,108 @@ static void test_allowed_ips(void **state)
 	km_wg_known_free(k);
 }
 
+/* ---- what the device has ---- */
+
+static struct km_wg_peer_status as_configured(const struct km_wg_peer *p)
+{
+	struct km_wg_peer_status s = {.keepalive_s = p->keepalive_s, .n_allowed = p->n_allowed};
+
+	memcpy(s.key, p->key, sizeof(s.key));
+	memcpy(s.allowed, p->allowed, sizeof(s.allowed));
+	return s;
+}
+
+static void test_device_differs(void **state)
+{
+	struct km_wg_known *k = km_wg_known_new();
+	struct km_wg_peer p = peer(1, "10.1.0.0/24"), q = peer(2, "10.2.0.0/24");
+	struct km_wg_peer_status s;
+	struct km_wg_change c;
+
+	(void)state;
+	p.keepalive_s = 25;
+	p.allowed[p.n_allowed++] = prefix("fd00::/64");
+	km_wg_known_set(k, &p);
+	km_wg_known_look(k);
+	s = as_configured(&q);
+	assert_false(km_wg_known_has(k, q.key));
+	assert_false(km_wg_known_differs(k, &s, &c)); /* not ours to judge */
+	s = as_configured(&p);
+	assert_false(km_wg_known_differs(k, &s, &c));
+	s.allowed[0] = p.allowed[1]; /* another order */
+	s.allowed[1] = p.allowed[0];
+	s.has_endpoint = true; /* learned */
+	assert_false(km_wg_known_differs(k, &s, &c));
+	s.has_psk = true;
+	assert_true(km_wg_known_differs(k, &s, &c));
+	assert_true(c.clear_psk);
+	assert_false(c.set_endpoint || c.set_keepalive || c.replace_allowed);
+	s = as_configured(&p);
+	s.keepalive_s = 0;
+	assert_true(km_wg_known_differs(k, &s, &c));
+	assert_true(c.set_keepalive);
+	assert_int_equal(c.keepalive_s, 25);
+	s = as_configured(&p);
+	s.n_allowed = 1;
+	assert_true(km_wg_known_differs(k, &s, &c));
+	assert_true(c.replace_allowed);
+	assert_int_equal(c.n_allowed, 2);
+	s = as_configured(&p);
+	s.allowed[1] = q.allowed[0];
+	assert_true(km_wg_known_differs(k, &s, &c));
+	s = as_configured(&p);
+	s.more_allowed = true;
+	assert_true(km_wg_known_differs(k, &s, &c));
+	km_wg_known_free(k);
+}
+
+static void test_device_lacks(void **state)
+{
+	struct km_wg_known *k = km_wg_known_new();
+	struct km_wg_peer list[3] = {peer(1, "10.1.0.0/24"), peer(2, "10.2.0.0/24"),
+				     peer(3, "10.3.0.0/24")};
+	struct km_wg_peer_status s;
+	struct km_wg_change c;
+	struct km_wg_peer last;
+	uint8_t(*keys)[KM_WG_KEY_LEN];
+
+	(void)state;
+	set_endpoint(&list[0], "192.0.2.1", 1);
+	list[0].keepalive_s = 25;
+	for (int i = 0; i < 3; i++)
+		km_wg_known_set(k, &list[i]);
+	assert_int_equal(km_wg_known_keys(k, &keys), 3);
+	free(keys);
+	km_wg_known_look(k);
+	s = as_configured(&list[1]);
+	assert_false(km_wg_known_differs(k, &s, &c));
+	assert_true(km_wg_known_missing(k, &c));
+	assert_int_equal(c.key[0], 1);
+	assert_true(c.set_endpoint && c.set_keepalive && c.replace_allowed);
+	assert_int_equal(c.n_allowed, 1);
+	assert_true(km_wg_known_missing(k, &c));
+	assert_int_equal(c.key[0], 3);
+	assert_false(c.set_endpoint);
+	assert_false(km_wg_known_missing(k, &c));
+	/* the endpoint that was seen last is better than the configured one */
+	last = list[0];
+	set_endpoint(&last, "192.0.2.7", 7);
+	km_wg_known_look(k);
+	s = as_configured(&list[0]);
+	s.has_endpoint = true;
+	s.endpoint = last.endpoint;
+	assert_false(km_wg_known_differs(k, &s, &c));
+	km_wg_known_look(k);
+	assert_true(km_wg_known_missing(k, &c));
+	assert_int_equal(c.key[0], 1);
+	assert_memory_equal(&c.endpoint, &last.endpoint, sizeof(c.endpoint));
+	km_wg_known_free(k);
+	k = km_wg_known_new();
+	km_wg_known_look(k);
+	assert_false(km_wg_known_missing(k, &c));
+	km_wg_known_free(k);
+}
+
 static void test_network(void **state)
 {
 	static const struct {
@@ -270,6 +372,8 @@ int main(void)
 	    cmocka_unit_test(test_keepalive),
 	    cmocka_unit_test(test_allowed_ips),
 	    cmocka_unit_test(test_network),
+	    cmocka_unit_test(test_device_differs),
+	    cmocka_unit_test(test_device_lacks),
 	    cmocka_unit_test(test_kernel_refuses),
 	    cmocka_unit_test(test_kernel_without_privilege),
 	};
