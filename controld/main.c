@@ -2,6 +2,8 @@
 /* controld: settings, then database -> schema -> pki -> store -> hub, REST; and back at the end. */
 #include "controld/api/api.h"
 #include "controld/hub/hub.h"
+#include "controld/pki/authority.h"
+#include "controld/pki/issue.h"
 #include "controld/pki/pki.h"
 #include "controld/settings.h"
 #include "controld/store/embedded.h"
@@ -34,6 +36,8 @@ struct control {
 	bool serving, told_away, stopping;
 	int status; /* the exit status */
 	struct pki *pki;
+	struct authority *authority;
+	struct km_strlist link_urls; /* of the settings, or made from names */
 	struct pki_watch renewal;
 	struct store *store;
 	struct hub *hub;
@@ -114,20 +118,59 @@ static int start_store(struct control *c, struct km_errtext *err)
 	return 0;
 }
 
+/* wss://NAME:PORT for each name of the settings, or for the host's own. */
+static void make_urls(struct control *c)
+{
+	const struct km_strlist *names = &c->settings.names;
+	char host[254] = "";
+	size_t n = names->n;
+	int port = hub_port(c->hub);
+
+	c->link_urls = c->settings.link_urls;
+	if (c->link_urls.n)
+		return;
+	c->link_urls.items = km_xcalloc(n + 1, sizeof(char *));
+	for (size_t i = 0; i < n; i++)
+		c->link_urls.items[c->link_urls.n++] =
+		    km_xasprintf(strchr(names->items[i], ':') ? "wss://[%s]:%d" : "wss://%s:%d",
+				 names->items[i], port);
+	if (n == 0 && gethostname(host, sizeof(host) - 1) == 0 && issue_host_name_ok(host))
+		c->link_urls.items[c->link_urls.n++] = km_xasprintf("wss://%s:%d", host, port);
+}
+
+static void free_urls(struct km_strlist *l)
+{
+	for (size_t i = 0; i < l->n; i++)
+		free(l->items[i]);
+	free(l->items);
+}
+
 static int start_serving(struct control *c, struct km_errtext *err)
 {
 	struct api_opts api = {.listen = c->settings.rest_listen,
 			       .cert_pem = pki_chain_pem(c->pki),
 			       .key_pem = pki_key_pem(c->pki),
-			       .store = c->store};
+			       .store = c->store,
+			       .vault = pki_vault(c->pki),
+			       .authority = c->authority,
+			       .link_urls = &c->link_urls,
+			       .pin = pki_pin(c->pki)};
 	struct hub_opts hub = {.listen = c->settings.link_listen,
 			       .cert_pem = api.cert_pem,
 			       .key_pem = api.key_pem,
-			       .store = c->store};
-	int rc = hub_start(&c->hub, c->base, &hub, err);
+			       .store = c->store,
+			       .vault = api.vault,
+			       .authority = c->authority};
+	int rc = authority_start(c->authority, c->base, c->store);
 
-	if (!rc)
+	if (rc)
+		return km_errtext_set(err, rc, "no memory");
+	rc = hub_start(&c->hub, c->base, &hub, err);
+
+	if (!rc) {
+		make_urls(c);
 		rc = api_start(&c->api, c->base, &api, err);
+	}
 	if (rc)
 		return rc;
 	c->renewal = (struct pki_watch){.renewed = on_renewed, .arg = c};
@@ -136,6 +179,17 @@ static int start_serving(struct control *c, struct km_errtext *err)
 }
 
 /* ---- the database is there: what must be done before serving (blocking) ---- */
+
+static int open_authority(struct control *c, PGconn *db, struct km_errtext *err)
+{
+	const struct authority_opts opts = {.vault = pki_vault(c->pki),
+					    .network = c->settings.network,
+					    .lifetime_s = c->settings.certificate_lifetime / 1000,
+					    .offline = c->settings.ca == SETTINGS_CA_OFFLINE,
+					    .ca_certificate = c->settings.ca_certificate};
+
+	return authority_open(&c->authority, db, &opts, err);
+}
 
 static int prepare(struct control *c, struct km_errtext *err)
 {
@@ -160,7 +214,9 @@ static int prepare(struct control *c, struct km_errtext *err)
 	if (!rc)
 		rc = pki_open(&c->pki, c->base, db, &pki, err);
 	if (!rc)
-		rc = first_token(db, c->settings.state_dir, err);
+		rc = open_authority(c, db, err);
+	if (!rc)
+		rc = first_token(db, pki_vault(c->pki), c->settings.state_dir, err);
 out:
 	PQfinish(db);
 	return rc;
@@ -199,6 +255,8 @@ static void go(struct control *c)
 
 	if (c->serving)
 		return;
+	authority_free(c->authority);
+	c->authority = NULL;
 	pki_free(c->pki);
 	c->pki = NULL;
 	rc = prepare(c, &err);
@@ -339,8 +397,11 @@ static void stop(struct control *c)
 	api_free(c->api);
 	hub_free(c->hub);
 	free_event(c->tidy);
+	authority_free(c->authority);
 	store_free(c->store);
 	pki_free(c->pki);
+	if (c->link_urls.items != c->settings.link_urls.items)
+		free_urls(&c->link_urls);
 	embedded_free(c->embedded);
 	free_event(c->retry);
 	free_event(c->sigint);

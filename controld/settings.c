@@ -2,6 +2,7 @@
 #include "controld/settings.h"
 #include "libkm/base/addr.h"
 #include "libkm/base/util.h"
+#include "libkm/link/url.h"
 #include <string.h>
 
 static const char *check_network(const char *value)
@@ -28,6 +29,8 @@ static const char *check_database(const char *value)
 		return NULL;
 	return "neither \"embedded\" nor a postgresql:// URL";
 }
+
+static const char *const cas[] = {"control", "offline", NULL};
 
 #define AT(member) offsetof(struct settings, member)
 static const struct km_opt opts[] = {
@@ -72,6 +75,33 @@ static const struct km_opt opts[] = {
 	 "The key that seals secrets in the database: 64 hexadecimal digits, mode 0600. Made at "
 	 "the "
 	 "first start; STATE/master.key when unset. All controld on one database need the same."},
+    {.key = "ca",
+     .type = KM_OPT_ENUM,
+     .offset = AT(ca),
+     .def = "control",
+     .choices = cas,
+     .help = "Where the key of the certificate authority (CA) for agents and gateways is: made here at "
+	     "the first start and sealed with the master key (control), or kept by the operator "
+	     "(offline), who signs with kmctl cert sign. Decided at the first start."},
+    {.key = "ca_certificate",
+     .type = KM_OPT_PATH,
+     .offset = AT(ca_certificate),
+     .help = "With ca = offline: the CA's certificate, as kmctl cert ca has made it; taken at the first "
+	     "start."},
+    {.key = "certificate_lifetime",
+     .type = KM_OPT_DURATION,
+     .offset = AT(certificate_lifetime),
+     .def = "90d",
+     .min = 10000,
+     .max = 31622400000,
+     .help = "How long the certificates of agents and gateways are valid. They are renewed when a third "
+	     "of that is left."},
+    {.key = "link_urls",
+     .type = KM_OPT_LIST,
+     .offset = AT(link_urls),
+     .check = km_link_url_check,
+     .help = "Where agents and gateways reach the link, as wss://HOST:3001: what join tokens tell them. "
+	     "Unset: made from names and link_listen."},
     {.key = "database",
      .type = KM_OPT_STRING,
      .offset = AT(database),

@@ -5,6 +5,8 @@
 
 #include "libkm/base/log_settings.h"
 
+enum settings_ca { SETTINGS_CA_CONTROL, SETTINGS_CA_OFFLINE };
+
 struct settings {
 	struct km_log_settings log;
 	char *state_dir;
@@ -15,6 +17,10 @@ struct settings {
 	char *master_key_file; /* NULL: STATE/master.key */
 	char *database;        /* "embedded" or a postgresql:// URL */
 	char *database_user, *database_program_dir;
+	struct km_strlist link_urls; /* what join tokens say; none: made from names */
+	int ca;			     /* enum settings_ca */
+	char *ca_certificate;	     /* NULL: none */
+	int64_t certificate_lifetime; /* ms */
 };
 
 extern const struct km_conf_spec settings_spec;

@@ -60,6 +60,10 @@ int api_start(struct api **out, struct event_base *base, const struct api_opts *
 		goto out;
 	api->base = base;
 	api->store = opts->store;
+	api->vault = opts->vault;
+	api->authority = opts->authority;
+	api->link_urls = opts->link_urls;
+	api->pin = opts->pin;
 	api->failures = limit_new(10, 6000, 4096);
 	if (!api->failures)
 		goto out;

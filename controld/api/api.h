@@ -10,12 +10,20 @@
 
 struct api;
 struct store;
+struct vault;
+struct authority;
+struct km_strlist;
 
 struct api_opts {
 	const char *listen;   /* "[::]:3000"; port 0 takes a free one */
 	const char *cert_pem; /* server certificate followed by the root; copied */
 	const char *key_pem;
-	struct store *store; /* outlives the api */
+	struct store *store; /* outlives the api, as vault does */
+	const struct vault *vault;
+	struct authority *authority;
+	/* What join tokens say: where the link is, and control's pin. Borrowed. */
+	const struct km_strlist *link_urls;
+	const char *pin;
 };
 
 /* Listens and serves. KM_EINVAL (a malformed listen address, certificate or key), KM_EIO (cannot

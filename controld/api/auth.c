@@ -65,12 +65,13 @@ static void token_read(struct req *rq, PGresult *const *res, size_t n)
 {
 	(void)n;
 	for (int i = 0; i < PQntuples(res[0]); i++) {
-		uint8_t hash[32];
-		if (km_unhex(hash, sizeof(hash), PQgetvalue(res[0], i, 2)) < 0 ||
-		    !km_secret_eq(hash, rq->token_hash, sizeof(hash)))
+		const char *id = PQgetvalue(res[0], i, 0), *role = PQgetvalue(res[0], i, 1);
+		if (!vault_digest_is(rq->api->vault, PQgetvalue(res[0], i, 2),
+				     VAULT_TOKEN(id, role, rq->token)))
 			continue;
-		snprintf(rq->token_id, sizeof(rq->token_id), "%s", PQgetvalue(res[0], i, 0));
-		snprintf(rq->role, sizeof(rq->role), "%s", PQgetvalue(res[0], i, 1));
+		snprintf(rq->token_id, sizeof(rq->token_id), "%s", id);
+		snprintf(rq->role, sizeof(rq->role), "%s", role);
+		km_wipe(rq->token, sizeof(rq->token));
 		if (PQgetvalue(res[0], i, 3)[0] == 't')
 			touch(rq);
 		req_authenticated(rq);
@@ -85,7 +86,7 @@ static void look_up(struct req *rq, const char *token)
 	struct tx tx = {.n = 0};
 	snprintf(prefix, sizeof(prefix), "%s", token);
 	snprintf(rq->actor, sizeof(rq->actor), "token %s", prefix);
-	km_sha256(rq->token_hash, token, strlen(token));
+	snprintf(rq->token, sizeof(rq->token), "%s", token);
 	tx_add(&tx,
 	       "SELECT id, role, encode(hash, 'hex'), "
 	       "last_used_at IS NULL OR last_used_at < now() - interval '1 minute' "

@@ -16,5 +16,7 @@ void hosts_get(struct req *rq);
 void hosts_update(struct req *rq);
 void hosts_delete(struct req *rq);
 void hosts_approve_key(struct req *rq);
+void hosts_revoke(struct req *rq);
+void hosts_join_token(struct req *rq);
 
 #endif

@@ -19,6 +19,10 @@ static void req_free(struct req *rq)
 	evhttp_clear_headers(&rq->query);
 	json_decref(rq->body);
 	km_wipe(rq->secret, sizeof(rq->secret));
+	km_wipe(rq->token, sizeof(rq->token));
+	if (rq->join_token)
+		km_wipe(rq->join_token, strlen(rq->join_token));
+	free(rq->join_token);
 	free(rq);
 }
 
@@ -362,7 +366,10 @@ void req_reply_secret(struct req *rq, int status, const PGresult *res, const cha
 	}
 	struct evbuffer *body = evbuffer_new();
 	req_header(rq, "Content-Type", "application/json");
-	if (body)
+	if (body && rq->join_token)
+		evbuffer_add_printf(body, "%.*s, \"%s\" : \"%s\", \"joinToken\" : \"%s\"}",
+				    (int)(end - text), text, field, rq->secret, rq->join_token);
+	else if (body)
 		evbuffer_add_printf(body, "%.*s, \"%s\" : \"%s\"}", (int)(end - text), text, field,
 				    rq->secret);
 	send_out(rq, status, body);
@@ -473,17 +480,14 @@ void req_list(struct req *rq, const char *rows_sql, const char *count_sql)
 	req_read(rq, &tx, list_read);
 }
 
-void req_new_secret(struct req *rq, const char *prefix, char hash[static HASH_TEXT_LEN],
+void req_new_secret(char out[static SECRET_STRLEN], const char *prefix,
 		    char shown[static SECRET_PREFIX_LEN + 1])
 {
-	uint8_t random[32], digest[32];
+	uint8_t random[32];
 	km_random(random, sizeof(random));
-	memcpy(rq->secret, prefix, 4);
-	km_b64url(random, sizeof(random), rq->secret + 4);
+	memcpy(out, prefix, 4);
+	km_b64url(random, sizeof(random), out + 4);
 	km_wipe(random, sizeof(random));
-	km_sha256(digest, rq->secret, strlen(rq->secret));
-	memcpy(hash, "\\x", 3);
-	km_hex(digest, sizeof(digest), hash + 2);
-	memcpy(shown, rq->secret, SECRET_PREFIX_LEN);
+	memcpy(shown, out, SECRET_PREFIX_LEN);
 	shown[SECRET_PREFIX_LEN] = '\0';
 }

@@ -4,6 +4,7 @@
 #define CONTROLD_API_REQUEST_H
 
 #include "controld/api/input.h"
+#include "controld/pki/vault.h"
 #include "controld/store/store.h"
 #include "libkm/base/addr.h"
 #include "libkm/base/util.h"
@@ -29,10 +30,11 @@ struct req {
 	char id[KM_UUID_STRLEN];    /* from the path, or of what is being made */
 	char child[KM_UUID_STRLEN]; /* likewise of what belongs to it */
 	char secret[SECRET_STRLEN]; /* to be answered once */
+	char *join_token; /* likewise */
 	char peer[KM_ADDR_STRLEN];
 	char actor[32]; /* "token kmt_abcd" */
 	char token_id[KM_UUID_STRLEN], role[16];
-	uint8_t token_hash[32];
+	char token[SECRET_STRLEN]; /* what was brought; wiped once it is known */
 	struct evkeyvalq query;
 	struct page_input page;
 	json_t *body; /* an object; NULL for routes without one */
@@ -65,7 +67,7 @@ void req_read(struct req *rq, const struct tx *tx, req_done *done);
 void req_reply(struct req *rq, int status, const char *json, size_t n);
 /* The value of a result's first row and column. */
 void req_reply_row(struct req *rq, int status, const PGresult *res);
-/* The same with one more field, whose value is rq->secret. */
+/* The same with one more field, whose value is rq->secret, and joinToken where there is one. */
 void req_reply_secret(struct req *rq, int status, const PGresult *res, const char *field);
 void req_reply_empty(struct req *rq, int status);
 /* Other text than JSON; out's content is moved. */
@@ -86,10 +88,8 @@ void req_get(struct req *rq, const char *sql, const char *id);
  * count_sql selects the total. */
 void req_list(struct req *rq, const char *rows_sql, const char *count_sql);
 
-/* A new secret in rq->secret: prefix ("agt_") and 256 random bits; hash gets "\x" and the hex of
- * its SHA-256, shown its first 8 characters. */
-#define HASH_TEXT_LEN 67
-void req_new_secret(struct req *rq, const char *prefix, char hash[static HASH_TEXT_LEN],
+/* A new secret in out: prefix ("agt_") and 256 random bits; shown gets its first 8 characters. */
+void req_new_secret(char out[static SECRET_STRLEN], const char *prefix,
 		    char shown[static SECRET_PREFIX_LEN + 1]);
 
 #endif

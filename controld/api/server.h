@@ -23,6 +23,10 @@ struct api {
 	struct evconnlistener *listener; /* owned by http once bound */
 	SSL_CTX *tls;
 	struct store *store;
+	const struct vault *vault;
+	struct authority *authority;
+	const struct km_strlist *link_urls;
+	const char *pin;
 	struct limit *failures;
 	struct conn *conns;
 	size_t n_conns;

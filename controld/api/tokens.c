@@ -2,6 +2,7 @@
 /* Tokens of the REST interface, and who the caller is. */
 #include "controld/api/request.h"
 #include "controld/api/route.h"
+#include "controld/api/server.h"
 #include "controld/api/sql.h"
 #include <stdlib.h>
 
@@ -26,13 +27,14 @@ void tokens_create(struct req *rq)
 	struct host_input in;
 	struct details d = {NULL};
 	struct tx tx = {.n = 0};
-	char hash[HASH_TEXT_LEN], prefix[SECRET_PREFIX_LEN + 1];
+	char hash[VAULT_TEXT_LEN], prefix[SECRET_PREFIX_LEN + 1];
 	if (input_token(&in, rq->body, km_wall_ms(), &d) < 0) {
 		req_invalid(rq, &d);
 		return;
 	}
 	km_uuid_new(rq->id);
-	req_new_secret(rq, "kmt_", hash, prefix);
+	req_new_secret(rq->secret, "kmt_", prefix);
+	vault_digest_text(rq->api->vault, hash, VAULT_TOKEN(rq->id, "admin", rq->secret));
 	char *details = json_dumps(rq->body, JSON_COMPACT);
 	tx_add(&tx,
 	       "INSERT INTO tokens (id, name, hash, prefix, expires_at) "

@@ -2,6 +2,7 @@
 /* The first message of a link: whose key it is, who had that id before, which WireGuard key. */
 #include "controld/api/input.h"
 #include "controld/hub/client.h"
+#include "controld/pki/vault.h"
 #include "libkm/base/log.h"
 #include "libkm/base/metrics.h"
 #include <stdio.h>
@@ -94,14 +95,12 @@ static bool take_over(struct client *c, const char *id, const char *name)
 
 static int matching_row(const struct client *c, const PGresult *res)
 {
-	uint8_t digest[32], stored[32];
-	int found = -1;
-	km_sha256(digest, c->auth.api_key, strlen(c->auth.api_key));
 	for (int i = 0; i < PQntuples(res); i++)
-		if (km_unhex(stored, sizeof(stored), PQgetvalue(res, i, 2)) == 0 &&
-		    km_secret_eq(stored, digest, sizeof(digest)))
-			found = i;
-	return found;
+		if (vault_digest_is(c->hub->vault, PQgetvalue(res, i, 2),
+				    VAULT_API_KEY(client_kind(c), PQgetvalue(res, i, 0),
+						  PQgetvalue(res, i, 3), c->auth.api_key)))
+			return i;
+	return -1;
 }
 
 static void key_found(void *arg, const struct store_error *error, PGresult *const *res, size_t n)
@@ -122,6 +121,10 @@ static void key_found(void *arg, const struct store_error *error, PGresult *cons
 		return;
 	snprintf(c->id, sizeof(c->id), "%s", PQgetvalue(res[0], row, 0));
 	snprintf(c->name, sizeof(c->name), "%s", PQgetvalue(res[0], row, 1));
+	c->place = strtoll(PQgetvalue(res[0], row, 3), NULL, 10);
+	const char *bound_key = PQgetvalue(res[0], row, 4), *named = c->auth.wireguard_public_key;
+	c->certify = named && PQgetvalue(res[0], row, 5)[0] == 't' &&
+		     (!bound_key[0] || strcmp(bound_key, named) == 0);
 	HASH_ADD_KEYPTR(hh_id, c->hub->by_id, c->id, strlen(c->id), c);
 	c->named = true;
 	json_object_del(c->gateway ? c->hub->gone_gateways : c->hub->gone_agents, c->id);
@@ -135,16 +138,24 @@ void auth_find(struct client *c)
 	char prefix[PREFIX_LEN + 1];
 	snprintf(prefix, sizeof(prefix), "%s", c->auth.api_key);
 	struct store_stmt s = {
-	    .sql = c->gateway ? "SELECT id, name, encode(api_key_hash, 'hex') FROM gateways "
-				"WHERE api_key_prefix = $1"
-			      : "SELECT id, name, encode(api_key_hash, 'hex') FROM agents "
-				"WHERE api_key_prefix = $1",
+	    .sql = c->gateway ? "SELECT id, name, encode(api_key_hash, 'hex'), number, "
+				"wireguard_public_key, certificate IS NULL FROM gateways WHERE api_key_prefix = $1 AND revoked_at IS NULL"
+			      : "SELECT id, name, encode(api_key_hash, 'hex'), number, "
+				"wireguard_public_key, certificate IS NULL FROM agents WHERE api_key_prefix = $1 AND revoked_at IS NULL",
 	    .n = 1,
 	    .params = {prefix}};
 	client_read(c, &s, 1, key_found);
 }
 
 /* ---- BIND ---- */
+
+/* The bundles by which a host that was away comes to trust newer CAs, one after the other. */
+static void tell_steps(struct client *c, const PGresult *steps)
+{
+	for (int i = 0; i < PQntuples(steps); i++)
+		client_send(c, "trust",
+			    json_pack("{s:s}", "bundle", PQgetvalue(steps, i, 0)));
+}
 
 static void bound(void *arg, const struct store_error *error, PGresult *const *res, size_t n)
 {
@@ -155,7 +166,7 @@ static void bound(void *arg, const struct store_error *error, PGresult *const *r
 		client_failed(c, error);
 		return;
 	}
-	const PGresult *row = res[2];
+	const PGresult *row = res[2], *own = res[n - 3];
 	c->number = strtoull(PQgetvalue(res[n - 1], 0, 0), NULL, 10);
 	const char *key = c->auth.wireguard_public_key;
 	bool pending = PQntuples(row) && key && strcmp(PQgetvalue(row, 0, 0), key) != 0;
@@ -166,6 +177,13 @@ static void bound(void *arg, const struct store_error *error, PGresult *const *r
 	client_send(c, "auth_success",
 		    json_pack("{s:s, s:s}", c->gateway ? "gatewayId" : "agentId", c->id, "message",
 			      c->name));
+	tell_steps(c, res[n - 4]);
+	auth_tell_trust(c);
+	if (PQntuples(own) && !PQgetisnull(own, 0, 0)) {
+		json_t *host = json_loads(PQgetvalue(own, 0, 0), 0, NULL);
+		auth_tell_identity(c, host);
+		json_decref(host);
+	}
 	if (pending) {
 		km_warn("another WireGuard key waits for approval", km_ks("type", client_kind(c)),
 			km_ks("id", c->id), km_ks("name", c->name));
@@ -181,22 +199,57 @@ static void bound(void *arg, const struct store_error *error, PGresult *const *r
 	client_go(c, STEP_SYNC);
 }
 
-/* The gateway's addresses as a PostgreSQL array; its connection's address when it names none. The
- * texts were checked and need no quotes. */
-static char *reported_ips(const struct client *c)
+char *auth_reported_ips(char *const *named, size_t n, const struct km_addr *from)
 {
 	char peer[KM_ADDR_STRLEN];
-	if (c->auth.n_public_ip == 0)
-		return km_xasprintf("{%s}", km_addr_str(&c->peer, peer));
+	if (n == 0)
+		return km_xasprintf("{%s}", km_addr_str(from, peer));
 	char *text = km_xstrdup("{");
-	for (size_t i = 0; i < c->auth.n_public_ip; i++) {
-		char *more = km_xasprintf("%s%s%s", text, i ? "," : "", c->auth.public_ip[i]);
+	for (size_t i = 0; i < n; i++) {
+		char *more = km_xasprintf("%s%s%s", text, i ? "," : "", named[i]);
 		free(text);
 		text = more;
 	}
 	char *all = km_xasprintf("%s}", text);
 	free(text);
 	return all;
+}
+
+void auth_tell_trust(struct client *c)
+{
+	const char *bundle = authority_bundle(c->hub->authority);
+	if (bundle[0])
+		client_send(c, "trust", json_pack("{s:s}", "bundle", bundle));
+}
+
+/* What of a host's own form its identity is. */
+void auth_tell_identity(struct client *c, json_t *host)
+{
+	static const char *const fields[] = {"wireguardPublicKey", "certificate", "nextPublicKey",
+					     "nextCertificate"};
+	json_t *m = json_object(), *value;
+	for (size_t i = 0; i < KM_ARRAY_LEN(fields); i++)
+		if ((value = json_object_get(host, fields[i])))
+			json_object_set(m, fields[i], value);
+	client_send(c, "identity", m);
+}
+
+/* The certificate for a key that its host has just proven an API key with, when it has none yet and the
+ * CA is here. */
+static bool certificate_for(const struct client *c, struct issued *cert)
+{
+	struct authority_host h = {c->gateway, c->id, c->name, c->place, NULL};
+	struct km_errtext err = {""};
+	uint8_t key[KM_WG_KEY_LEN];
+	if (!c->certify || !authority_signs(c->hub->authority) ||
+	    km_wg_key_parse(key, c->auth.wireguard_public_key))
+		return false;
+	h.key = key;
+	if (authority_issue(c->hub->authority, cert, &h, &err) == 0)
+		return true;
+	km_error("certificate not issued", km_ks("type", client_kind(c)), km_ks("id", c->id),
+		 km_ks("why", err.text));
+	return false;
 }
 
 /* $1 id, $2 key or NULL, $3 version, $4 host name. */
@@ -211,13 +264,28 @@ static char *reported_ips(const struct client *c)
 	"$3::text) FROM " kind "s WHERE id = $1::uuid AND wireguard_public_key IS NULL AND "       \
 	"$3::text IS NOT NULL"
 
+#define CERTIFY(table)                                                                              \
+	"UPDATE " table " SET certificate = $2, certificate_fingerprint = $3, "                    \
+	"certificate_not_after = $4::timestamptz, certificate_due = false WHERE id = $1::uuid "    \
+	"AND wireguard_public_key = $5 AND certificate IS NULL"
+#define ASK(table, kind)                                                                           \
+	"INSERT INTO enrolments (kind, host_id, public_key, reason) SELECT '" kind "', id, "       \
+	"wireguard_public_key, 'join' FROM " table " WHERE id = $1::uuid "                         \
+	"AND wireguard_public_key = $2 AND certificate IS NULL ON CONFLICT (public_key) DO NOTHING"
+#define OWN(kind) "SELECT km_" kind "_json($1::uuid)"
+
 void auth_bind(struct client *c)
 {
 	const struct km_msg_auth *m = &c->auth;
-	char peer[KM_ADDR_STRLEN], port[24], *ips = c->gateway ? reported_ips(c) : NULL;
+	struct issued cert = {.pem = NULL};
+	bool issued = certificate_for(c, &cert);
+	char peer[KM_ADDR_STRLEN], port[24], trust[24];
+	char *ips =
+	    c->gateway ? auth_reported_ips(m->public_ip, m->n_public_ip, &c->peer) : NULL;
 	km_addr_str(&c->peer, peer);
 	snprintf(port, sizeof(port), "%lld", (long long)m->wireguard_port);
-	struct store_stmt s[] = {
+	snprintf(trust, sizeof(trust), "%lld", (long long)m->trust_number);
+	struct store_stmt s[12] = {
 	    {.sql = "SELECT km_before($1, $2::uuid)", .n = 2, .params = {client_kind(c), c->id}},
 	    {.sql = c->gateway ? BIND_AUDIT("gateway") : BIND_AUDIT("agent"),
 	     .n = 3,
@@ -230,12 +298,33 @@ void auth_bind(struct client *c)
 	     .n = c->gateway ? 6 : 4,
 	     .params = {c->id, m->wireguard_public_key, m->version, m->hostname, ips,
 			m->has_wireguard_port ? port : NULL}},
-	    {.sql = "SELECT km_change($1, 'update', $2::uuid)",
-	     .n = 2,
-	     .params = {client_kind(c), c->id}},
-	    {.sql = NULL},
 	};
-	rival_bind(c, &s[KM_ARRAY_LEN(s) - 1]);
-	client_run(c, s, KM_ARRAY_LEN(s), bound);
+	size_t n = 3;
+	if (issued) {
+		s[n++] = (struct store_stmt){
+		    .sql = c->gateway ? CERTIFY("gateways") : CERTIFY("agents"),
+		    .n = 5,
+		    .params = {c->id, cert.pem, cert.fingerprint, cert.not_after, cert.key}};
+		s[n++] = issued_insert(&cert, c->gateway, c->id);
+	} else if (c->certify) {
+		s[n++] = (struct store_stmt){
+		    .sql = c->gateway ? ASK("gateways", "gateway") : ASK("agents", "agent"),
+		    .n = 2,
+		    .params = {c->id, m->wireguard_public_key}};
+	}
+	s[n++] = (struct store_stmt){.sql = "SELECT bundle FROM trust_steps WHERE $1::bigint > 0 "
+					    "AND number > $1::bigint ORDER BY number",
+				     .n = 1,
+				     .params = {trust}};
+	s[n++] = (struct store_stmt){.sql = c->gateway ? OWN("gateway") : OWN("agent"),
+				     .n = 1,
+				     .params = {c->id}};
+	s[n++] = (struct store_stmt){.sql = "SELECT km_change($1, 'update', $2::uuid)",
+				     .n = 2,
+				     .params = {client_kind(c), c->id}};
+	s[n].sql = NULL;
+	rival_bind(c, &s[n++]);
+	client_run(c, s, n, bound);
+	issued_free(&cert);
 	free(ips);
 }

@@ -40,6 +40,8 @@ void client_drop(struct client *c)
 	}
 	store_cancel(c->db);
 	km_msg_clear(&km_msg_desc_auth, &c->auth);
+	km_msg_clear(&km_msg_desc_join, &c->join);
+	km_wipe(c->new_key, sizeof(c->new_key));
 	json_decref(c->report);
 	free(c->ack_error);
 	free(c);
@@ -82,6 +84,12 @@ void client_go(struct client *c, enum step step)
 		break;
 	case STEP_SYNC:
 		feed_sync(c);
+		break;
+	case STEP_JOIN_FIND:
+		join_find(c);
+		break;
+	case STEP_JOIN_BIND:
+		join_bind(c);
 		break;
 	case STEP_OPEN:
 	case STEP_LIVE:

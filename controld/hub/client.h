@@ -3,6 +3,7 @@
  *
  *   open ─auth─▶ FIND (whose key is it) ─▶ BIND (its WireGuard key, address) ─▶ SYNC (what it
  *   missed, or everything) ─▶ LIVE (each change as it comes)
+ *   open ─join─▶ JOIN_FIND (whose token is it) ─▶ JOIN_BIND (its keys), and it is answered
  *
  * A step that finds the database away is tried again every second. */
 #ifndef CONTROLD_HUB_CLIENT_H
@@ -10,6 +11,7 @@
 
 #include "controld/api/limit.h"
 #include "controld/hub/hub.h"
+#include "controld/pki/authority.h"
 #include "controld/store/store.h"
 #include "libkm/base/util.h"
 #include "libkm/link/server.h"
@@ -20,7 +22,15 @@
 #define HUB_OFFLINE_MS 60000
 #define HUB_EPOCH_LEN 64
 
-enum step { STEP_OPEN, STEP_FIND, STEP_BIND, STEP_SYNC, STEP_LIVE };
+enum step {
+	STEP_OPEN,
+	STEP_FIND,
+	STEP_BIND,
+	STEP_SYNC,
+	STEP_LIVE,
+	STEP_JOIN_FIND,
+	STEP_JOIN_BIND,
+};
 
 struct client {
 	struct hub *hub;
@@ -31,6 +41,11 @@ struct client {
 	struct store_req *db; /* under way, or NULL */
 	struct km_addr peer;
 	struct km_msg_auth auth;
+	struct km_msg_join join;
+	char new_key[48]; /* of a join: the API key to answer */
+	int64_t place; /* its number in the network */
+	bool come_again; /* it is closed with the next tick, so that it authenticates anew */
+	bool certify; /* it has the bound key, and no certificate */
 	char id[KM_UUID_STRLEN], name[72];
 	bool named;      /* stands in by_id */
 	uint64_t number; /* among all links of all controlds, ascending; 0: not known yet */
@@ -57,6 +72,9 @@ struct client {
 struct hub {
 	struct event_base *base;
 	struct store *store;
+	const struct vault *vault;
+	struct authority *authority;
+	struct authority_watch trust;
 	struct store_watch *watch;
 	struct km_link_server *links;
 	struct event *tick;
@@ -120,6 +138,18 @@ static inline const char *client_kind(const struct client *c)
 void auth_message(struct client *c, const json_t *data);
 void auth_find(struct client *c);
 void auth_bind(struct client *c);
+/* A gateway's addresses as a PostgreSQL array: those that it names, or else that of its connection;
+ * malloc'd. The texts have been checked and need no quotes. */
+char *auth_reported_ips(char *const *named, size_t n, const struct km_addr *peer);
+/* "trust" and "identity" for a link that is authenticated. */
+void auth_tell_trust(struct client *c);
+void auth_tell_identity(struct client *c, json_t *host);
+
+/* ---- join.c ---- */
+/* The first message of a host with a join token. */
+void join_message(struct client *c, const json_t *data);
+void join_find(struct client *c);
+void join_bind(struct client *c);
 
 /* ---- rival.c: links of the same id at other controlds ---- */
 #define RIVAL_NOTE_LEN 112

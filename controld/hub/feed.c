@@ -47,6 +47,18 @@ static const char *verb_for(const struct client *c, const struct change *ch)
 	return ch->verb;
 }
 
+/* Something about the host itself has changed. A key that an operator has approved gets its certificate
+ * when the host comes again. */
+static void tell_self(struct client *c, json_t *host)
+{
+	const char *key = json_string_value(json_object_get(host, "wireguardPublicKey"));
+	auth_tell_identity(c, host);
+	if (key && c->auth.wireguard_public_key && !json_object_get(host, "certificate") &&
+	    !c->certify && strcmp(key, c->auth.wireguard_public_key) == 0 &&
+	    authority_signs(c->hub->authority))
+		c->come_again = true;
+}
+
 static void tell(struct client *c, const struct change *ch)
 {
 	const char *verb = verb_for(c, ch);
@@ -54,6 +66,8 @@ static void tell(struct client *c, const struct change *ch)
 	if (ch->revision <= c->looked)
 		return;
 	c->looked = ch->revision;
+	if (strcmp(ch->id, c->id) == 0 && ch->payload)
+		tell_self(c, ch->payload);
 	if (!verb)
 		return;
 	json_t *m = json_pack("{s:s, s:I, s:I}", "epoch", c->hub->epoch, "revision",
@@ -137,7 +151,9 @@ static void whole_read(void *arg, const struct store_error *error, PGresult *con
 #define AGENTS_JSON                                                                                \
 	"SELECT jsonb_strip_nulls(jsonb_build_object('id', id, 'name', name, "                     \
 	"'virtualIp', host(virtual_ip), 'subnet', subnet::text, "                                  \
-	"'wireguardPublicKey', wireguard_public_key, 'certificate', certificate)) FROM agents"
+	"'wireguardPublicKey', wireguard_public_key, 'certificate', certificate, "                 \
+	"'nextPublicKey', CASE WHEN next_certificate IS NOT NULL THEN next_public_key END, "       \
+	"'nextCertificate', next_certificate)) FROM agents WHERE revoked_at IS NULL"
 /* clang-format on */
 
 static void read_whole(struct client *c)
@@ -148,7 +164,8 @@ static void read_whole(struct client *c)
 		    "host(virtual_ip), 'subnet', subnet::text) FROM agents WHERE id = $1::uuid",
 	     .n = 1,
 	     .params = {c->id}},
-	    {.sql = "SELECT km_gateway_json(id) FROM gateways ORDER BY number"},
+	    {.sql = "SELECT km_gateway_json(id) FROM gateways WHERE revoked_at IS NULL "
+		    "ORDER BY number"},
 	    {.sql = TUNNELS_JSON("WHERE x.tunnel_id IN (SELECT y.tunnel_id FROM targets y "
 				 "WHERE y.agent_id = $1::uuid) ") " WHERE g.agent_id = $1::uuid",
 	     .n = 1,
@@ -160,7 +177,8 @@ static void read_whole(struct client *c)
 		    "json_build_array(host(virtual_ip))) FROM gateways WHERE id = $1::uuid",
 	     .n = 1,
 	     .params = {c->id}},
-	    {.sql = "SELECT km_gateway_json(id) FROM gateways WHERE id <> $1::uuid ORDER BY number",
+	    {.sql = "SELECT km_gateway_json(id) FROM gateways WHERE id <> $1::uuid "
+		    "AND revoked_at IS NULL ORDER BY number",
 	     .n = 1,
 	     .params = {c->id}},
 	    {.sql = TUNNELS_JSON("")},

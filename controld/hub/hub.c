@@ -91,8 +91,10 @@ static void link_message(void *arg, uint64_t id, const char *type, json_t *data)
 	const struct km_msg_desc *d = km_msg_find(KM_MSG_FROM_CLIENT, type);
 	if (c->step == STEP_OPEN && d == &km_msg_desc_auth) {
 		auth_message(c, data);
+	} else if (c->step == STEP_OPEN && d == &km_msg_desc_join) {
+		join_message(c, data);
 	} else if (!c->named) {
-		client_refuse(c, "the first message must be auth, and be answered before the next");
+		client_refuse(c, "the first message must be auth or join, and be answered before the next");
 	} else if (!d) {
 		refuse_message(c, type, "unknown message type");
 	} else if (d == &km_msg_desc_auth || d == &km_msg_desc_join) {
@@ -142,6 +144,8 @@ static void tick(evutil_socket_t fd, short what, void *arg)
 			km_info("link silent", km_ks("type", client_kind(c)), km_ks("id", c->id),
 				km_ks("name", c->name));
 			client_close(c, "no heartbeat for 60 s");
+		} else if (c->come_again) {
+			client_close(c, "its WireGuard key has been approved");
 		} else if (c->waiting) {
 			client_go(c, c->step);
 		}
@@ -152,6 +156,15 @@ static void tick(evutil_socket_t fd, short what, void *arg)
 }
 
 /* ---- start and end ---- */
+
+/* There is a newer trust bundle. */
+static void on_trust(void *arg)
+{
+	struct hub *hub = arg;
+	for (struct client *c = hub->by_id; c; c = c->hh_id.next)
+		if (c->step == STEP_LIVE || c->step == STEP_SYNC)
+			auth_tell_trust(c);
+}
 
 int hub_start(struct hub **out, struct event_base *base, const struct hub_opts *opts,
 	      struct km_errtext *err)
@@ -166,6 +179,8 @@ int hub_start(struct hub **out, struct event_base *base, const struct hub_opts *
 		goto out;
 	hub->base = base;
 	hub->store = opts->store;
+	hub->vault = opts->vault;
+	hub->authority = opts->authority;
 	hub->gone_agents = json_object();
 	hub->gone_gateways = json_object();
 	hub->certificates = json_object();
@@ -184,6 +199,8 @@ int hub_start(struct hub **out, struct event_base *base, const struct hub_opts *
 	if (!hub->watch)
 		goto out;
 	store_notes(hub->store, rival_note, hub);
+	hub->trust = (struct authority_watch){.changed = on_trust, .arg = hub};
+	authority_watch(hub->authority, &hub->trust);
 	rc = km_link_server_start(&hub->links, base, &link, &cbs, hub, err);
 out:
 	if (rc == KM_ENOMEM)
@@ -216,6 +233,9 @@ static void end_links(struct hub *hub)
 	store_cancel(hub->feed);
 	store_cancel(hub->announcing);
 	store_notes(hub->store, NULL, NULL);
+	if (hub->trust.changed)
+		authority_unwatch(hub->authority, &hub->trust);
+	hub->trust.changed = NULL;
 	hub->watch = NULL;
 	hub->feed = hub->announcing = NULL;
 	km_link_server_free(hub->links);

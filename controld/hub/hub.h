@@ -11,12 +11,16 @@
 
 struct hub;
 struct store;
+struct vault;
+struct authority;
 
 struct hub_opts {
 	const char *listen;   /* "[::]:3001"; port 0 takes a free one */
 	const char *cert_pem; /* server certificate followed by the root; NULL: plain ws (tests) */
 	const char *key_pem;
-	struct store *store; /* outlives the hub */
+	struct store *store; /* outlives the hub, as vault does */
+	const struct vault *vault;
+	struct authority *authority; /* likewise */
 };
 
 /* Listens and serves. Links come up while the database is away too: they are kept and authenticated

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "controld/pki/pki.h"
 #include "controld/pki/issue.h"
-#include "controld/pki/master.h"
 #include "controld/store/store.h"
 #include "libkm/base/log.h"
 #include "libkm/base/util.h"
@@ -19,6 +18,7 @@
 #define RENEW_S ((int64_t)ISSUE_SERVER_DAYS * 2 / 3 * 86400)
 
 struct pki {
+	struct vault vault;
 	struct event *timer;
 	X509 *root;
 	EVP_PKEY *root_key;
@@ -154,7 +154,7 @@ static int make_root(struct pki *p, PGconn *db, const struct master_key *k, stru
 /* Under the lock. A master key is made only when there is nothing yet that another has sealed. */
 static int find_root(struct pki *p, PGconn *db, const char *key_file, struct km_errtext *err)
 {
-	struct master_key k = {{0}};
+	struct master_key *k = &p->vault.master;
 	char *pem = NULL, *sealed = NULL;
 	struct km_errtext why;
 	int rc = setting_get(db, "pki_root_certificate", &pem, err);
@@ -163,7 +163,7 @@ static int find_root(struct pki *p, PGconn *db, const char *key_file, struct km_
 		rc = setting_get(db, "pki_root_key", &sealed, err);
 	if (rc)
 		goto out;
-	rc = master_key_read(&k, key_file, &why);
+	rc = master_key_read(k, key_file, &why);
 	if (rc == KM_ENOTFOUND && sealed)
 		rc = km_errtext_set(
 		    err, rc,
@@ -171,18 +171,17 @@ static int find_root(struct pki *p, PGconn *db, const char *key_file, struct km_
 		    "the controld that made it, or from the backup",
 		    why.text);
 	else if (rc == KM_ENOTFOUND)
-		rc = master_key_make(&k, key_file, err);
+		rc = master_key_make(k, key_file, err);
 	else if (rc)
 		km_errtext_set(err, rc, "%s", why.text);
 	if (!rc && sealed && pem) {
-		rc = open_root(p, &k, pem, sealed, &why);
+		rc = open_root(p, k, pem, sealed, &why);
 		if (rc)
 			km_errtext_set(err, rc, "%s: %s", key_file, why.text);
 	} else if (!rc) {
-		rc = make_root(p, db, &k, err);
+		rc = make_root(p, db, k, err);
 	}
 out:
-	km_wipe(&k, sizeof(k));
 	free(pem);
 	free(sealed);
 	return rc;
@@ -339,7 +338,13 @@ void pki_free(struct pki *p)
 	free(p->pin);
 	free(p->chain_pem);
 	free_secret(p->key_pem);
+	km_wipe(&p->vault, sizeof(p->vault));
 	free(p);
+}
+
+const struct vault *pki_vault(const struct pki *p)
+{
+	return &p->vault;
 }
 
 const char *pki_chain_pem(const struct pki *p)

@@ -5,6 +5,7 @@
 #ifndef CONTROLD_PKI_PKI_H
 #define CONTROLD_PKI_PKI_H
 
+#include "controld/pki/vault.h"
 #include "libkm/base/conf.h"
 #include "libkm/base/err.h"
 #include <event2/event.h>
@@ -29,6 +30,9 @@ struct pki_opts {
 int pki_open(struct pki **out, struct event_base *base, PGconn *db, const struct pki_opts *opts,
 	     struct km_errtext *err) __attribute__((warn_unused_result));
 void pki_free(struct pki *p);
+
+/* The master key at work; lives as long as p. */
+const struct vault *pki_vault(const struct pki *p);
 
 /* PEM texts; valid until the certificate is renewed (watchers are told) or pki_free. */
 const char *pki_chain_pem(const struct pki *p); /* server certificate, then the root */

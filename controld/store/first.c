@@ -65,30 +65,32 @@ static int write_token(const char *path, const char *token, struct km_errtext *e
 }
 
 /* The file first: a token in the database that nobody knows would be of no use. */
-static int make_token(PGconn *db, const char *path, struct km_errtext *err)
+static int make_token(PGconn *db, const struct vault *vault, const char *path,
+		      struct km_errtext *err)
 {
-	char token[4 + KM_B64_LEN(32)] = "kmt_", prefix[9], hash[2 + 64 + 1] = "\\x";
-	const char *params[] = {hash, prefix};
-	uint8_t secret[32], digest[32];
+	char token[4 + KM_B64_LEN(32)] = "kmt_", prefix[9], hash[VAULT_TEXT_LEN];
+	char id[KM_UUID_STRLEN];
+	const char *params[] = {hash, prefix, km_uuid_new(id)};
+	uint8_t secret[32];
 	int rc;
 
 	km_random(secret, sizeof(secret));
 	km_b64url(secret, sizeof(secret), token + 4);
-	km_sha256(digest, token, strlen(token));
-	km_hex(digest, sizeof(digest), hash + 2);
+	vault_digest_text(vault, hash, VAULT_TOKEN(id, "admin", token));
 	snprintf(prefix, sizeof(prefix), "%.8s", token);
 	rc = write_token(path, token, err);
 	if (!rc)
 		PQclear(query(db,
-			      "INSERT INTO tokens (name, hash, prefix, role)"
-			      " VALUES ('first administrator', $1, $2, 'admin')",
-			      2, params, &rc, err));
+			      "INSERT INTO tokens (id, name, hash, prefix, role)"
+			      " VALUES ($3::uuid, 'first administrator', $1, $2, 'admin')",
+			      3, params, &rc, err));
 	km_wipe(secret, sizeof(secret));
 	km_wipe(token, sizeof(token));
 	return rc;
 }
 
-int first_token(PGconn *db, const char *state_dir, struct km_errtext *err)
+int first_token(PGconn *db, const struct vault *vault, const char *state_dir,
+		struct km_errtext *err)
 {
 	char *path = km_xasprintf("%s/admin.token", state_dir);
 	PGresult *r = NULL;
@@ -102,7 +104,7 @@ int first_token(PGconn *db, const char *state_dir, struct km_errtext *err)
 			  "(expires_at IS NULL OR expires_at > now()) LIMIT 1",
 			  0, NULL, &rc, err);
 	if (r && PQntuples(r) == 0) {
-		rc = make_token(db, path, err);
+		rc = make_token(db, vault, path, err);
 		made = !rc;
 	}
 	if (!rc)

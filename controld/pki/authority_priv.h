@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+/* The inside of the authority: authority.c what it knows and the bundle, issuing.c signing,
+ * renewal.c what is due. */
+#ifndef CONTROLD_PKI_AUTHORITY_PRIV_H
+#define CONTROLD_PKI_AUTHORITY_PRIV_H
+
+#include "controld/pki/authority.h"
+#include "libkm/cert/bundle.h"
+#include "libkm/cert/key.h"
+#include "libkm/cert/pool.h"
+
+struct ca {
+	struct km_cert *cert;
+	bool active, has_key;
+	struct km_cert_key key;
+};
+
+/* The CAs that are trusted, as the database had them. */
+struct cas {
+	struct ca *items;
+	size_t n;
+	struct km_cert_pool *pool;
+};
+
+struct authority {
+	const struct vault *vault;
+	struct km_prefix network;
+	int64_t lifetime_s;
+	bool offline;
+	struct cas cas;
+	char *bundle;
+	int64_t number;
+
+	struct event_base *base;
+	struct store *store;
+	struct store_watch *listen;
+	struct store_req *db;    /* the bundle's */
+	struct store_req *sweep; /* renewal's */
+	int64_t skipped;         /* of this sweep: hosts that cannot be renewed */
+	int64_t renewed;
+	struct event *timer;
+	struct authority_watch *watches;
+};
+
+/* The active CA; NULL: there is none. */
+const struct ca *authority_active(const struct authority *a);
+void cas_free(struct cas *c);
+/* Rows of AUTHORITY_COLUMNS. KM_EAUTH: one bears no mac of this master key. */
+#define AUTHORITY_COLUMNS "fingerprint, certificate, sealed_key, state, encode(mac, 'hex')"
+int cas_read(struct cas *out, const struct vault *v, const PGresult *res, struct km_errtext *err);
+
+#endif
