@@ -114,6 +114,10 @@ int km_secret_read(const char *path, size_t max, char **out, struct km_errtext *
 		km_errtext_set(err, e, "cannot open %s: %s", path, strerror(errno));
 		goto out;
 	}
+	if (S_ISDIR(st.st_mode)) {
+		e = km_errtext_set(err, KM_EINVAL, "%s is a directory, but must be a file", path);
+		goto out;
+	}
 	if ((st.st_mode & 077) && ((st.st_mode & 037) || !is_credential(path))) {
 		e = km_errtext_set(err, KM_EPERM,
 				   "%s holds a secret but others may read it (mode %04o): run "

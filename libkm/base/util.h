@@ -63,8 +63,8 @@ char *km_xasprintf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 int km_file_read(const char *path, size_t max, char **out, size_t *n)
     __attribute__((warn_unused_result));
 /* The same for a secret: one line, trailing white space cut; refuses a file that group or others
- * may use (KM_EPERM; but systemd's credentials, in $CREDENTIALS_DIRECTORY, may look readable by a group)
- * and one with nothing or several lines in it (KM_EINVAL). Every error has a
+ * may use (KM_EPERM; but systemd's credentials, in $CREDENTIALS_DIRECTORY, may look readable by a
+ * group), a folder, and one with nothing or several lines in it (KM_EINVAL). Every error has a
  * sentence. The caller wipes and frees *out. */
 int km_secret_read(const char *path, size_t max, char **out, struct km_errtext *err)
     __attribute__((warn_unused_result));

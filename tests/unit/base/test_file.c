@@ -189,6 +189,9 @@ static void secrets(void **state)
 	}
 	assert_int_equal(km_secret_read("absent", 20, &out, &err), KM_EIO);
 	assert_non_null(strstr(err.text, "No such file"));
+	assert_int_equal(mkdir("folder", 0755), 0);
+	assert_int_equal(km_secret_read("folder", 20, &out, &err), KM_EINVAL);
+	assert_string_equal(err.text, "folder is a directory, but must be a file");
 }
 
 /* A credential of systemd may look readable by a group; nothing else may. */

@@ -1195,6 +1195,9 @@ static void test_errors(void **state)
 	assert_int_equal(km_file_write(path, "nonsense\n", 9, 0600), 0);
 	assert_open_fails(w, &o, KM_EINVAL, "holds no WireGuard key");
 	assert_int_equal(unlink(path), 0);
+	assert_int_equal(mkdir(path, 0755), 0);
+	assert_open_fails(w, &o, KM_EINVAL, "wireguard.key is a directory");
+	assert_int_equal(rmdir(path), 0);
 }
 
 /* ---- without privilege ---- */
