@@ -249,7 +249,7 @@ static void on_quiet(struct conn *c)
 static bool head_read(struct conn *c)
 {
 	bool first = !c->in.len;
-	if (first && !c->io.can_read) {
+	if (first && !c->io.can_read && !c->io.eof) {
 		on_quiet(c);
 		return false;
 	}

@@ -165,15 +165,31 @@ static bool connect_check(struct conn *c)
 	return true;
 }
 
+/* The client has ended its side. One that has asked for all that it wants may do so and still wait
+ * for the answer; only its reset says that nobody does. */
+static void client_ended(struct conn *c)
+{
+	bool whole = c->x.req.done || c->in.len; /* what is in hand may be the rest of the body */
+	if (!whole || io_gone(&c->io))
+		conn_over(c, false);
+}
+
 static bool client_read(struct conn *c)
 {
 	struct exchange *x = &c->x;
+	if (c->io.eof) {
+		client_ended(c);
+		return false;
+	}
 	if (c->in.len >= CONN_READ || (!x->req.done && c->up->out.len >= CONN_HIGH))
 		return false;
 	switch (io_read(&c->io, &c->in, CONN_READ - c->in.len)) {
 	case IO_BYTES:
 		return true;
 	case IO_WAIT:
+		return false;
+	case IO_END:
+		client_ended(c);
 		return false;
 	default: /* nobody waits for the answer any more */
 		conn_over(c, false);

@@ -2,6 +2,7 @@
 #include "gatewayd/edge/io.h"
 #include <errno.h>
 #include <openssl/err.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -120,6 +121,17 @@ enum io_got io_read(struct io *io, struct km_buf *b, size_t want)
 	if (got == IO_BYTES)
 		km_buf_commit(b, n);
 	return got;
+}
+
+bool io_gone(struct io *io)
+{
+	struct pollfd p = {.fd = io->fd};
+	if (!io->can_read)
+		return io->broken;
+	io->can_read = false;
+	if (poll(&p, 1, 0) > 0) /* POLLERR, POLLHUP; not the end that is known */
+		io->broken = true;
+	return io->broken;
 }
 
 static enum io_got tls_write(struct io *io, struct km_buf *b, size_t *n)

@@ -36,6 +36,9 @@ int io_open(struct io *io, struct event_base *base, int fd, SSL *ssl, void (*wok
 void io_close(struct io *io, bool politely);
 /* Reads once, at most `want` bytes (and what the buffer may hold: IO_WAIT when it is full). */
 enum io_got io_read(struct io *io, struct km_buf *b, size_t want);
+/* After the end: whether the other side is gone altogether (a reset), as far as can be known without
+ * sending. Looks once after each event. */
+bool io_gone(struct io *io);
 /* Writes as much of b as goes; *n counts it. IO_BYTES (something went), IO_WAIT, IO_BROKEN. */
 enum io_got io_write(struct io *io, struct km_buf *b, size_t *n);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "gatewayd/edge/tls.h"
 #include "gatewayd/edge/h1.h"
+#include "gatewayd/edge/tickets.h"
 #include "libkm/base/buf.h"
 #include "libkm/base/log.h"
 #include "libkm/base/metrics.h"
@@ -12,6 +13,7 @@ struct tls {
 	SSL_CTX *ctx;
 	const struct route_table *routes;
 	struct certs *certs;
+	struct tickets *tickets;
 	struct km_metric *refused, *no_cert;
 	struct km_log_limit refused_log, no_cert_log;
 };
@@ -113,7 +115,8 @@ static bool ctx_set(struct tls *t)
 	SSL_CTX_set_client_hello_cb(c, on_client_hello, t);
 	SSL_CTX_set_cert_cb(c, on_certificate, t);
 	SSL_CTX_set_alpn_select_cb(c, on_alpn, t);
-	return SSL_CTX_set_min_proto_version(c, TLS1_2_VERSION) == 1 &&
+	return tickets_use(t->tickets, c) &&
+	       SSL_CTX_set_min_proto_version(c, TLS1_2_VERSION) == 1 &&
 	       SSL_CTX_set_cipher_list(c, suites_12) == 1 &&
 	       SSL_CTX_set1_groups_list(c, "X25519:P-256:P-384") == 1 &&
 	       SSL_CTX_set_session_id_context(c, context, sizeof(context) - 1) == 1;
@@ -131,8 +134,9 @@ struct tls *tls_new(const struct route_table *routes, struct certs *certs)
 	t->no_cert =
 	    km_metric(KM_METRIC_COUNTER, "kakuremichi_tls_refused_total",
 		      "reason=\"no_certificate\"", "TLS handshakes refused before they began.");
+	t->tickets = tickets_new(TICKET_EVERY_MS, km_now_ms);
 	t->ctx = SSL_CTX_new(TLS_server_method());
-	if (t->ctx && ctx_set(t))
+	if (t->tickets && t->ctx && ctx_set(t))
 		return t;
 	tls_free(t);
 	return NULL;
@@ -143,6 +147,7 @@ void tls_free(struct tls *t)
 	if (!t)
 		return;
 	SSL_CTX_free(t->ctx);
+	tickets_free(t->tickets);
 	free(t);
 }
 

@@ -574,6 +574,90 @@ def test_request_together_with_the_end_of_the_handshake(gw):
             assert more(lambda: tls.read(100)).startswith(b"HTTP/1.1 200")
 
 
+class HalfClosing:
+    """A TLS client that can end its side, in either way, and goes on reading."""
+
+    def __init__(self, gw):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        self.into, self.out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.into, self.out, server_hostname="hello.test")
+        self.sock = socket.create_connection(("127.0.0.1", gw.https), timeout=20)
+        self.more(self.tls.do_handshake)
+
+    def more(self, call):
+        while True:
+            try:
+                return call()
+            except ssl.SSLWantReadError:
+                if self.out.pending:
+                    self.sock.sendall(self.out.read())
+                data = self.sock.recv(65536)
+                if not data:
+                    return b""
+                self.into.write(data)
+
+    def ask_and_end(self, text, notify, fin):
+        self.tls.write(text.encode())
+        if notify:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                self.tls.unwrap()
+        self.sock.sendall(self.out.read())
+        if fin:
+            self.sock.shutdown(socket.SHUT_WR)
+
+    def all(self):
+        got = b""
+        with contextlib.suppress(ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            while piece := self.more(lambda: self.tls.read(65536)):
+                got += piece
+        return got
+
+
+@pytest.mark.parametrize("notify,fin", [(True, False), (False, True), (True, True)])
+def test_a_client_that_has_ended_its_side_gets_its_answers(gw, agent, notify, fin):
+    ask = "GET {} HTTP/1.1\r\nHost: hello.test\r\n\r\n".format
+    c = HalfClosing(gw)
+    with c.sock:
+        c.ask_and_end(ask("/sip") + ask("/bytes/300000"), notify, fin)
+        assert agent.events.get(timeout=20) == "sip"
+        agent.uploads.put("go")
+        got = c.all()
+    assert got.count(b"HTTP/1.1 200 OK\r\n") == 2, got[:1000]
+    assert len(got.split(b"\r\n\r\n")[2]) == 300000
+    # with a body that was whole
+    c = HalfClosing(gw)
+    with c.sock:
+        c.ask_and_end("POST /sip HTTP/1.1\r\nHost: hello.test\r\nContent-Length: 3\r\n\r\nabc", notify, fin)
+        assert agent.events.get(timeout=20) == "sip"
+        agent.uploads.put("go")
+        assert b'"length": 3' in c.all()
+
+
+@pytest.mark.parametrize("notify,fin", [(True, False), (False, True)])
+def test_half_a_request_is_dropped_with_its_client(gw, agent, notify, fin):
+    before = gw.metric("kakuremichi_connections")
+    c = HalfClosing(gw)
+    with c.sock:
+        c.ask_and_end("POST /echo HTTP/1.1\r\nHost: hello.test\r\nContent-Length: 3\r\n\r\nab", notify, fin)
+        with contextlib.suppress(ConnectionResetError):
+            assert c.all() == b""
+        gw.until(lambda: gw.metric("kakuremichi_connections") <= before)
+
+
+def test_a_reset_behind_the_end_is_noticed(gw, agent):
+    def asked():
+        return sum(r["target"] == "/silent" for x in agent.connections for r in x["requests"])
+    before, silent = gw.metric("kakuremichi_connections"), asked()
+    c = HalfClosing(gw)
+    c.ask_and_end("GET /silent HTTP/1.1\r\nHost: hello.test\r\n\r\n", True, True)
+    gw.until(lambda: asked() > silent)
+    assert gw.metric("kakuremichi_connections") > before
+    c.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    c.sock.close()
+    gw.until(lambda: gw.metric("kakuremichi_connections") <= before)
+
+
 def test_only_allowed_domains_are_opened(agent):
     with running(allow_domains="hello.test *.wild.test") as g:
         with g.tls() as s:
