@@ -241,7 +241,8 @@ static int open_rootless(struct warden *w, struct km_errtext *err)
 	if (w->settings.mode == KM_WG_KERNEL)
 		return km_errtext_set(err, KM_EPERM,
 				      "wireguard = kernel needs CAP_SYS_ADMIN and CAP_NET_ADMIN on the "
-				      "host: run as root, or take wireguard = auto or embedded");
+				      "host, which this process has not. Ways out: run as root with "
+				      "these capabilities; or wireguard = auto or embedded");
 	km_wg_name_new(tun.ifname);
 	rc = warden_inside_start(w, &tun, err);
 	if (!rc)

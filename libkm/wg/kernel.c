@@ -213,8 +213,10 @@ static int add_failed(int error, struct km_errtext *err)
 {
 	if (error == EPERM)
 		return km_errtext_set(err, KM_EPERM,
-				      "a kernel WireGuard device needs CAP_NET_ADMIN on the host");
-	return km_errtext_set(err, KM_EUNSUPPORTED, "this kernel has no WireGuard (%s)",
+				      "a kernel WireGuard device needs CAP_NET_ADMIN on the host, "
+				      "which this process has not");
+	return km_errtext_set(err, KM_EUNSUPPORTED,
+			      "this kernel has no WireGuard, or has its module not loaded (%s)",
 			      strerror(error));
 }
 

@@ -51,12 +51,15 @@ class System:
     """Starts nothing by itself: call the start_* methods, or `up` for all of them in order.
 
     The agent runs as agent_uid, by default (KM_LAB_AGENT_UID changes it) an ordinary user without any
-    capability; 0 is root with all of them."""
+    capability; 0 is root with all of them but agent_lacks (names as of setpriv). Both may be changed while
+    there is no agent."""
 
     def __init__(self, prefix="kmlab", build=None, domain="hello.demo.test", agent_uid=None):
         if agent_uid is None:
             agent_uid = int(os.environ.get("KM_LAB_AGENT_UID", 65534))
         self.agent_uid = agent_uid
+        self.agent_lacks = ()
+        self.backends_vary = False  # whatever KM_BACKEND says, see conftest
         self.build = pathlib.Path(build or os.environ.get("KM_BUILD", ROOT / "build")).resolve()
         for p in ("controld", "gatewayd", "agentd", "km-warden"):
             if not (self.build / p).exists():
@@ -101,7 +104,8 @@ class System:
         """argv as self.agent_uid without any capability. In mounts of its own it finds a /dev/net/tun with
         this mode (0666 is what distributions have), whatever mode this machine's has."""
         if not self.agent_uid:
-            return argv
+            lacks = ",".join(f"-{c}" for c in self.agent_lacks)
+            return ("setpriv", f"--bounding-set={lacks}", f"--inh-caps={lacks}", *argv) if lacks else argv
         dev = self.dir / "dev"
         dev.mkdir(exist_ok=True)
         return ("sh", "-ec", 'mount -t tmpfs none "$0"; mknod "$0/tun" c 10 200; chmod "$1" "$0/tun"; '
@@ -174,7 +178,7 @@ class System:
     def start_agent(self, key=None, wait=True, **settings):
         defaults = self._edge_settings("agent", key)
         defaults.update(metrics_listen="127.0.0.1:9102", warden=self.program("km-warden"))
-        if self.agent_uid:
+        if self.agent_uid or os.stat(self.dir / "agent.key").st_uid:
             self._own(*(self.dir / f"agent{x}" for x in (".key", "-state", "-run")))
         p = self.start("agentd", self.net.agent, *self.unprivileged(
             self.program("agentd"), "-c", self.conf("agent", **{**defaults, **settings})))

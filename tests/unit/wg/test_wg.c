@@ -337,6 +337,7 @@ static void test_kernel_refuses(void **state)
 	assert_int_equal(km_wg_open(&d, KM_WG_KERNEL, -1, key, 0, &why, &err), KM_EUNSUPPORTED);
 	assert_null(d);
 	assert_non_null(strstr(err.text, "this kernel has no WireGuard"));
+	assert_non_null(strstr(err.text, "Ways out: modprobe wireguard; or a kernel"));
 	assert_int_equal(km_wg_open(&d, KM_WG_NONE, -1, key, 0, &why, &err), KM_EINVAL);
 }
 
