@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "agentd/peers.h"
+#include "agentd/health/mtu.h"
 #include "agentd/health/path.h"
 #include "agentd/health/pinger.h"
 #include "agentd/reach.h"
@@ -18,6 +19,7 @@
 #define KEEPALIVE_S 25
 #define WIREGUARD_PORT 51820
 #define MISSES_IN_SPITE 5 /* so many, and bytes that still arrive prove nothing */
+#define BUSY_BYTES 65536  /* between two looks: the path is in use */
 
 struct peer {
 	struct peers *ps;
@@ -31,7 +33,10 @@ struct peer {
 	struct path path;
 	struct event timer;
 	uint64_t rx_seen; /* at the last look */
-	struct km_metric *up, *kicks;
+	struct mtu mtu;
+	uint64_t bytes_seen;
+	unsigned width; /* of the path, as it was logged last */
+	struct km_metric *up, *kicks, *path_mtu;
 	struct km_wg_peer_status told; /* what peers_status gave last */
 	UT_hash_handle hh;
 };
@@ -94,29 +99,41 @@ static void on_moved(void *arg)
 
 static void set_timer(struct peer *p, int64_t now)
 {
-	int64_t ms = p->path.due_ms > now ? p->path.due_ms - now : 0;
+	int64_t due = p->path.due_ms < p->mtu.due_ms ? p->path.due_ms : p->mtu.due_ms;
+	int64_t ms = due > now ? due - now : 0;
 	struct timeval tv = {ms / 1000, (ms % 1000) * 1000};
 
 	event_add(&p->timer, &tv);
+}
+
+/* What the device knows of the peer. */
+static bool look(struct peer *p, struct km_wg_peer_status *out)
+{
+	struct km_wg_peer_status *s = NULL;
+	bool found = false;
+	size_t n = 0;
+
+	if (km_privnet_peers(p->ps->net, &s, &n, NULL) != 0)
+		return false;
+	for (size_t i = 0; i < n && !found; i++) {
+		found = memcmp(s[i].key, p->wg.key, KM_WG_KEY_LEN) == 0;
+		*out = s[i];
+	}
+	free(s);
+	return found;
 }
 
 /* Whether the device has received anything from the peer since the last look: then two lost replies
  * are a busy line, and no reason to drop the sessions. */
 static bool still_receives(struct peer *p)
 {
-	struct km_wg_peer_status *s = NULL;
-	bool more = false;
-	size_t n = 0;
+	struct km_wg_peer_status s;
+	bool more;
 
-	if (km_privnet_peers(p->ps->net, &s, &n, NULL) != 0)
+	if (!look(p, &s))
 		return false;
-	for (size_t i = 0; i < n; i++) {
-		if (memcmp(s[i].key, p->wg.key, KM_WG_KEY_LEN) != 0)
-			continue;
-		more = s[i].rx_bytes > p->rx_seen;
-		p->rx_seen = s[i].rx_bytes;
-	}
-	free(s);
+	more = s.rx_bytes > p->rx_seen;
+	p->rx_seen = s.rx_bytes;
 	return more;
 }
 
@@ -140,8 +157,64 @@ static void kick(struct peer *p)
 static void ping(struct peer *p)
 {
 	for (size_t i = 0; i < p->n_vips; i++)
-		pinger_send(p->ps->pinger, &p->vips[i]);
+		pinger_send(p->ps->pinger, &p->vips[i], 0);
 }
+
+/* ---- its width ---- */
+
+static void tell_width(struct peer *p, unsigned width)
+{
+	if (width == p->width)
+		return;
+	if (p->width || width != KM_WG_MTU)
+		km_info("path MTU to gateway changed", km_ks("gateway", p->name),
+			km_ki("mtu", width));
+	p->width = width;
+	km_metric_set(p->path_mtu, width);
+}
+
+static void set_limit(struct peer *p)
+{
+	struct km_errtext err = {0};
+
+	p->wg.mtu = (uint16_t)p->mtu.limit;
+	if (apply(p, &err))
+		km_warn("path MTU to gateway not applied", km_ks("gateway", p->name),
+			km_ks("error", err.text));
+}
+
+/* Looks for packets that are too large and nobody says so. What routers do say the device knows. */
+static void probe_width(struct peer *p, int64_t now)
+{
+	uint16_t sizes[MTU_SIZES];
+	struct km_wg_peer_status s;
+	unsigned most = KM_WG_MTU;
+	uint64_t bytes;
+	bool busy, changed;
+	size_t n;
+
+	if (now < p->mtu.due_ms)
+		return;
+	if (!look(p, &s)) {
+		p->mtu.due_ms = now + p->ps->interval_ms;
+		return;
+	}
+	bytes = s.rx_bytes + s.tx_bytes;
+	busy = bytes - p->bytes_seen >= BUSY_BYTES;
+	p->bytes_seen = bytes;
+	tell_width(p, s.mtu ? s.mtu : KM_WG_MTU);
+	if (s.mtu && s.mtu != p->wg.mtu)
+		most = s.mtu;
+	n = mtu_tick(&p->mtu, most, busy, p->path.up, now, sizes, &changed);
+	for (size_t i = 0; i < n && p->n_vips; i++)
+		pinger_send(p->ps->pinger, &p->vips[0], sizes[i]);
+	if (changed) {
+		set_limit(p);
+		tell_width(p, p->mtu.limit ? p->mtu.limit : most);
+	}
+}
+
+/* ---- what happens ---- */
 
 static void on_due(evutil_socket_t none, short what, void *arg)
 {
@@ -168,16 +241,18 @@ static void on_due(evutil_socket_t none, short what, void *arg)
 		km_warn("path to gateway is down", km_ks("gateway", p->name));
 		km_metric_set(p->up, 0);
 	}
+	probe_width(p, now);
 	set_timer(p, now);
 }
 
 static void came_up(struct peer *p)
 {
+	mtu_again(&p->mtu, km_now_ms());
 	km_info("path to gateway is up", km_ks("gateway", p->name));
 	km_metric_set(p->up, 1);
 }
 
-static void on_reply(void *arg, const struct km_addr *from)
+static void on_reply(void *arg, const struct km_addr *from, size_t size)
 {
 	struct peers *ps = arg;
 	int64_t now = km_now_ms();
@@ -189,6 +264,7 @@ static void on_reply(void *arg, const struct km_addr *from)
 			if (path_reply(&p->path, now))
 				came_up(p);
 			reach_works(p->reach);
+			mtu_reply(&p->mtu, (unsigned)size, now);
 			set_timer(p, now);
 		}
 	}
@@ -199,6 +275,7 @@ static void start_probe(struct peer *p)
 	int64_t now = km_now_ms();
 
 	path_init(&p->path, p->ps->interval_ms, now);
+	mtu_init(&p->mtu, p->ps->interval_ms, now);
 	if (p->ps->pinger && p->has_key)
 		set_timer(p, now);
 	else
@@ -228,6 +305,7 @@ int peers_attach(struct peers *ps, struct km_privnet *net, bool probe, struct km
 	if (net && probe)
 		open_pinger(ps);
 	for (struct peer *p = ps->by_id; p && rc == 0; p = p->hh.next) {
+		p->wg.mtu = 0; /* found anew */
 		rc = apply(p, err);
 		start_probe(p);
 	}
@@ -302,6 +380,8 @@ static struct peer *peer_get(struct peers *ps, const char *id)
 	snprintf(labels, sizeof(labels), "gateway=\"%s\"", p->id);
 	p->up = km_metric(KM_METRIC_GAUGE, "kakuremichi_agent_path_up", labels,
 			  "Whether the path to the gateway works.");
+	p->path_mtu = km_metric(KM_METRIC_GAUGE, "kakuremichi_agent_path_mtu_bytes", labels,
+				"The largest packet that the path to the gateway carries.");
 	p->kicks = km_metric(KM_METRIC_COUNTER, "kakuremichi_agent_path_kicks_total", labels,
 			     "Handshakes that were started anew because the path was down.");
 	event_assign(&p->timer, ps->base, -1, EV_TIMEOUT, on_due, p);

@@ -5,6 +5,7 @@ by themselves (km-warden --device).
     kmpma 10.95.1.1, fd95:1::1 ══ router kmpmr ══ kmpmb 10.95.2.2, fd95:2::2     outer
           10.94.0.1, fd94::1 ──── wg ───────────── 10.94.0.2, fd94::2            inner
 """
+import hashlib
 import json
 import subprocess
 import sys
@@ -13,6 +14,9 @@ import time
 
 import pytest
 
+from tests.lab import client
+from tests.lab.proc import patience
+from tests.lab.target import PATTERN, pattern_sha256
 from tests.lab.wgpair import ENGINE, Pair, names, sh
 
 ROUTER, = names("kmpm", "r")
@@ -289,3 +293,71 @@ def test_router_grows_narrow(watched, streams, outer, inner):
     assert [pair.count(ROUTER, name) for name in ("large", "fragments")] == before
     for s in streams:
         assert s.finish() < 5
+
+
+# ---- the whole system: the router is the one before the agent ----
+
+SIZE, EARLY = 96 << 20, 8 << 20
+TOLD, FOUND = NARROW - 60, (NARROW - 60) // 16 * 16  # a probe is padded as far as it goes
+
+
+def narrow_nat(s, told):
+    """told: the router says so; else it is a black hole."""
+    if not told:
+        s.net.nat.exec("nft", "add table ip hole; add chain ip hole out "
+                       "{ type filter hook output priority 0; }; "
+                       "add rule ip hole out icmp type destination-unreachable drop")
+    for to, dev in (("203.0.113.0/24", "eth0"), ("192.168.77.0/24", "lan0")):
+        s.net.nat.ip("route", "replace", to, "dev", dev, "mtu", "lock", str(NARROW))
+
+
+def upload_body(at_early):
+    left = SIZE
+    while left > 0:
+        if SIZE - left == EARLY:
+            at_early()
+        yield PATTERN[:min(left, len(PATTERN))]
+        left -= len(PATTERN)
+
+
+def read_all(r, h, pauses):
+    last = time.monotonic()
+    while data := r.read(1 << 18):
+        pauses.append(time.monotonic() - last)
+        last = time.monotonic()
+        h.update(data)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "black-hole"])
+def test_under_transfers(fresh, told):
+    """A download and an upload are under way when the path gets narrow. Both go on, and the segments of
+    the agent's connections follow; told, the gateway's as well."""
+    fresh.up(agent={"probe_interval": "1s"})
+    fresh.create_tunnel()
+    fresh.wait_served()
+    agent, gateway = fresh.procs["agentd"], fresh.procs["gatewayd"]
+    h, pauses = hashlib.sha256(), []
+    down = fresh.stranger(timeout=120)
+    down.request("GET", f"/bytes/{SIZE}")
+    r = down.getresponse()
+    h.update(r.read(EARLY))
+    reader = threading.Thread(target=read_all, args=[r, h, pauses])
+
+    def early():
+        narrow_nat(fresh, told)
+        reader.start()
+    up = fresh.stranger(timeout=120)
+    a = client.request(up, "PUT", "/sink", upload_body(early), {"Content-Length": str(SIZE)})
+    assert a.json() == {"length": SIZE, "sha256": pattern_sha256(SIZE)}
+    reader.join(patience(120))
+    assert h.hexdigest() == pattern_sha256(SIZE)
+    assert max(pauses) < patience(15)
+    width = TOLD if told else FOUND
+    agent.wait_log("path MTU to gateway changed", f"mtu={width}")
+    assert f"mtu {width}" in fresh.inside("agentd", "ip", "route")
+    if told:
+        gateway.wait_log("path MTU to agent changed", f"mtu={width}")
+        assert f"mtu {width}" in fresh.inside("gatewayd", "ip", "route")
+    assert fresh.get("/bytes/3000000").status == 200
+    for conn in (down, up):
+        conn.close()
