@@ -2,6 +2,7 @@
 #include "libkm/host/settings.h"
 #include "libkm/base/addr.h"
 #include "libkm/base/util.h"
+#include "libkm/cert/cert.h"
 
 enum { NETWORK_PRIVATE, NETWORK_HOST };
 
@@ -13,6 +14,14 @@ const char *km_host_check_listen(const char *value)
 	struct km_hostport hp;
 
 	return km_hostport_parse(&hp, value, NULL) ? "not an address and port" : NULL;
+}
+
+const char *km_host_check_fingerprint(const char *value)
+{
+	uint8_t fp[KM_CERT_FP_LEN];
+
+	return km_cert_fp_parse(fp, value) ? "not a certificate's fingerprint (64 hexadecimal digits)"
+					   : NULL;
 }
 
 int km_host_folders(const struct km_host_settings *s, struct km_errtext *err)
@@ -44,6 +53,9 @@ struct km_uplink_opts km_host_uplink_opts(const struct km_host_settings *s)
 	    .state_dir = s->state_dir,
 	    .control = &s->control,
 	    .pin = s->control_pin,
+	    .ca_pin = &s->ca_pin,
+	    .certificate_grace = s->certificate_grace,
+	    .no_wireguard = s->wireguard == KM_WG_NONE,
 	    .api_key_file = s->api_key_file,
 	};
 }

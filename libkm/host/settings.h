@@ -14,6 +14,8 @@
 struct km_host_settings {
 	struct km_strlist control;
 	char *control_pin, *api_key_file;
+	struct km_strlist ca_pin;
+	int64_t certificate_grace; /* ms */
 	char *state_dir, *runtime_dir;
 	int wireguard;          /* enum km_wg_mode */
 	int network;            /* index into km_host_networks */
@@ -27,6 +29,8 @@ struct km_host_settings {
 extern const char *const km_host_wireguards[], *const km_host_networks[];
 /* Checks of km_opt: an address and a port. */
 const char *km_host_check_listen(const char *value);
+/* A certificate's fingerprint. */
+const char *km_host_check_fingerprint(const char *value);
 
 /* clang-format off */
 
@@ -45,6 +49,21 @@ const char *km_host_check_listen(const char *value);
 	 .check = km_pin_check,                                                                    \
 	 .help = "The pin of control's root certificate, sha256//..., as control writes it into "  \
 		 "root.pin."},                                                                     \
+	{.key = "ca_pin",                                                                          \
+	 .type = KM_OPT_LIST,                                                                      \
+	 .offset = offsetof(T, at.ca_pin),                                                         \
+	 .check = km_host_check_fingerprint,                                                       \
+	 .help = "Fingerprints of certificate authorities (CAs), one of which must have signed "   \
+		 "the first trust bundle that control sends; join writes them. Unset: the first "  \
+		 "bundle is taken."},                                                              \
+	{.key = "certificate_grace",                                                               \
+	 .type = KM_OPT_DURATION,                                                                  \
+	 .offset = offsetof(T, at.certificate_grace),                                              \
+	 .def = "30d",                                                                             \
+	 .min = 0,                                                                                 \
+	 .max = 31622400000,                                                                       \
+	 .help = "For how long other hosts are borne with after their certificates have ended, "   \
+		 "counted while this program runs and not by the clock, which may be wrong."},     \
 	{.key = "api_key_file",                                                                    \
 	 .type = KM_OPT_PATH,                                                                      \
 	 .offset = offsetof(T, at.api_key_file),                                                   \

@@ -5,6 +5,7 @@
 #include "libkm/base/util.h"
 #include "libkm/link/client.h"
 #include "libkm/replica/saver.h"
+#include "libkm/uplink/guard.h"
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -15,6 +16,7 @@
 struct km_uplink {
 	struct km_uplink_opts o;
 	uint8_t public_key[KM_WG_KEY_LEN];
+	struct km_guard *guard;
 	struct km_replica *replica;
 	struct km_saver *saver;
 	struct km_link_client *link; /* NULL: no control is named, or closed */
@@ -51,6 +53,8 @@ static json_t *make_auth(struct km_uplink *u, char *api_key)
 	    .epoch = fresh ? NULL : (char *)epoch,
 	    .has_revision = true,
 	    .revision = fresh ? 0 : km_replica_revision(u->replica),
+	    .has_trust_number = true,
+	    .trust_number = km_guard_trust_number(u->guard),
 	};
 
 	gethostname(host, sizeof(host) - 1);
@@ -177,6 +181,10 @@ static void on_message(void *arg, const char *type, json_t *data)
 		on_auth_success(u);
 	else if (strcmp(type, "auth_error") == 0)
 		on_auth_error(u, data);
+	else if (strcmp(type, "trust") == 0)
+		km_guard_trust(u->guard, data);
+	else if (strcmp(type, "identity") == 0)
+		km_guard_identity(u->guard, data);
 	else if (strcmp(type, "error") == 0)
 		km_warn("control reports an error", km_ks("code", text_of(data, "code")),
 			km_ks("message", text_of(data, "message")));
@@ -236,10 +244,21 @@ static int start_link(struct km_uplink *u, struct km_errtext *err)
 
 static int open_replica(struct km_uplink *u, struct km_errtext *err)
 {
-	int rc = km_replica_open(&u->replica, u->o.state_dir, u->o.hooks, u->o.arg, err);
+	const struct km_guard_opts guard = {.base = u->o.base,
+					    .type = u->o.type,
+					    .state_dir = u->o.state_dir,
+					    .ca_pin = u->o.ca_pin,
+					    .grace_s = u->o.certificate_grace / 1000,
+					    .off = u->o.no_wireguard,
+					    .hooks = u->o.hooks,
+					    .arg = u->o.arg};
+	int rc = km_guard_open(&u->guard, &guard, err);
 
+	if (!rc)
+		rc = km_replica_open(&u->replica, u->o.state_dir, km_guard_hooks(), u->guard, err);
 	if (rc)
 		return rc;
+	km_guard_replica(u->guard, u->replica);
 	u->saver = km_saver_new(u->o.base, u->replica, KM_SAVER_MS, on_saved, u);
 	if (!u->saver)
 		return km_errtext_set(err, KM_ENOMEM, "no memory");
@@ -310,6 +329,7 @@ void km_uplink_free(struct km_uplink *u)
 	if (!u)
 		return;
 	km_uplink_close_link(u);
+	km_guard_free(u->guard);
 	km_saver_free(u->saver);
 	km_replica_free(u->replica);
 	free(u->refusals);

@@ -18,6 +18,9 @@ struct km_uplink_opts {
 	const char *state_dir; /* of the replica */
 	const struct km_strlist *control; /* URLs; none: only what is on disk is served */
 	const char *pin, *api_key_file;   /* the file is read anew for each connection */
+	const struct km_strlist *ca_pin; /* of the CAs of which one must have signed the first bundle */
+	int64_t certificate_grace;	 /* ms */
+	bool no_wireguard;		 /* peers are not guarded by certificates */
 	const uint8_t *public_key;	  /* WireGuard's; all zero: none is named */
 	const struct km_replica_hooks *hooks;
 	/* Adds to what auth says (a's members are borrowed until it returns); may be NULL. */
