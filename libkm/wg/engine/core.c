@@ -76,6 +76,19 @@ static void set_current(struct wg_peer *p, struct wg_session *s)
 	atomic_store_explicit(&p->current, s, memory_order_release);
 }
 
+/* Draws how long it is until the next persistent keepalive, of the whole interval or its last part. */
+static void draw_keepalive(struct wg_peer *p, unsigned part)
+{
+	uint32_t whole = p->keepalive_s * 1000U;
+
+	p->keepalive_ms = whole - randombytes_uniform(whole / part + 1);
+}
+
+void wg_peer_next_keepalive(struct wg_peer *p)
+{
+	draw_keepalive(p, WG_KEEPALIVE_EARLIER);
+}
+
 struct wg_session *wg_session_begin(struct wg_peer *p, const struct wg_keys *k, bool initiator,
 				    const struct wg_clock *now)
 {
@@ -93,6 +106,7 @@ struct wg_session *wg_session_begin(struct wg_peer *p, const struct wg_keys *k, 
 	s->made_ms = now->ms;
 	s->rekey_ms = now->ms + WG_REKEY_AFTER_MS - randombytes_uniform(WG_REKEY_EARLIER_MS + 1);
 	index_add(p->core, &s->index);
+	draw_keepalive(p, 1); /* handshakes come in crowds: keepalives and rekeys then do not */
 	if (!initiator) {
 		session_retire(p->next);
 		session_retire(p->previous);
@@ -220,18 +234,11 @@ void wg_peer_set_endpoint(struct wg_peer *p, const struct wg_endpoint *e)
 void wg_peer_set_keepalive(struct wg_peer *p, uint16_t seconds)
 {
 	if (p->keepalive_s == 0 && seconds != 0) {
-		atomic_store(&p->traffic_ms, 0);
+		atomic_store(&p->traffic_ms, INT32_MIN); /* long ago, even just after boot */
 		p->core->io.wake(p->core->io.arg);
 	}
 	p->keepalive_s = seconds;
 	wg_peer_next_keepalive(p);
-}
-
-void wg_peer_next_keepalive(struct wg_peer *p)
-{
-	uint32_t whole = p->keepalive_s * 1000U;
-
-	p->keepalive_ms = whole - randombytes_uniform(whole / WG_KEEPALIVE_EARLIER + 1);
 }
 
 static void forget_prefix(struct wg_peer *p, const struct wg_prefix *x)

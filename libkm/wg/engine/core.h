@@ -30,7 +30,8 @@
 #define WG_NEW_HANDSHAKE_MS 15000 /* keepalive and rekey timeouts */
 #define WG_MAX_RETRIES 18
 #define WG_INITIATION_GAP_MS 20
-#define WG_KEEPALIVE_EARLIER 8 /* a persistent keepalive comes by up to this part earlier */
+#define WG_KEEPALIVE_EARLIER 8 /* a persistent keepalive comes by up to this part earlier; the first of
+				* a session at any time */
 #define WG_REKEY_AFTER_MESSAGES (1ULL << 60)
 #define WG_UNDER_LOAD_MS 1000
 #define WG_TICK_MS 250

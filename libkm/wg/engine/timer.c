@@ -183,7 +183,8 @@ static void peer_tick(struct wg_peer *p, const struct wg_clock *now)
 	if (p->retry_ms != 0 && now->ms >= p->retry_ms)
 		retry(p, now);
 	/* A wish from before there was an endpoint, which a message of the peer's has brought. */
-	if (p->retry_ms == 0 && now->ms - p->accepted_ms >= WG_REKEY_TIMEOUT_MS &&
+	if (p->retry_ms == 0 &&
+	    (p->accepted_ms == 0 || now->ms - p->accepted_ms >= WG_REKEY_TIMEOUT_MS) &&
 	    atomic_load_explicit(&p->wants_handshake, memory_order_relaxed))
 		wg_peer_initiate(p, true, now);
 	if (due(unanswered, WG_NEW_HANDSHAKE_MS + p->jitter_ms, now->ms)) {

@@ -7,6 +7,7 @@
 #define KM_TESTS_UNIT_WG_MANY_H
 
 #include "libkm/base/util.h"
+#include "libkm/wg/engine/core_priv.h"
 #include "libkm/wg/engine/engine_priv.h"
 #include "world.h"
 
@@ -54,7 +55,8 @@ struct net {
 	unsigned loss, twice, again;
 	unsigned delay_min_ms, delay_max_ms;
 	struct packet *past[MANY_PAST];
-	/* every initiation, if wanted */
+	void *user;
+	/* every message; may be NULL */
 	void (*on_send)(struct host *from, const uint8_t *msg, size_t n);
 	/* authentic data; may be NULL */
 	void (*on_data)(struct host *to, struct wg_session *s, const uint8_t *plain);
