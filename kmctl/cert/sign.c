@@ -164,12 +164,18 @@ static int read_ca_crt(struct signing *s, struct km_errtext *err)
 	size_t n;
 	int rc = file_read(cert_text(s->m, "ca-crt"), CERT_FILE_MAX, &text, &n, &why);
 
-	if (rc)
-		return km_errtext_set(err, 1, "error while reading ca-crt: %s", why.text);
+	if (rc) {
+		km_errtext_set(err, 1, "error while reading ca-crt: %s", why.text);
+		return 1;
+	}
 	at = text;
 	rc = km_cert_from_pem(&s->ca, &at, &n, &why);
 	free(text);
-	return rc ? km_errtext_set(err, 1, "error while parsing ca-crt: %s", why.text) : 0;
+	if (rc || !s->ca) {
+		km_errtext_set(err, 1, "error while parsing ca-crt: %s", why.text);
+		return 1;
+	}
+	return 0;
 }
 
 static int check_ca(struct signing *s, struct km_errtext *err)

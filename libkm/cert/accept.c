@@ -103,7 +103,7 @@ static int accept_removals(const struct km_bundle *current, const struct km_bund
 	if (err)
 		reason = *err;
 	rc = restrict_by(merged, current, offered, none_left, err);
-	if (rc)
+	if (rc || !*merged)
 		return rc;
 	*change = compare(current, *merged);
 	change->refused = wanted->cas_added + wanted->unblocked;

@@ -28,15 +28,19 @@ static int by_bytes(const void *a, const void *b)
 /* Takes ca over, unless it fails. */
 static int take_ca(struct km_bundle *b, struct km_cert *ca, struct km_errtext *err)
 {
-	if (b->n_cas >= KM_CERT_POOL_MAX)
-		return km_errtext_set(err, KM_EFULL, "more than %d CAs", KM_CERT_POOL_MAX);
+	int rc = 0;
+
 	if (!ca->is_ca)
-		return km_errtext_set(err, KM_CERT_ENOTCA, "%s: %s", ca->name,
-				      km_cert_strerror(KM_CERT_ENOTCA));
-	if (!km_cert_sig_ok(ca->curve, ca->public_key, ca->public_key_len, ca->tbs, ca->tbs_len,
-			    ca->signature, ca->signature_len))
-		return km_errtext_set(err, KM_CERT_ENOTSELF, "%s: %s", ca->name,
-				      km_cert_strerror(KM_CERT_ENOTSELF));
+		rc = KM_CERT_ENOTCA;
+	else if (!km_cert_sig_ok(ca->curve, ca->public_key, ca->public_key_len, ca->tbs,
+				 ca->tbs_len, ca->signature, ca->signature_len))
+		rc = KM_CERT_ENOTSELF;
+	else if (b->n_cas >= KM_CERT_POOL_MAX)
+		rc = KM_EFULL;
+	if (rc) {
+		km_errtext_set(err, rc, "%s: %s", ca->name, km_cert_strerror(rc));
+		return rc;
+	}
 	b->cas[b->n_cas++] = ca;
 	return 0;
 }

@@ -97,7 +97,7 @@ static int decode(struct km_pem *out, struct km_buf *b64, size_t max, struct km_
 		out->len -= n > 1 && s[n - 2] == '=' ? 2 : 1;
 	if (out->len > max)
 		return km_errtext_set(err, KM_ETOOBIG, "the PEM block %s is too long", out->banner);
-	out->body = malloc(out->len + 1);
+	out->body = malloc(out->len ? out->len : 1);
 	if (!out->body)
 		return km_errtext_set(err, KM_ENOMEM, "no memory");
 	if (n % 4 || strlen(s) != n || km_unb64(out->body, out->len, s))

@@ -42,15 +42,18 @@ static int take_text(char **to, const void *p, size_t n, const char *what, struc
 {
 	char *s = malloc(n + 1);
 
-	if (!s)
-		return km_errtext_set(err, KM_ENOMEM, "no memory");
+	*to = NULL;
+	if (!s) {
+		km_errtext_set(err, KM_ENOMEM, "no memory");
+		return KM_ENOMEM;
+	}
 	if (n)
 		memcpy(s, p, n);
 	s[n] = '\0';
 	if (!text_ok(s, n)) {
 		free(s);
-		return km_errtext_set(err, KM_EINVAL, "a %s is no UTF-8 or has control characters",
-				      what);
+		km_errtext_set(err, KM_EINVAL, "a %s is no UTF-8 or has control characters", what);
+		return KM_EINVAL;
 	}
 	*to = s;
 	return 0;
