@@ -3,6 +3,7 @@
 #include "libkm/cert/bundle.h"
 #include "libkm/cert/pem.h"
 #include "tests/unit/cert/fixture.h"
+#include <sodium.h>
 
 #define CAS 4
 #define FPS 4
@@ -307,6 +308,30 @@ static void who_may_sign(void **state)
 	km_bundle_free(blocking);
 }
 
+/* The signed bytes as the header says them, made and signed by hand with libsodium. */
+static void the_signature_is_over_the_documented_bytes(void **state)
+{
+	static const char domain[] = "kakuremichi trust bundle";
+	struct desk *d = *state;
+	struct km_bundle *b = bundle(d, 0x0102030405060708, "a12", 'a');
+	const struct km_cert *a = d->ca[0].cert;
+	uint8_t bytes[1024], *to = bytes, sig[crypto_sign_BYTES];
+
+	to = mempcpy(to, domain, sizeof(domain));
+	to = mempcpy(to, "kmtrust1\1\2\3\4\5\6\7\10\0\1\1\0\0\0", 22);
+	*to++ = (uint8_t)a->raw_len;
+	to = mempcpy(to, a->raw, a->raw_len);
+	to = mempcpy(to, "\0\0\0\2", 4);
+	to = mempcpy(to, d->fp[0], KM_CERT_FP_LEN);
+	to = mempcpy(to, d->fp[1], KM_CERT_FP_LEN);
+	assert_int_equal(
+	    crypto_sign_detached(sig, NULL, bytes, (size_t)(to - bytes), d->ca[0].key.priv), 0);
+	assert_int_equal(b->signature_len, sizeof(sig));
+	assert_memory_equal(b->signature, sig, sizeof(sig)); /* Ed25519 has no randomness */
+	assert_memory_equal(b->signer, a->fingerprint, KM_CERT_FP_LEN);
+	km_bundle_free(b);
+}
+
 static void what_is_no_bundle(void **state)
 {
 	struct desk *d = *state;
@@ -374,6 +399,7 @@ int main(void)
 	    cmocka_unit_test(the_first_bundle_is_taken_whole),
 	    cmocka_unit_test(a_removal_stays_until_a_newer_signature),
 	    cmocka_unit_test(who_may_sign),
+	    cmocka_unit_test(the_signature_is_over_the_documented_bytes),
 	    cmocka_unit_test(what_is_no_bundle),
 	    cmocka_unit_test(a_pool_of_it),
 	};

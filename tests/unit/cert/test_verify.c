@@ -163,6 +163,31 @@ static void only_the_issuer_in_the_pool_counts(void **state)
 	}
 }
 
+/* A certificate of one curve that names a CA of the other. */
+static void the_issuer_has_the_same_curve(void **state)
+{
+	(void)state;
+	for (int curve = KM_CERT_25519; curve <= KM_CERT_P256; curve++) {
+		struct authority a = authority_new(KM_CERT_V1, curve, limits);
+		struct authority other = authority_new(KM_CERT_V1, !curve, limits);
+		struct km_cert_pool *pool = pool_of(&other);
+		struct km_cert *c =
+		    host_new(&a, KM_CERT_V1, (struct says){.networks = "10.77.1.5/16"});
+		uint8_t *issuer = memmem(c->raw, c->raw_len, c->issuer, KM_CERT_FP_LEN);
+		struct km_cert *moved;
+
+		assert_non_null(issuer);
+		memcpy(issuer, other.cert->fingerprint, KM_CERT_FP_LEN);
+		assert_int_equal(km_cert_parse(&moved, KM_CERT_V1, c->raw, c->raw_len, NULL), 0);
+		assert_int_equal(km_cert_verify(pool, moved, NOW, NULL), KM_CERT_ECURVE);
+		km_cert_free(moved);
+		km_cert_free(c);
+		km_cert_pool_free(pool);
+		authority_free(&a);
+		authority_free(&other);
+	}
+}
+
 /* The certificate with the other of P-256's two signatures is the same one for the blocklist. */
 static void both_forms_of_a_p256_signature_are_blocked(void **state)
 {
@@ -296,6 +321,7 @@ int main(void)
 	    cmocka_unit_test(the_ca_limits_what_it_signs),
 	    cmocka_unit_test(time_is_judged_last_and_with_margins),
 	    cmocka_unit_test(only_the_issuer_in_the_pool_counts),
+	    cmocka_unit_test(the_issuer_has_the_same_curve),
 	    cmocka_unit_test(both_forms_of_a_p256_signature_are_blocked),
 	    cmocka_unit_test(what_a_version_cannot_say_is_not_signed),
 	    cmocka_unit_test(a_foreign_key_signs_nothing),
