@@ -5,7 +5,11 @@ the raw veth, in one run. Needs root, iperf3, wireguard-tools and Debian's wireg
     kmbwA 10.99.0.1 ══ veth ══ 10.99.0.2 kmbwB      outer
           10.98.0.1 ── wg ──── 10.98.0.2            inner (veth: the outer addresses)
 
-usage: wg.py [--seconds S] [--systems veth,wireguard-go,embedded] [--metrics a,b] [--json FILE]
+Systems beside the three: "relay" is the least that any tunnel in user space does (floor.c), and
+"embedded-rootless" our engine without a capability under Debian's limits for socket buffers,
+which this program sets for the machine while it measures that and then sets back.
+
+usage: wg.py [--seconds S] [--systems veth,wireguard-go,embedded] [--metrics a,b] [--extra] [--json FILE]
 """
 import argparse
 import json
@@ -23,8 +27,14 @@ OUTER = ["10.99.0.1", "10.99.0.2"]
 INNER = ["10.98.0.1", "10.98.0.2"]
 DEV = "kmbw0"
 SYSTEMS = ["veth", "wireguard-go", "embedded"]
+EXTRA_SYSTEMS = ["relay", "embedded-rootless"]
 METRICS = ["tcp1_gbit", "tcp1_rev_gbit", "tcp1_bidir_gbit", "tcp4_gbit", "udp64_kpps", "udp1400_gbit",
            "rtt_idle_us", "rtt_load_us", "cpu_s_per_gb"]
+# Round trips one after the other; the same and from an idle machine, without any tunnel, of two
+# processes that wake each other on two processors and on one.
+EXTRA_METRICS = ["rtt_busy_us", "wake_us", "wake_same_us"]
+ONLY = {"relay": {"rtt_idle_us", "rtt_busy_us"}}  # the rest says nothing of this one
+LIMITS = {"net.core.rmem_max": "212992", "net.core.wmem_max": "212992"}  # Debian's
 UNITS = {"gbit": "Gbit/s", "kpps": "kpps", "us": "us", "gb": "s/GB"}
 
 
@@ -42,10 +52,17 @@ class Lab:
     def __init__(self, system, warden):
         self.system, self.warden = system, warden
         self.floor = os.path.join(os.path.dirname(warden), "bench-floor")
-        self.procs = []
+        self.procs, self.limits = [], {}
         self.tmp = tempfile.TemporaryDirectory(prefix="kmbw-")
 
     def __enter__(self):
+        try:
+            return self.begin()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def begin(self):
         self.clean()
         for ns in NS:
             sh("ip", "netns", "add", ns)
@@ -77,6 +94,8 @@ class Lab:
                 [self.warden, "-f", "--device", DEV]
             run = os.path.join(self.tmp.name, str(i))
             os.mkdir(run)
+            if self.system == "embedded-rootless":
+                cmd = self.rootless(i) + cmd
             script = ('mount --bind "$1" /var/run/wireguard && shift && exec "$@"')
             os.makedirs("/var/run/wireguard", exist_ok=True)
             p = subprocess.Popen(["unshare", "-m", "ip", "netns", "exec", NS[i], "sh", "-c", script,
@@ -97,6 +116,19 @@ class Lab:
             sh("nsenter", "-t", str(self.pid(p)), "-m", "-n", "wg", "setconf", DEV, conf)
             inside(i, "ip", "addr", "add", f"{INNER[i]}/24", "dev", DEV)
             inside(i, "ip", "link", "set", DEV, "mtu", "1420", "up")
+
+    def rootless(self, i):
+        """What comes before the engine's command, so that it has no capability (uid 0 alone gives
+        none); the device is made beforehand."""
+        if not self.limits:
+            self.limits = {k: sh("sysctl", "-n", k).strip() for k in LIMITS}
+            self.limit(LIMITS)
+        inside(i, "ip", "tuntap", "add", "dev", DEV, "mode", "tun", "vnet_hdr", "user", "0")
+        return ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+
+    def limit(self, limits):
+        for k, v in limits.items():
+            sh("sysctl", "-qw", f"{k}={v}")
 
     def relay(self):
         for i in range(2):
@@ -126,6 +158,7 @@ class Lab:
             p.send_signal(signal.SIGTERM)
         for p in self.procs:
             p.wait()
+        self.limit(self.limits)
         self.clean()
         self.tmp.cleanup()
 
@@ -139,9 +172,12 @@ class Lab:
         out = inside(0, "iperf3", "-c", self.addr[1], "-p", "5999", "-t", str(seconds), "-J", *args)
         return json.loads(out)
 
-    def rtt(self, count, interval):
-        out = inside(0, "ping", "-q", "-n", "-c", str(count), "-i", str(interval), self.addr[1])
+    def rtt(self, count, *args):
+        out = inside(0, "ping", "-q", "-n", "-c", str(count), *args, self.addr[1])
         return float(re.search(r"= [\d.]+/([\d.]+)/", out).group(1)) * 1000
+
+    def wake(self, *cpus):
+        return float(sh(self.floor, "wake", *cpus, "50", "20000"))
 
 
 def run_seconds(pids):
@@ -172,13 +208,19 @@ def measure(lab, metric, seconds):
         got = s["packets"] - s["lost_packets"]
         return got / s["seconds"] / 1e3 if size == 64 else got * size * 8 / s["seconds"] / 1e9
     if metric == "rtt_idle_us":
-        return statistics.median(lab.rtt(20, 0.02) for _ in range(5))
+        return statistics.median(lab.rtt(20, "-i", "0.02") for _ in range(5))
     if metric == "rtt_load_us":
         load = subprocess.Popen(["ip", "netns", "exec", NS[0], "iperf3", "-c", lab.addr[1], "-p", "5999",
                                  "-t", str(seconds)], stdout=subprocess.DEVNULL)
-        rtt = lab.rtt(int(seconds * 20), 0.04)
+        rtt = lab.rtt(int(seconds * 20), "-i", "0.04")
         load.wait()
         return rtt
+    if metric == "rtt_busy_us":
+        return min(lab.rtt(2000, "-f") for _ in range(5))
+    if metric == "wake_us":
+        return lab.wake("0", "1")
+    if metric == "wake_same_us":
+        return lab.wake("0", "0")
     if metric == "cpu_s_per_gb":
         pids = [lab.pid(p) for p in lab.procs]
         before = run_seconds(pids)
@@ -193,22 +235,25 @@ def main():
     ap.add_argument("--seconds", type=float, default=2)
     ap.add_argument("--systems", default=",".join(SYSTEMS))
     ap.add_argument("--metrics", default=",".join(METRICS))
+    ap.add_argument("--extra", action="store_true", help="the systems and metrics that explain, too")
     ap.add_argument("--warden", default="build/km-warden")
     ap.add_argument("--json", default="build/bench/wg.json")
     opt = ap.parse_args()
-    metrics, systems = opt.metrics.split(","), opt.systems.split(",")
+    metrics = opt.metrics.split(",") + EXTRA_METRICS * opt.extra
+    systems = opt.systems.split(",") + EXTRA_SYSTEMS * opt.extra
     rows = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # by way of Lab.__exit__
     for system in systems:
         with Lab(system, os.path.abspath(opt.warden)) as lab:
-            for metric in metrics:
+            for metric in (m for m in metrics if m in ONLY.get(system, metrics)):
                 rows.append({"bench": "wg", "system": system, "metric": metric,
                              "value": round(measure(lab, metric, max(1, int(opt.seconds))), 4),
                              "unit": UNITS[metric.rsplit("_", 1)[1]]})
-    print(f"{'':18}" + "".join(f"{s:>14}" for s in systems) + "   unit")
+    print(f"{'':18}" + "".join(f"{s:>19}" for s in systems) + "   unit")
     for metric in metrics:
         mine = {r["system"]: r for r in rows if r["metric"] == metric}
-        print(f"{metric:18}" + "".join(f"{mine[s]['value']:14.3f}" for s in systems) +
-              f"   {mine[systems[0]]['unit']}")
+        print(f"{metric:18}" + "".join(f"{mine[s]['value']:19.3f}" if s in mine else f"{'-':>19}"
+                                       for s in systems) + f"   {UNITS[metric.rsplit('_', 1)[1]]}")
     os.makedirs(os.path.dirname(opt.json), exist_ok=True)
     with open(opt.json, "w", encoding="ascii") as f:
         json.dump(rows, f, indent=1)

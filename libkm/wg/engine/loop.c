@@ -8,10 +8,8 @@
 #include <urcu/urcu-memb.h>
 
 #define PARK_MS 20
-#define SILENCE_US 500
-#define BUSY_TURNS                                                                                 \
-	8 /* that moved much, without silence between: more than one thread should do              \
-	   */
+#define PAUSE_US 500
+#define BUSY_TURNS 8 /* that moved much, with no pause between: work for two */
 
 /* ---- the sending thread ---- */
 
@@ -53,7 +51,7 @@ void *wg_sender_run(void *arg)
 enum { UDP_READY = 1, TUN_READY = 2 };
 struct watch {
 	struct wg_engine *e;
-	bool silent; /* before what is ready now */
+	bool paused; /* before what is ready now */
 	unsigned busy;
 };
 
@@ -68,8 +66,8 @@ static unsigned wait_ready(struct watch *w)
 
 	if (poll(p, atomic_load(&e->parked) ? 3 : 2, -1) <= 0)
 		return 0;
-	w->silent = wg_now_us() - before > SILENCE_US;
-	if (w->silent)
+	w->paused = wg_now_us() - before > PAUSE_US;
+	if (w->paused)
 		w->busy = 0;
 	if (p[0].revents & POLLERR)
 		wg_receiver_errors(e->receiver);
@@ -86,8 +84,8 @@ static void unpark(struct watch *w)
 	}
 }
 
-/* Carries what is ready. What came in: MUCH, so that there may be more; or GONE. */
-static enum wg_found attend(struct watch *w, unsigned ready)
+/* Carries what is ready. false: the device has gone. */
+static bool attend(struct watch *w, unsigned ready)
 {
 	struct wg_engine *e = w->e;
 	enum wg_found in = WG_NOTHING, out = WG_NOTHING;
@@ -96,23 +94,23 @@ static enum wg_found attend(struct watch *w, unsigned ready)
 		in = wg_receiver_turn(e->receiver);
 	/* After a packet for this host its answer stands in the TUN already. */
 	if (in == WG_LITTLE || (ready & TUN_READY))
-		out = wg_sender_try(e->sender, w->silent);
+		out = wg_sender_try(e->sender, w->paused);
 	if (in == WG_MUCH || out == WG_MUCH)
 		unpark(w);
-	return out == WG_GONE ? out : in;
+	return out != WG_GONE;
 }
 
 void *wg_receiver_run(void *arg)
 {
 	struct wg_engine *e = arg;
 	struct watch w = {.e = e};
-	enum wg_found found = WG_NOTHING;
+	bool here = true;
 
 	urcu_memb_register_thread();
-	while (!atomic_load(&e->stop) && found != WG_GONE)
-		found = attend(&w, found == WG_MUCH ? UDP_READY : wait_ready(&w));
+	while (here && !atomic_load(&e->stop))
+		here = attend(&w, wait_ready(&w));
 	urcu_memb_unregister_thread();
-	if (found == WG_GONE)
+	if (!here)
 		wg_engine_gone(e);
 	return NULL;
 }
