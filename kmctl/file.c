@@ -65,6 +65,14 @@ bool file_exists(const char *path)
 	return !file_is_std(path) && !lstat(path, &st);
 }
 
+bool file_is_open_to_others(const char *path)
+{
+	struct stat st;
+
+	return !file_is_std(path) && !stat(path, &st) && S_ISREG(st.st_mode) &&
+	       (st.st_mode & (S_IRWXG | S_IRWXO));
+}
+
 static int write_all(int fd, const char *p, size_t n)
 {
 	while (n) {

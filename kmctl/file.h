@@ -14,6 +14,9 @@ bool file_is_std(const char *path);
 int file_read(const char *path, size_t max, char **out, size_t *n, struct km_errtext *err)
     __attribute__((warn_unused_result));
 
+/* Whether group or others may read or change the file. */
+bool file_is_open_to_others(const char *path);
+
 /* Whether something is there by that name (never for "-"). */
 bool file_exists(const char *path);
 

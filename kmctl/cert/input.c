@@ -3,7 +3,8 @@
 #include "kmctl/cert/cert.h"
 #include "kmctl/file.h"
 #include "libkm/base/util.h"
-#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <termios.h>
@@ -160,26 +161,43 @@ int cert_networks(struct km_prefix **out, size_t *n, struct cert_mode *m, const 
 
 /* ---- the terminal ---- */
 
-/* One line with the echo off, without its end. */
-static int read_hidden(char line[static PASSPHRASE_MAX])
+static void on_interrupt(int sig)
 {
-	struct termios before, hidden;
+	(void)sig; /* ends the read below */
+}
+
+/* One line, without its end. KM_EIO: end of input, or interrupted. */
+static int read_line(char line[static PASSPHRASE_MAX])
+{
 	size_t n = 0;
 	ssize_t got;
 	char c = 0;
+
+	while ((got = read(STDIN_FILENO, &c, 1)) == 1 && c != '\n' && n + 1 < PASSPHRASE_MAX)
+		line[n++] = c;
+	line[n] = '\0';
+	return got == 1 && c == '\n' ? 0 : KM_EIO;
+}
+
+/* The same with the terminal's echo off; it is on again afterwards, whatever happens. */
+static int read_hidden(char line[static PASSPHRASE_MAX])
+{
+	struct sigaction interrupt = {.sa_handler = on_interrupt}, before_int;
+	struct termios before, hidden;
+	int rc;
 
 	if (tcgetattr(STDIN_FILENO, &before))
 		return KM_EIO;
 	hidden = before;
 	hidden.c_lflag &= ~(tcflag_t)ECHO;
 	hidden.c_lflag |= ICANON | ISIG;
+	sigaction(SIGINT, &interrupt, &before_int);
 	tcsetattr(STDIN_FILENO, TCSAFLUSH, &hidden);
-	while ((got = read(STDIN_FILENO, &c, 1)) == 1 && c != '\n' && n + 1 < PASSPHRASE_MAX)
-		line[n++] = c;
-	line[n] = '\0';
+	rc = read_line(line);
 	tcsetattr(STDIN_FILENO, TCSAFLUSH, &before);
+	sigaction(SIGINT, &before_int, NULL);
 	fputc('\n', stderr);
-	return got == 1 && c == '\n' ? 0 : KM_EIO;
+	return rc;
 }
 
 int cert_passphrase(char **out, const char *no_terminal, const char *none, struct km_errtext *err)

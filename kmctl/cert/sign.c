@@ -5,6 +5,7 @@
 #include "kmctl/cert/cert.h"
 #include "kmctl/file.h"
 #include "libkm/base/util.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -144,6 +145,9 @@ static int read_ca_key(struct signing *s, struct km_errtext *err)
 
 	if (rc)
 		return km_errtext_set(err, 1, "error while reading ca-key: %s", why.text);
+	if (file_is_open_to_others(cert_text(s->m, "ca-key")))
+		fprintf(stderr, "Warning: others may use %s: chmod 600\n",
+			cert_text(s->m, "ca-key"));
 	rc = km_cert_key_from_pem(&s->ca_key, text, n, &why);
 	if (rc == KM_CERT_EENCRYPTED)
 		rc = open_encrypted(s, text, n, err);

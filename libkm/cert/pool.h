@@ -8,6 +8,7 @@
 #define KM_CERT_POOL_MAX 256      /* CAs */
 #define KM_CERT_BLOCKED_MAX 65536 /* fingerprints */
 
+/* Several threads may read a pool at once (verify, find); adding and blocking want it alone. */
 struct km_cert_pool;
 
 /* An empty pool; NULL: no memory. */

@@ -5,11 +5,14 @@ made: the same certificates are valid, with the same fingerprints, and the same 
     ca.crt, ca.key ──sign──▶ host.crt ──verify──▶ verdict        each arrow by either tool
 """
 import base64
+import fcntl
 import json
 import os
 import pathlib
 import re
+import select
 import subprocess
+import termios
 
 import pytest
 
@@ -299,6 +302,56 @@ def test_an_encrypted_ca_key(desk, monkeypatch):
     assert done.returncode == 1 and "must be decrypted interactively" in done.stderr
     # Debian's version does not know such keys.
     assert "banner" in desk.refused("nebula", *sign)
+
+
+def test_a_passphrase_is_asked_for_without_echo(desk, monkeypatch):
+    """At a terminal: empty lines are asked again, and the echo is back on afterwards, interrupted or not."""
+    monkeypatch.delenv("NEBULA_CA_PASSPHRASE", raising=False)
+
+    def at_terminal(keys, *args):
+        leader, follower = os.openpty()
+        proc = subprocess.Popen([*TOOLS["km"], *args], cwd=desk.path, stdin=follower, stdout=follower,
+                                stderr=follower, start_new_session=True,
+                                preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+        said = b""
+        try:
+            for key in keys:
+                seen = said.count(b"passphrase: ")
+                while said.count(b"passphrase: ") == seen and select.select([leader], [], [], 30)[0]:
+                    said += os.read(leader, 4096)
+                while termios.tcgetattr(follower)[3] & termios.ECHO:
+                    assert proc.poll() is None
+                os.write(leader, key)
+            status = proc.wait(60)
+            echo = termios.tcgetattr(follower)[3] & termios.ECHO
+            while select.select([leader], [], [], 0)[0]:
+                said += os.read(leader, 4096)
+        finally:
+            if proc.poll() is None:
+                proc.kill()
+                proc.wait()
+            os.close(leader)
+            os.close(follower)
+        assert echo and b"secret" not in said
+        return status, said
+
+    ca = ("ca", "-name", "ca", "-encrypt", "-argon-memory", "1024")
+    status, said = at_terminal([b"secret\x03"], *ca)
+    assert status == 1 and b"error reading passphrase" in said
+    status, said = at_terminal([b"\n"] * 5, *ca)
+    assert status == 1 and b"no passphrase specified" in said
+    assert not list(desk.path.iterdir())
+    assert at_terminal([b"\n", b"secret\n"], *ca)[0] == 0
+    status, said = at_terminal([b"secret\n"], "sign", "-name", "h", "-ip", "10.0.0.1/8")
+    assert status == 0, said
+    desk.both_verify("h.crt")
+
+
+def test_a_key_that_others_may_read_is_pointed_out(desk):
+    desk.ca("km")
+    (desk.path / "ca.key").chmod(0o640)
+    done = desk.run("km", "sign", "-name", "h", "-ip", "10.0.0.1/8")
+    assert done.returncode == 0 and done.stderr == "Warning: others may use ca.key: chmod 600\n"
 
 
 def test_standard_input_and_output(desk):
