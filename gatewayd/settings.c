@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "gatewayd/settings.h"
+#include "libkm/base/addr.h"
 #include "libkm/base/util.h"
 
 #define AT(member) offsetof(struct gw_settings, member)
@@ -15,9 +16,11 @@ static const struct km_opt opts[] = {
     {.key = "public_ip",
      .type = KM_OPT_LIST,
      .offset = AT(public_ip),
-     .help = "Addresses or host names by which agents reach this gateway, at most 8. An agent tries "
-	     "all their addresses in turn and stays with one that works. Unset: the address from "
-	     "which control sees it."},
+     .check = km_public_host_check,
+     .help =
+	 "Addresses or host names by which agents reach this gateway, at most 8. An agent tries "
+	 "all their addresses in turn and stays with one that works. Unset: the address from "
+	 "which control sees it."},
     {.key = "https_listen",
      .type = KM_OPT_LIST,
      .offset = AT(https_listen),

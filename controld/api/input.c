@@ -112,24 +112,29 @@ static const char *name_of(const json_t *body, bool required, struct details *d)
 	return s;
 }
 
-bool input_host_ok(const char *s)
+const char *input_host_check(const char *s)
 {
 	struct km_addr a;
 	struct km_errtext unused;
 	char name[DOMAIN_STRLEN];
-	if (km_addr_parse(&a, s) == 0)
-		return true;
-	return s[0] != '*' && domain_normalize(name, s, &unused) == 0 && strcmp(name, s) == 0;
+	const char *why = km_public_host_check(s);
+
+	if (why || km_addr_parse(&a, s) == 0)
+		return why;
+	return domain_normalize(name, s, &unused) == 0 && strcmp(name, s) == 0
+		   ? NULL
+		   : "not a host name as DNS has it";
 }
 
 static void one_public_ip(struct host_input *out, const json_t *v, const char *field,
 			  struct details *d)
 {
-	const char *s = text_of(v, field, true, d);
+	const char *s = text_of(v, field, true, d), *why;
 	if (!s)
 		return;
-	if (!input_host_ok(s))
-		details_add(d, field, "must be an IPv4 or IPv6 address or a lower-case host name");
+	why = input_host_check(s);
+	if (why)
+		details_add(d, field, "is unfit: %s", why);
 	else if (out->n_public_ip < INPUT_IPS)
 		out->public_ip[out->n_public_ip++] = s;
 }

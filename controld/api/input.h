@@ -22,8 +22,9 @@ json_t *input_parse(const char *text, size_t n, struct km_errtext *err);
 /* Whether a Content-Type header (NULL: absent) names JSON. */
 bool input_is_json(const char *content_type);
 
-/* Whether s is an IP address or a host name in its stored form. */
-bool input_host_ok(const char *s);
+/* What is wrong with an entry of publicIp, which is an address of a host or a host name in its
+ * stored form; or NULL. */
+const char *input_host_check(const char *s);
 
 #define INPUT_IPS 8
 /* Of agents, gateways and tokens. Strings are borrowed from the body. */

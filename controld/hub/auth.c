@@ -35,10 +35,12 @@ static void refuse_key(struct client *c)
 
 static int check_public_ips(const struct km_msg_auth *m, struct km_errtext *err)
 {
-	for (size_t i = 0; i < m->n_public_ip; i++)
-		if (!input_host_ok(m->public_ip[i]))
-			return km_errtext_set(
-			    err, KM_EINVAL, "publicIp[%zu]: neither an address nor a host name", i);
+	for (size_t i = 0; i < m->n_public_ip; i++) {
+		const char *why = input_host_check(m->public_ip[i]);
+
+		if (why)
+			return km_errtext_set(err, KM_EINVAL, "publicIp[%zu]: %s", i, why);
+	}
 	return 0;
 }
 

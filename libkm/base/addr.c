@@ -272,3 +272,53 @@ int km_target_parse(struct km_target *t, const char *s, struct km_errtext *err)
 	*t = r;
 	return 0;
 }
+
+/* ---- what others are told ---- */
+
+static const char *no_host_has(const struct km_addr *a)
+{
+	static const uint8_t zero[16], broadcast[4] = {255, 255, 255, 255};
+	const size_t n = a->family == AF_INET ? 4 : 16;
+
+	if (!memcmp(a->ip, zero, n))
+		return "the unspecified address is no host's";
+	if (n == 4 ? (a->ip[0] & 0xf0) == 0xe0 || !memcmp(a->ip, broadcast, 4) : a->ip[0] == 0xff)
+		return "a multicast or broadcast address is no host's";
+	if (n == 16 && a->ip[0] == 0xfe && (a->ip[1] & 0xc0) == 0x80)
+		return "a link-local address means nothing on another link";
+	return NULL;
+}
+
+/* One label, which ends at a dot or at the end; gives its length, or 0. */
+static size_t label_len(const char *s, bool *digits)
+{
+	size_t n = strspn(s, "abcdefghijklmnopqrstuvwxyz0123456789-");
+
+	*digits = strspn(s, "0123456789") == n;
+	if (n < 1 || n > 63 || s[0] == '-' || s[n - 1] == '-' || (s[n] && s[n] != '.'))
+		return 0;
+	return n;
+}
+
+const char *km_public_host_check(const char *value)
+{
+	static const char bad[] = "neither an IPv4 or IPv6 address nor a lower-case host name";
+	struct km_addr a;
+	size_t labels = 0, n;
+	bool digits = true;
+
+	if (!km_addr_parse(&a, value))
+		return no_host_has(&a);
+	if (strlen(value) > 253)
+		return "longer than a host name can be";
+	for (;; value++) {
+		n = label_len(value, &digits);
+		if (!n)
+			return bad;
+		labels++;
+		value += n;
+		if (!*value)
+			break;
+	}
+	return labels < 2 || digits ? bad : NULL;
+}

@@ -68,4 +68,9 @@ struct km_target {
 int km_target_parse(struct km_target *t, const char *s, struct km_errtext *err)
     __attribute__((warn_unused_result));
 
+/* An entry of a gateway's public_ip: an address to which another host can send, or a host name
+ * (lower case, two or more labels, the last not all digits). NULL, or what is wrong with it; fit as
+ * the check of a setting. */
+const char *km_public_host_check(const char *value);
+
 #endif

@@ -276,13 +276,69 @@ static void targets(void **state)
 	}
 }
 
+static void public_hosts(void **state)
+{
+	static const struct {
+		const char *in, *what; /* NULL: fit */
+	} table[] = {
+	    {"192.0.2.1", NULL},
+	    {"127.0.0.1", NULL}, /* for whoever tries everything on one host */
+	    {"2001:db8::1", NULL},
+	    {"gw.example", NULL},
+	    {"1.gw-2.example", NULL},
+	    {"0.0.0.0", "unspecified"},
+	    {"::", "unspecified"},
+	    {"224.0.0.1", "multicast"},
+	    {"239.255.255.255", "multicast"},
+	    {"255.255.255.255", "broadcast"},
+	    {"ff02::1", "multicast"},
+	    {"fe80::1", "link-local"},
+	    {"febf::1", "link-local"},
+	    {"fe80::1%eth0", "neither"},
+	    {"", "neither"},
+	    {"gw", "neither"},
+	    {".", "neither"},
+	    {"gw.", "neither"},
+	    {".example", "neither"},
+	    {"gw..example", "neither"},
+	    {"GW.example", "neither"},
+	    {"-gw.example", "neither"},
+	    {"gw-.example", "neither"},
+	    {"*.example", "neither"},
+	    {"g_w.example", "neither"},
+	    {"gw.example:51820", "neither"},
+	    {"[2001:db8::1]", "neither"},
+	    {"192.0.2.1/32", "neither"},
+	    {"256.1.1.1", "neither"},
+	    {"1.2.3", "neither"},
+	    {"gw.example ", "neither"},
+	    {"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.example", "neither"},
+	};
+	char longest[256];
+
+	(void)state;
+	for (size_t i = 0; i < KM_ARRAY_LEN(table); i++) {
+		const char *why = km_public_host_check(table[i].in);
+
+		if (!why != !table[i].what || (why && !strstr(why, table[i].what)))
+			fail_msg("%s: %s", table[i].in, why ? why : "fit");
+	}
+	for (size_t i = 0; i < 255; i++)
+		longest[i] = i % 2 ? '.' : 'a';
+	longest[253] = 0;
+	assert_null(km_public_host_check(longest));
+	longest[253] = '.';
+	longest[255] = 0;
+	assert_non_null(strstr(km_public_host_check(longest), "longer"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(addresses),  cmocka_unit_test(loopback),
 	    cmocka_unit_test(sockaddrs),  cmocka_unit_test(prefixes),
 	    cmocka_unit_test(membership), cmocka_unit_test(host_and_port),
-	    cmocka_unit_test(targets),
+	    cmocka_unit_test(targets),    cmocka_unit_test(public_hosts),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

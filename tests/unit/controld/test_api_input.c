@@ -46,6 +46,8 @@ static const struct row rows[] = {
     {GATEWAY_POST, "{\"name\":\"g\",\"publicIp\":{}}", "publicIp"},
     {GATEWAY_POST, "{\"name\":\"g\",\"publicIp\":\"*.a.example\"}", "publicIp"},
     {GATEWAY_POST, "{\"name\":\"g\",\"publicIp\":\"A.example\"}", "publicIp"},
+    {GATEWAY_POST, "{\"name\":\"g\",\"publicIp\":[\"a.example\",\"0.0.0.0\",\"fe80::1\"]}",
+     "publicIp[1] publicIp[2]"},
     {GATEWAY_PATCH, "{\"publicIp\":null,\"region\":null}", ""},
     {TOKEN_POST, "{\"name\":\"t\"}", ""},
     {TOKEN_POST, "{\"name\":\"t\",\"expiresAt\":null}", ""},
