@@ -61,7 +61,8 @@ static const struct km_opt opts[] = {
      .def = "30s",
      .min = 0,
      .max = 3600000,
-     .help = "How long running connections may go on after SIGTERM."},
+     .help = "How long running connections may go on after SIGTERM. Gateways close those that they do not "
+	     "use within their pool_idle_timeout."},
     {.key = "probe_interval",
      .type = KM_OPT_DURATION,
      .offset = AT(probe_interval),

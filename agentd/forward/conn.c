@@ -12,10 +12,8 @@
 #include <unistd.h>
 #include <utlist.h>
 
-#define BUDGET (1 << 20)  /* bytes per direction and turn */
-#define DRAIN_IDLE_MS 1000 /* so long silent after an answer: waits for the next request */
-
-#define UNKNOWN_MS 500 /* a gateway may hear of a tunnel sooner than we do */
+#define BUDGET (1 << 20) /* bytes per direction and turn */
+#define UNKNOWN_MS 500   /* a gateway may hear of a tunnel sooner than we do */
 
 enum conn_state { CONN_HEADER, CONN_UNKNOWN, CONN_DIALING, CONN_OPEN };
 
@@ -29,8 +27,6 @@ struct conn {
 	uint8_t tunnel_id[16], target_id[16]; /* as the header names them */
 	struct tunnel *tunnel;
 	struct dial *dial;
-	bool local;        /* LOCAL: a gateway's pooled connection */
-	bool answered;     /* the last bytes came from the target */
 	int64_t active_ms; /* when bytes last moved */
 	int gw, target;
 	struct event gw_event, target_event, timer;
@@ -164,7 +160,6 @@ static void take_header(struct conn *c, const struct km_proxy2 *h)
 		refuse(c, c->w->f->refused_header, "the header names no tunnel and target");
 		return;
 	}
-	c->local = !h->proxied;
 	memcpy(c->tunnel_id, h->tunnel, sizeof(c->tunnel_id));
 	memcpy(c->target_id, h->target, sizeof(c->target_id));
 	look_up(c);
@@ -286,7 +281,6 @@ static enum pump_verdict move(struct conn *c, struct pump *p, struct km_metric *
 	if (moved) {
 		km_metric_add(bytes, (int64_t)moved);
 		c->active_ms = now;
-		c->answered = p == &c->out;
 	}
 	return v;
 }
@@ -403,20 +397,5 @@ void conn_sweep(struct worker *w)
 			look_up(c);
 		else if (c->tunnel && !tunnel_table_serves(&w->f->tunnels, c->tunnel->id))
 			conn_reset(c);
-	}
-}
-
-/* A pooled connection on which the last answer has been given may go; the gateway opens another. */
-void conn_drain(struct worker *w, int64_t now_ms)
-{
-	struct conn *c, *tmp;
-
-	DL_FOREACH_SAFE (w->conns, c, tmp) {
-		bool waits = c->state == CONN_OPEN && c->local && c->answered;
-
-		if (c->state == CONN_HEADER || c->state == CONN_UNKNOWN)
-			conn_reset(c);
-		else if (waits && now_ms - c->active_ms >= DRAIN_IDLE_MS)
-			conn_end(c, false);
 	}
 }

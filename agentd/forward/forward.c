@@ -204,7 +204,6 @@ void forward_reset(struct forward *f)
 
 void forward_drain(struct forward *f)
 {
-	atomic_store(&f->draining, true);
 	for (size_t i = 0; i < f->n_workers; i++)
 		worker_listen(&f->workers[i], NULL);
 }

@@ -44,8 +44,9 @@ struct tunnel_table *forward_tunnels(struct forward *f);
 void forward_sweep(struct forward *f);
 /* Resets every running connection: the private network below them is gone. */
 void forward_reset(struct forward *f);
-/* Accepts nothing more, and ends connections that are waiting for the next request. The others run
- * on: watch forward_active. */
+/* Accepts nothing more. What runs goes on: watch forward_active. Bytes are moved without a look at
+ * them, so that only the gateway knows which connection waits for its next request: it closes those
+ * after its pool_idle_timeout, and at once when another connection is refused. */
 void forward_drain(struct forward *f);
 /* Connections now. */
 unsigned forward_active(const struct forward *f);

@@ -172,8 +172,6 @@ static void on_tick(evutil_socket_t none, short what, void *arg)
 	(void)none;
 	(void)what;
 	worker_room(w);
-	if (atomic_load(&w->f->draining))
-		conn_drain(w, km_now_ms());
 	if (w->pool.fallbacks) {
 		km_metric_add(w->f->fallbacks, (int64_t)w->pool.fallbacks);
 		w->pool.fallbacks = 0;

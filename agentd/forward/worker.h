@@ -23,7 +23,7 @@ struct forward {
 	struct km_addr *gateways;
 	size_t n_gateways;
 	_Atomic unsigned active;
-	_Atomic bool draining, stopping;
+	_Atomic bool stopping;
 	_Atomic unsigned resets; /* how often forward_reset was called */
 	struct km_mailbox *reports;
 	struct event *reports_event;
@@ -81,7 +81,5 @@ void conn_reset(struct conn *c);
 void conn_again(struct worker *w);
 /* After changes of the tunnels; see forward_sweep. */
 void conn_sweep(struct worker *w);
-/* While draining: ends what waits for the next request. */
-void conn_drain(struct worker *w, int64_t now_ms);
 
 #endif

@@ -158,6 +158,8 @@ static bool connect_check(struct conn *c)
 	if (u->connected || !u->io.can_write)
 		return false;
 	if (getsockopt(u->io.fd, SOL_SOCKET, SO_ERROR, &error, &len) || error) {
+		if (error == ECONNREFUSED)
+			pool_refused(c->w->pool, u, c->w->now);
 		up_failed(c, strerror(error ? error : errno));
 		return true;
 	}

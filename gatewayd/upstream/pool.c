@@ -28,6 +28,13 @@ struct pool_set {
 	UT_hash_handle hh;
 };
 
+/* An agent that refused a connection of late. */
+struct refusal {
+	struct km_addr agent;
+	int64_t until;
+};
+#define REFUSALS 32 /* more at once, and some are forgotten */
+
 /* Sockets made in advance, of one address family. */
 struct spares {
 	int fds[KM_PRIVNET_SOCKETS_MAX];
@@ -40,6 +47,8 @@ struct pool {
 	struct spares v4, v6;
 	struct pool_set *sets;
 	size_t n_idle;
+	struct refusal refusals[REFUSALS];
+	size_t next_refusal;
 	struct km_metric *opened, *reused, *idle;
 	struct km_log_limit log;
 };
@@ -100,15 +109,45 @@ void pool_drop(struct pool *p, struct up *u, bool politely)
 	up_free(p, u, politely);
 }
 
-void pool_clear(struct pool *p)
+/* Drops what is unused; agent NULL: of all. */
+static void clear(struct pool *p, const struct km_addr *agent)
 {
 	struct pool_set *s, *tmp;
 	struct up *u, *u_tmp;
 	HASH_ITER (hh, p->sets, s, tmp) {
 		struct up *all = s->idle;
 		DL_FOREACH_SAFE (all, u, u_tmp)
-			pool_drop(p, u, true);
+			if (!agent || km_addr_eq(&u->agent, agent))
+				pool_drop(p, u, true);
 	}
+}
+
+void pool_clear(struct pool *p)
+{
+	clear(p, NULL);
+}
+
+static struct refusal *refusal_of(struct pool *p, const struct km_addr *agent)
+{
+	for (size_t i = 0; i < REFUSALS; i++)
+		if (p->refusals[i].until && km_addr_eq(&p->refusals[i].agent, agent))
+			return &p->refusals[i];
+	return NULL;
+}
+
+void pool_refused(struct pool *p, const struct up *u, int64_t now)
+{
+	struct refusal *r = refusal_of(p, &u->agent);
+	if (!r)
+		r = &p->refusals[p->next_refusal++ % REFUSALS];
+	*r = (struct refusal){u->agent, now + POOL_REFUSED_MS};
+	clear(p, &u->agent);
+}
+
+static bool is_refusing(struct pool *p, const struct up *u, int64_t now)
+{
+	const struct refusal *r = refusal_of(p, &u->agent);
+	return r && now < r->until;
 }
 
 void pool_net(struct pool *p, struct km_privnet *net)
@@ -220,6 +259,7 @@ static int up_open(struct pool *p, const struct route *r, void *owner, struct up
 	u->pool = p;
 	u->owner = owner;
 	u->serial = r->serial;
+	u->agent = r->agent;
 	u->timer.fired = on_idle_end;
 	km_buf_init(&u->in, p->o.buf_max);
 	km_buf_init(&u->out, p->o.buf_max);
@@ -301,7 +341,8 @@ void pool_give(struct pool *p, struct up *u, int64_t now)
 	struct pool_set *s;
 	u->owner = NULL;
 	if (u->io.eof || u->io.broken || u->in.len || u->out.len || u->no_write ||
-	    p->n_idle >= POOL_IDLE_MAX || !p->o.per_target || !p->o.timers->ms[TIMER_POOL])
+	    is_refusing(p, u, now) || p->n_idle >= POOL_IDLE_MAX || !p->o.per_target ||
+	    !p->o.timers->ms[TIMER_POOL])
 		goto drop;
 	if (u->io.can_read && io_read(&u->io, &u->in, 1) != IO_WAIT)
 		goto drop; /* ended, or bytes nobody asked for; their edge will not come again */

@@ -24,6 +24,7 @@ struct up {
 	bool connected;
 	bool no_write; /* the agent takes no more; it may still answer */
 	uint64_t serial;
+	struct km_addr agent;
 	int64_t idle_since;
 	struct pool *pool;
 	struct pool_set *set;
@@ -59,6 +60,10 @@ int pool_take(struct pool *p, const struct route *r, int64_t max_idle_ms, int64_
 /* Gives back one on which a whole request and its whole answer have passed; it is kept or closed.
  */
 void pool_give(struct pool *p, struct up *u, int64_t now);
+/* The agent refused the connection u: it is ending, or is not there. Unused connections to it go, and
+ * for POOL_REFUSED_MS those that are given back are closed: it ends when the last has gone. */
+#define POOL_REFUSED_MS 5000
+void pool_refused(struct pool *p, const struct up *u, int64_t now);
 /* Closes one that is in use. politely: with a FIN; else with a reset, so that the agent and the
  * target see that something is missing. Accepts NULL. */
 void pool_drop(struct pool *p, struct up *u, bool politely);

@@ -890,6 +890,36 @@ def test_keep_alive_and_pool(client, agent):
     assert len(agent.connections) - before <= 1
 
 
+def test_connections_to_an_agent_that_ends_are_not_kept(agent):
+    """A refused connection says that the agent drains: it waits for the end of all that it has."""
+    def idle():
+        return g.metric("kakuremichi_upstream_idle")
+    with running(workers=1, pool_idle_timeout="10m") as g:
+        with g.tls() as a, g.tls() as b, g.tls() as c, g.tls("other.test") as other:
+            clients = [Client(x) for x in (a, b, c)]
+            assert Client(other).get("/echo", host="other.test").status == 200
+            for x in clients[:2]:
+                x.send("GET /sip HTTP/1.1\r\nHost: hello.test\r\n\r\n")
+                assert agent.events.get(timeout=20) == "sip"
+            assert idle() == 1
+            agent.close()
+            try:
+                refused = clients[2].get("/echo")
+                assert refused.status == 502
+                assert idle() == 0  # another tunnel's, but of the same agent
+                for x in clients[:2]:
+                    agent.uploads.put("go")
+                assert [x.answer().status for x in clients[:2]] == [200, 200]
+                assert clients[2].get("/echo").status == 502  # and not on one of those
+                assert idle() == 0
+            finally:
+                agent.__init__()
+        # When it is there again, connections are kept as before: soon.
+        with g.tls() as s:
+            x = Client(s)
+            g.until(lambda: x.get("/echo").status == 200 and idle() == 1)
+
+
 def test_target_that_closes_after_each_answer(gw, agent):
     with gw.tls(sni="other.test") as sock:
         c = Client(sock)

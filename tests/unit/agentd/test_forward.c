@@ -543,20 +543,23 @@ static void silence_is_cut(void **state)
 static void drain_lets_the_busy_finish(void **state)
 {
 	struct world *w = *state;
-	int idle = open_tunnel(w, TUNNEL), idle_t = accept_target(w);
+	int pausing = open_tunnel(w, TUNNEL), pausing_t = accept_target(w);
 	int busy = open_tunnel(w, TUNNEL), busy_t = accept_target(w);
 	char c;
 
-	assert_int_equal(send(idle_t, "x", 1, 0), 1); /* answered: waits for the next request */
-	assert_int_equal(recv(idle, &c, 1, 0), 1);
+	assert_int_equal(send(pausing_t, "x", 1, 0), 1); /* perhaps the answer's end, perhaps not */
+	assert_int_equal(recv(pausing, &c, 1, 0), 1);
 	assert_int_equal(send(busy, "x", 1, 0), 1);
 	assert_int_equal(recv(busy_t, &c, 1, 0), 1);
 	forward_drain(w->forward);
-	assert_true(was_cut(idle));
+	assert_int_equal(poll(&(struct pollfd){pausing, POLLIN, 0}, 1, 2500), 0);
+	assert_int_equal(send(pausing_t, "y", 1, 0), 1);
+	assert_int_equal(recv(pausing, &c, 1, 0), 1);
+	close(pausing); /* its gateway is done with it */
+	assert_true(was_cut(pausing_t));
 	assert_int_equal(send(busy_t, "y", 1, 0), 1);
 	assert_int_equal(recv(busy, &c, 1, 0), 1);
-	close(idle);
-	close(idle_t);
+	close(pausing_t);
 	close(busy);
 	close(busy_t);
 }
