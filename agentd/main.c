@@ -2,6 +2,7 @@
 /* agentd: beside the services that are to be reached. See docs/architecture.md. */
 #include "agentd/agent.h"
 #include "libkm/base/log.h"
+#include "libkm/join/join.h"
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -179,13 +180,26 @@ static void stop(struct agent *a)
 	libevent_global_shutdown();
 }
 
+static int join(int argc, char **argv)
+{
+	static const struct km_join_opts opts = {.spec = &settings_spec,
+						 .host = offsetof(struct settings, host),
+						 .type = "agent",
+						 .unit = "kakuremichi-agentd"};
+
+	return km_join_main(&opts, argc, argv);
+}
+
 int main(int argc, char **argv)
 {
 	struct agent a = {0};
 	struct km_errtext err = {0};
 	bool verbose;
-	int rc = km_program_start(&settings_spec, argc, argv, &a.settings, &verbose);
+	int rc;
 
+	if (argc > 1 && strcmp(argv[1], "join") == 0)
+		return join(argc - 1, argv + 1);
+	rc = km_program_start(&settings_spec, argc, argv, &a.settings, &verbose);
 	if (rc != KM_PROGRAM_RUN)
 		return rc;
 	km_log_start("agentd", &a.settings.host.log, verbose);

@@ -11,6 +11,7 @@
 #include "libkm/base/util.h"
 #include "libkm/event/httpd.h"
 #include "libkm/host/net.h"
+#include "libkm/join/join.h"
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -147,11 +148,32 @@ static void stop(struct gateway *g)
 	km_conf_free(&gw_settings_spec, &g->settings);
 }
 
+static void join_fill(const void *settings, struct km_msg_join *m)
+{
+	const struct gw_settings *s = settings;
+	m->public_ip = s->public_ip.items;
+	m->n_public_ip = s->public_ip.n;
+	m->wireguard_port = s->host.wireguard_port;
+	m->has_wireguard_port = true;
+}
+
+static int join(int argc, char **argv)
+{
+	static const struct km_join_opts opts = {.spec = &gw_settings_spec,
+						 .host = offsetof(struct gw_settings, host),
+						 .type = "gateway",
+						 .unit = "kakuremichi-gatewayd",
+						 .fill = join_fill};
+	return km_join_main(&opts, argc, argv);
+}
+
 int main(int argc, char **argv)
 {
 	struct gateway g = {0};
 	struct km_errtext err = {0};
 	bool verbose = false;
+	if (argc > 1 && !strcmp(argv[1], "join"))
+		return join(argc - 1, argv + 1);
 	int status = km_program_start(&gw_settings_spec, argc, argv, &g.settings, &verbose);
 	if (status != KM_PROGRAM_RUN) {
 		km_conf_free(&gw_settings_spec, &g.settings);

@@ -207,12 +207,15 @@ int main(int argc, char **argv)
 
 	if (argc == 3 && !strcmp(argv[1], "--show"))
 		return warden_show(argv[2]);
+	if (argc == 3 && !strcmp(argv[1], "--key"))
+		return warden_key(argv[2]);
 	if (device_name(argc, argv))
 		return warden_device(device_name(argc, argv), argc == 4);
 	if (fd < 0) {
 		fprintf(stderr, "km-warden is started by gatewayd and agentd, not by hand;\n"
 				"by hand only: km-warden [-f] --device NAME\n"
-				"              km-warden --show RUNTIME_DIR\n");
+				"              km-warden --show RUNTIME_DIR\n"
+				"              km-warden --key STATE_DIR\n");
 		return 2;
 	}
 	w = km_xcalloc(1, sizeof(*w));

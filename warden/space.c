@@ -172,6 +172,23 @@ static int load_key(const char *dir, uint8_t key[static KM_WG_KEY_LEN], struct k
 	return rc;
 }
 
+int warden_key(const char *dir)
+{
+	uint8_t key[KM_WG_KEY_LEN], pub[KM_WG_KEY_LEN];
+	char text[KM_WG_KEY_STRLEN];
+	struct km_errtext err = {""};
+	int rc = load_key(dir, key, &err);
+
+	if (!rc && (rc = km_wg_public(pub, key)))
+		km_errtext_set(&err, rc, "no public key: %s", km_strerror(rc));
+	km_wipe(key, sizeof(key));
+	if (rc)
+		fprintf(stderr, "km-warden: %s\n", err.text);
+	else
+		printf("%s\n", km_wg_key_str(pub, text));
+	return rc ? 1 : 0;
+}
+
 /* The device, whose interface goes into the namespace inside (-1: stays on the host), or is tun. */
 static int open_device(struct warden *w, int inside, struct warden_tun *tun, const uint8_t *key,
 		       struct km_errtext *err)

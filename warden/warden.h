@@ -51,6 +51,8 @@ struct warden {
  * there is in both cases. */
 int warden_space_open(struct warden *w, struct km_errtext *err) __attribute__((warn_unused_result));
 void warden_space_close(struct warden *w);
+/* Makes DIR/wireguard.key when there is none, and prints its public half. Gives the exit status. */
+int warden_key(const char *dir);
 
 /* Kernel settings and loopback of the network namespace in which we are. KM_EIO. */
 int warden_settle_inside(bool rootless) __attribute__((warn_unused_result));

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Certificate authorities, the trust bundle, and certificates that wait for a CA that is offline. */
+/* Certificate authorities, the trust bundle, and certificates that wait for a CA that is offline.
+ */
 #include "controld/api/hosts.h"
 #include "controld/api/request.h"
 #include "controld/api/route.h"
@@ -16,7 +17,8 @@ static const char *pem_of(struct req *rq, const char *field)
 	struct details d = {NULL};
 	const char *key, *text = NULL;
 	json_t *value;
-	json_object_foreach (rq->body, key, value) {
+	json_object_foreach(rq->body, key, value)
+	{
 		if (strcmp(key, field) != 0)
 			details_add(&d, key, "is not known");
 		else if (!(text = json_string_value(value)) || !*text)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* A host that has a join token instead of an API key: the token is used up, the host's WireGuard key
- * bound and certified (or asked for, where the CA is offline), and a new API key answered. A join whose
- * answer was lost may be repeated by the same key while the token lasts. */
+/* A host that has a join token instead of an API key: the token is used up, the host's WireGuard
+ * key bound and certified (or asked for, where the CA is offline), and a new API key answered. A
+ * join whose answer was lost may be repeated by the same key while the token lasts. */
 #include "controld/hub/client.h"
 #include "controld/pki/authority.h"
 #include "controld/pki/vault.h"
@@ -43,7 +43,8 @@ static void refuse_unknown(struct client *c)
 	bool wait = limit_wait_ms(c->hub->failures, km_addr_str(&c->peer, peer), now) > 0;
 
 	if (wait) {
-		refuse(c, "TOO_MANY", "too many failed attempts from this address; try again later");
+		refuse(c, "TOO_MANY",
+		       "too many failed attempts from this address; try again later");
 		return;
 	}
 	limit_failed(c->hub->failures, peer, now);

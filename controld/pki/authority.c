@@ -10,9 +10,9 @@
 #include <utlist.h>
 
 #define LOCK_KEY "4710103" /* while the first CA is looked for and made */
-#define SWEEP_S 3600 /* how often what is due is looked for, at least */
-#define SWEEPS 24    /* in the life of a certificate, at least */
-#define BLOCK_DAYS "400" /* after its end a certificate is refused for that alone, grace or not */
+#define SWEEP_S 3600       /* how often what is due is looked for, at least */
+#define SWEEPS 24          /* in the life of a certificate, at least */
+#define BLOCK_DAYS "400"   /* after its end a certificate is refused for that alone, grace or not */
 
 /* ---- the CAs ---- */
 
@@ -59,7 +59,8 @@ static int open_key(struct ca *ca, const struct vault *v, const char *fp, const 
 		km_wipe(priv, n);
 	free(priv);
 	return rc ? km_errtext_set(err, KM_EAUTH,
-				   "the key of the CA %.16s… does not open with this master key", fp)
+				   "the key of the CA %.16s… does not open with this master key",
+				   fp)
 		  : 0;
 }
 
@@ -175,8 +176,8 @@ static bool is_in(const struct km_bundle *b, const uint8_t *fp)
 	return false;
 }
 
-/* Who signs the bundle after prev (NULL: the first): a CA that prev's hosts trust, and as long as it can the
- * one that has signed prev. NULL: nobody can. *handover: another one than prev's. */
+/* Who signs the bundle after prev (NULL: the first): a CA that prev's hosts trust, and as long as
+ * it can the one that has signed prev. NULL: nobody can. *handover: another one than prev's. */
 static const struct ca *signer_of(const struct authority *a, const struct km_bundle *prev,
 				  bool *handover)
 {
@@ -277,8 +278,9 @@ static void build(struct authority *a, int64_t number, int64_t wanted, const PGr
 	snprintf(after, sizeof(after), "%lld", (long long)number + 1);
 	snprintf(want, sizeof(want), "%lld", (long long)wanted);
 	struct store_stmt s[] = {
-	    {.sql = "UPDATE trust SET number = $2::bigint, bundle = $3, signed = $4::boolean, "
-		    "built = $5::bigint, issued_at = now() WHERE number = $1::bigint RETURNING number",
+	    {.sql =
+		 "UPDATE trust SET number = $2::bigint, bundle = $3, signed = $4::boolean, "
+		 "built = $5::bigint, issued_at = now() WHERE number = $1::bigint RETURNING number",
 	     .n = 5,
 	     .params = {before, after, (const char *)km_buf_head(&text), ca ? "true" : "false",
 			want}},
@@ -422,7 +424,8 @@ static int first_ca(struct authority *a, PGconn *db, const char *file, struct km
 	if (!a->offline) {
 		rc = authority_make(a, &made, err);
 	} else if (!file) {
-		km_warn("no certificate authority yet: ca = offline, and ca_certificate names none");
+		km_warn(
+		    "no certificate authority yet: ca = offline, and ca_certificate names none");
 		return 0;
 	} else {
 		rc = km_file_read(file, KM_CERT_PEM_MAX, &pem, &n);

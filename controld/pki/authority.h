@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* The certificate authority (CA) that hosts' certificates come from, in Nebula's format, and the trust bundle
- * that tells hosts which CAs to trust and which certificates to refuse.
+/* The certificate authority (CA) that hosts' certificates come from, in Nebula's format, and the
+ * trust bundle that tells hosts which CAs to trust and which certificates to refuse.
  *
- * The CA's key is here (`ca = control`: made at the first start, sealed with the master key) or with the
- * operator (`ca = offline`): then certificates are asked for in the table `enrolments`, and
- * bundles are signed elsewhere. Nothing is signed because a row says so: a first certificate is issued to
- * a host that has just proven its secret, which names its number, from which its addresses follow; a later
- * one repeats what an earlier one by a trusted CA says. */
+ * The CA's key is here (`ca = control`: made at the first start, sealed with the master key) or
+ * with the operator (`ca = offline`): then certificates are asked for in the table `enrolments`,
+ * and bundles are signed elsewhere. Nothing is signed because a row says so: a first certificate is
+ * issued to a host that has just proven its secret, which names its number, from which its
+ * addresses follow; a later one repeats what an earlier one by a trusted CA says. */
 #ifndef CONTROLD_PKI_AUTHORITY_H
 #define CONTROLD_PKI_AUTHORITY_H
 
@@ -23,15 +23,17 @@ struct authority;
 
 struct authority_opts {
 	const struct vault *vault; /* outlives the authority */
-	const char *network;	   /* the setting: what the CA may give */
-	int64_t lifetime_s; /* of hosts' certificates; they are renewed at a third left */
+	const char *network;       /* the setting: what the CA may give */
+	int64_t lifetime_s;        /* of hosts' certificates; they are renewed at a third left */
 	bool offline;
-	const char *ca_certificate; /* offline: the operator's CA certificate (PEM file); may be NULL */
+	const char
+	    *ca_certificate; /* offline: the operator's CA certificate (PEM file); may be NULL */
 };
 
 /* Blocking, at start: takes the CAs from the database, or makes one (several controld may try at
- * once, one wins). KM_EINVAL: ca_certificate is malformed or not usable; KM_EAUTH: an authority in the
- * database does not bear this master key's mac; KM_EIO, KM_ECLOSED: the database; with a sentence. */
+ * once, one wins). KM_EINVAL: ca_certificate is malformed or not usable; KM_EAUTH: an authority in
+ * the database does not bear this master key's mac; KM_EIO, KM_ECLOSED: the database; with a
+ * sentence. */
 int authority_open(struct authority **out, PGconn *db, const struct authority_opts *opts,
 		   struct km_errtext *err) __attribute__((warn_unused_result));
 /* Begins to make bundles when they are wanted, and to renew certificates at a third left. */
@@ -42,11 +44,11 @@ void authority_free(struct authority *a);
 
 /* Whether control can sign: the active CA's key is here. */
 bool authority_signs(const struct authority *a);
-/* Fills an empty list with the fingerprints of the trusted CAs, the active one first; the caller frees
- * each and the list. a may be NULL. */
+/* Fills an empty list with the fingerprints of the trusted CAs, the active one first; the caller
+ * frees each and the list. a may be NULL. */
 void authority_fingerprints(const struct authority *a, struct km_strlist *out);
-/* The newest bundle (PEM) and its number; "" and 0 until the first was made. Borrowed until the loop
- * goes on. */
+/* The newest bundle (PEM) and its number; "" and 0 until the first was made. Borrowed until the
+ * loop goes on. */
 const char *authority_bundle(const struct authority *a);
 int64_t authority_number(const struct authority *a);
 
@@ -54,8 +56,8 @@ int64_t authority_number(const struct authority *a);
 struct authority_host {
 	bool gateway;
 	const char *id, *name;
-	int64_t number;			   /* from it follow its addresses */
-	const uint8_t *key;		   /* WireGuard's public key */
+	int64_t number;     /* from it follow its addresses */
+	const uint8_t *key; /* WireGuard's public key */
 };
 /* A certificate with all that the database wants to know. */
 struct issued {
@@ -68,13 +70,13 @@ struct issued {
  * km_cert_sign; with a sentence. */
 int authority_issue(const struct authority *a, struct issued *out, const struct authority_host *h,
 		    struct km_errtext *err) __attribute__((warn_unused_result));
-/* Another one like `pem`, which a trusted CA must have signed for this key and kind of host: with the
- * present CA, time and name. KM_EAUTH: it is not such a one; otherwise as authority_issue. */
+/* Another one like `pem`, which a trusted CA must have signed for this key and kind of host: with
+ * the present CA, time and name. KM_EAUTH: it is not such a one; otherwise as authority_issue. */
 int authority_reissue(const struct authority *a, struct issued *out, const char *pem, bool gateway,
 		      const char *name, const uint8_t key[static KM_WG_KEY_LEN],
 		      struct km_errtext *err) __attribute__((warn_unused_result));
-/* A certificate that was signed elsewhere for this host: KM_EAUTH with a sentence unless a trusted CA
- * has signed it for this key, kind and number, and it is valid now. */
+/* A certificate that was signed elsewhere for this host: KM_EAUTH with a sentence unless a trusted
+ * CA has signed it for this key, kind and number, and it is valid now. */
 int authority_take(const struct authority *a, struct issued *out, const char *pem,
 		   const struct authority_host *h, struct km_errtext *err)
     __attribute__((warn_unused_result));
@@ -84,8 +86,8 @@ struct store_stmt issued_insert(const struct issued *i, bool gateway, const char
 
 /* What a host may ask a certificate for, as `kmctl cert sign` and enrolments show it. */
 struct authority_place {
-	struct km_prefix network;    /* its virtual IP with the network's length */
-	struct km_prefix subnet;     /* agents only */
+	struct km_prefix network; /* its virtual IP with the network's length */
+	struct km_prefix subnet;  /* agents only */
 	bool has_subnet;
 };
 /* KM_EINVAL: there is no such number. */

@@ -16,7 +16,8 @@
 EVP_PKEY *issue_key(void);
 /* A self-signed root for key, valid from an hour before wall_s (seconds since 1970). */
 X509 *issue_root(EVP_PKEY *key, int64_t wall_s);
-/* Whether s can stand in a certificate as a host name: at most 253 letters, digits, '-', '.', '_'. */
+/* Whether s can stand in a certificate as a host name: at most 253 letters, digits, '-', '.', '_'.
+ */
 bool issue_host_name_ok(const char *s);
 /* A server certificate for key under the root, for these names (host names and addresses; each at
  * most once). KM_EINVAL: a name is neither; KM_EIO: OpenSSL failed. */

@@ -167,8 +167,7 @@ static int ours(const struct authority *a, const struct km_cert *c, bool gateway
 		return km_errtext_set(err, KM_EAUTH,
 				      "the certificate is for another WireGuard key");
 	if (c->n_groups != 1 || strcmp(c->groups[0], group_of(gateway)) != 0)
-		return km_errtext_set(err, KM_EAUTH,
-				      "the certificate's groups are not just \"%s\"",
+		return km_errtext_set(err, KM_EAUTH, "the certificate's groups are not just \"%s\"",
 				      group_of(gateway));
 	return 0;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Certificates that are due: a third of their life is left, their CA is no longer the active one, the
- * host has another name, or they begin in the future (control's clock was ahead). Each is issued
- * anew, some in a transaction; where the CA is offline, it is asked for. */
+/* Certificates that are due: a third of their life is left, their CA is no longer the active one,
+ * the host has another name, or they begin in the future (control's clock was ahead). Each is
+ * issued anew, some in a transaction; where the CA is offline, it is asked for. */
 #include "controld/pki/authority_priv.h"
 #include "libkm/base/log.h"
 #include "libkm/base/metrics.h"
@@ -65,10 +65,10 @@ static void renew(struct batch *b, const struct authority *a, const PGresult *re
 	b->s[b->n_s++] = issued_insert(i, gateway, id);
 	b->s[b->n_s++] = (struct store_stmt){
 	    .sql = "SELECT km_before($1, $2::uuid)", .n = 2, .params = {kind, id}};
-	b->s[b->n_s++] = (struct store_stmt){
-	    .sql = gateway ? REPLACE("gateways") : REPLACE("agents"),
-	    .n = 5,
-	    .params = {id, i->pem, i->fingerprint, i->not_after, i->key}};
+	b->s[b->n_s++] =
+	    (struct store_stmt){.sql = gateway ? REPLACE("gateways") : REPLACE("agents"),
+				.n = 5,
+				.params = {id, i->pem, i->fingerprint, i->not_after, i->key}};
 	b->s[b->n_s++] = (struct store_stmt){
 	    .sql = "SELECT km_change($1, 'update', $2::uuid)", .n = 2, .params = {kind, id}};
 }
@@ -99,7 +99,8 @@ static void on_retired(void *arg, const struct store_error *error, PGresult *con
 		km_info("certificate authority retired: nobody's certificate is by it any more");
 }
 
-/* After a rotation nothing is due any more: CAs of ours that no host's certificate is by are done. */
+/* After a rotation nothing is due any more: CAs of ours that no host's certificate is by are done.
+ */
 #define RETIRE                                                                                     \
 	"WITH gone AS (UPDATE authorities SET state = 'retired', sealed_key = NULL, "              \
 	"retired_at = now(), mac = $2::bytea WHERE fingerprint = $1 AND state = 'trusted' "        \

@@ -11,8 +11,8 @@
 #define SAVE_S 3600
 #define WARN_S 86400 /* how often an end that comes near is told */
 #define VIPS_MAX 4
-/* After a change of trust: a configuration that belongs to it may be on its way behind it, and hosts whose
- * new certificates it brings need not be cut off in between. */
+/* After a change of trust: a configuration that belongs to it may be on its way behind it, and
+ * hosts whose new certificates it brings need not be cut off in between. */
 #define SOON_US 300000
 
 struct km_guard {
@@ -285,9 +285,9 @@ void km_guard_trust(struct km_guard *g, const json_t *data)
 		return;
 	km_metric_set(g->number, km_guard_trust_number(g));
 	km_info("trust bundle taken", km_ki("number", km_guard_trust_number(g)),
-		km_ks("first", !first                  ? "no"
-			       : g->o.ca_pin->n        ? "yes, signed by the pinned CA"
-						       : "yes, trusted on first use"));
+		km_ks("first", !first           ? "no"
+			       : g->o.ca_pin->n ? "yes, signed by the pinned CA"
+						: "yes, trusted on first use"));
 	g->offer_again = true;
 	if (first)
 		review(g);
@@ -340,7 +340,8 @@ static int start(struct km_guard *g, struct km_errtext *err)
 		return rc;
 	g->saved_ms = now.mono_ms;
 	if (km_trust_behind(g->trust, now))
-		km_warn("the clock stands before the time at which this host ran last: it is wrong, and "
+		km_warn("the clock stands before the time at which this host ran last: it is "
+			"wrong, and "
 			"certificates cannot be judged by it");
 	warn_of_end(g, now);
 	km_metric_set(g->number, km_guard_trust_number(g));
@@ -357,8 +358,9 @@ int km_guard_open(struct km_guard **out, const struct km_guard_opts *opts, struc
 	int rc;
 
 	g->o = *opts;
-	g->refused = metric(g, KM_METRIC_COUNTER, "peers_refused_total",
-			    "Agents or gateways that were refused, or cut off, for their certificates.");
+	g->refused =
+	    metric(g, KM_METRIC_COUNTER, "peers_refused_total",
+		   "Agents or gateways that were refused, or cut off, for their certificates.");
 	g->borne = metric(g, KM_METRIC_GAUGE, "certificates_borne",
 			  "Peers whose certificates look expired and that are borne with.");
 	g->not_after = metric(g, KM_METRIC_GAUGE, "certificate_not_after_seconds",

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* Stands between the configuration (libkm/replica) and a daemon's hooks: an agent or a gateway reaches the
- * daemon as a peer only with a certificate that libkm/trust accepts. One that loses it is taken away
- * from the daemon as if control had removed it. Main loop only; it logs, and counts
- * kakuremichi_TYPE_peers_refused, _certificates_borne, _certificate_not_after_seconds, _trust_number. */
+/* Stands between the configuration (libkm/replica) and a daemon's hooks: an agent or a gateway
+ * reaches the daemon as a peer only with a certificate that libkm/trust accepts. One that loses it
+ * is taken away from the daemon as if control had removed it. Main loop only; it logs, and counts
+ * kakuremichi_TYPE_peers_refused, _certificates_borne, _certificate_not_after_seconds,
+ * _trust_number. */
 #ifndef KM_UPLINK_GUARD_H
 #define KM_UPLINK_GUARD_H
 

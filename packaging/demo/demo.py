@@ -37,8 +37,8 @@ def main():
         s.gateway_id, s.agent_id = gateway["id"], agent["id"]
         print("Starting gateway, agent and the service on the agent's loopback …", flush=True)
         s.start_target(text=TEXT)
-        s.start_gateway(gateway["apiKey"])
-        s.start_agent(agent["apiKey"])
+        s.start_gateway(gateway["joinToken"])
+        s.start_agent(agent["joinToken"])
         s.create_tunnel()
         _, seconds = s.wait_served()
         ca = s.dir / "ca.crt"

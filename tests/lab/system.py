@@ -67,6 +67,7 @@ class System:
         self.prefix = f"{prefix}{os.getpid()}"
         self.domain = domain
         self.procs = {}
+        self.joined = {}  # role -> what join has written into its settings
         self.started = []  # (name, process) of all that ever ran
         self.statuses = []  # (name, exit status) of every daemon that was stopped in order
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix=f"{self.prefix}-"))
@@ -151,37 +152,56 @@ class System:
         self.api_tls = client.context(state / "root.crt")
         return p
 
-    def _edge_settings(self, role, key):
-        key_file = self.dir / f"{role}.key"
-        if key is not None:
-            fd = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(fd, "w") as f:
-                f.write(key + "\n")
+    def _edge_settings(self, role):
         for d in ("state", "run"):
             (self.dir / f"{role}-{d}").mkdir(exist_ok=True, mode=0o700)
-        return dict(control="wss://control.demo.test:3001", control_pin=self.pin,
-                    api_key_file=key_file, state_dir=self.dir / f"{role}-state",
-                    runtime_dir=self.dir / f"{role}-run", log_level="info",
-                    warden=self.build / "km-warden")
+        settings = dict(api_key_file=self.dir / f"{role}.key", state_dir=self.dir / f"{role}-state",
+                        runtime_dir=self.dir / f"{role}-run", log_level="info",
+                        warden=self.build / "km-warden")
+        if role == "gateway":
+            settings.update(public_ip=net.GATEWAY, wireguard_port=51820, https_listen="0.0.0.0:443",
+                            http_listen="0.0.0.0:80", certificate_dir=self.certificates,
+                            metrics_listen="127.0.0.1:9101")
+        else:
+            settings.update(metrics_listen="127.0.0.1:9102", warden=self.program("km-warden"))
+        settings.update(self.joined.get(role, {}))
+        return settings
 
-    def start_gateway(self, key=None, wait=True, **settings):
-        defaults = self._edge_settings("gateway", key)
-        defaults.update(public_ip=net.GATEWAY, wireguard_port=51820, https_listen="0.0.0.0:443",
-                        http_listen="0.0.0.0:80", certificate_dir=self.certificates,
-                        metrics_listen="127.0.0.1:9101")
-        p = self.start("gatewayd", self.net.gateway, self.build / "gatewayd", "-c",
-                       self.conf("gateway", **{**defaults, **settings}))
+    def join(self, role, token, *options, conf=None, **settings):
+        """gatewayd join, or agentd join: what a new host does, once. What it has printed."""
+        ns = getattr(self.net, role)
+        conf = conf or self.conf(role, **{**self._edge_settings(role), **settings})
+        out = ns.exec(str(self.build / f"{role}d"), "join", "-c", str(conf), *options, input=token)
+        self.joined[role] = {}
+        for line in conf.read_text().splitlines():
+            key, _, value = line.partition("=")
+            if line[:1].isspace():
+                self.joined[role][last] += "\n\t" + line.strip()
+            elif key.strip() in ("control", "control_pin", "ca_pin"):
+                last = key.strip()
+                self.joined[role][last] = value.strip()
+        return out
+
+    def start_gateway(self, token=None, wait=True, **settings):
+        """With a join token it joins first."""
+        if token:
+            self.join("gateway", token, **settings)
+        conf = self.conf("gateway", **{**self._edge_settings("gateway"), **settings})
+        p = self.start("gatewayd", self.net.gateway, self.build / "gatewayd", "-c", conf)
         if wait:
             p.wait_log("configuration applied", timeout=30)
         return p
 
-    def start_agent(self, key=None, wait=True, **settings):
-        defaults = self._edge_settings("agent", key)
-        defaults.update(metrics_listen="127.0.0.1:9102", warden=self.program("km-warden"))
+    def start_agent(self, token=None, wait=True, **settings):
+        """Likewise."""
+        if token:
+            self.join("agent", token, **settings)
+        conf = self.conf("agent", **{**self._edge_settings("agent"), **settings})
         if self.agent_uid or os.stat(self.dir / "agent.key").st_uid:
             self._own(*(self.dir / f"agent{x}" for x in (".key", "-state", "-run")))
-        p = self.start("agentd", self.net.agent, *self.unprivileged(
-            self.program("agentd"), "-c", self.conf("agent", **{**defaults, **settings})))
+        conf.chmod(0o644)
+        p = self.start("agentd", self.net.agent,
+                       *self.unprivileged(self.program("agentd"), "-c", conf))
         if wait:
             p.wait_log("configuration applied", timeout=30)
         return p
@@ -208,8 +228,8 @@ class System:
         ag = self.api("POST", "/api/agents", {"name": "agent-1"}, expect=201)
         self.gateway_id, self.agent_id = gw["id"], ag["id"]
         self.start_target()
-        self.start_gateway(gw["apiKey"], **(gateway or {}))
-        self.start_agent(ag["apiKey"], **(agent or {}))
+        self.start_gateway(gw["joinToken"], **(gateway or {}))
+        self.start_agent(ag["joinToken"], **(agent or {}))
         return self
 
     def _mark(self, name):
