@@ -247,3 +247,35 @@ def test_control_socket(lone):
     lone.ip(0, "link", "del", dev)
     assert lone.procs[0].wait(5) == 0
     assert not re.search(rf"{dev}\b", " ".join(os.listdir("/var/run/wireguard")))
+
+
+def woken(pid, thread):
+    """How often this thread of the process has run."""
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/status", encoding="ascii") as f:
+            status = dict(line.split(":", 1) for line in f)
+        if status["Name"].strip() == thread:
+            return int(status["voluntary_ctxt_switches"]) + int(status["nonvoluntary_ctxt_switches"])
+    raise AssertionError(f"no thread {thread}")
+
+
+def test_threads_at_rest(lone):
+    """While little moves, the receiving thread does the sending one's work; under load both do theirs; and
+    then one again."""
+    lone.begin(0)
+    lone.ping(0, INNER4[1])
+    pid = lone.procs[0].pid
+    for load in (True, False):
+        until = time.monotonic() + patience(10)
+        while True:  # the TUN has to be silent for a moment first
+            time.sleep(0.05)
+            before = woken(pid, "wg-send"), woken(pid, "wg-receive")
+            lone.inside(0, "ping", "-q", "-n", "-c", "50", "-i", "0.005", INNER4[1])
+            after = woken(pid, "wg-send"), woken(pid, "wg-receive")
+            if after[0] - before[0] < 5:
+                break
+            assert time.monotonic() < until, "the sending thread does not park"
+        assert after[1] - before[1] >= 50
+        if load:
+            lone.transfer(0, INNER4[1])
+            assert woken(pid, "wg-send") - after[0] > 5
