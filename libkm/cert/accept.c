@@ -6,42 +6,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool same_fp(const uint8_t *a, const uint8_t *b)
-{
-	return !memcmp(a, b, KM_CERT_FP_LEN);
-}
-
-static bool has_ca(const struct km_bundle *b, const uint8_t *fp)
-{
-	for (size_t i = 0; i < b->n_cas; i++)
-		if (same_fp(b->cas[i]->fingerprint, fp))
-			return true;
-	return false;
-}
-
-static int cmp_fp(const void *a, const void *b)
-{
-	return memcmp(a, b, KM_CERT_FP_LEN);
-}
-
-static bool has_blocked(const struct km_bundle *b, const uint8_t *fp)
-{
-	return b->n_blocked && bsearch(fp, b->blocked, b->n_blocked, KM_CERT_FP_LEN, cmp_fp);
-}
-
 /* How `to` differs from `from`. */
 static struct km_bundle_change compare(const struct km_bundle *from, const struct km_bundle *to)
 {
 	struct km_bundle_change ch = {0};
 
 	for (size_t i = 0; i < to->n_cas; i++)
-		ch.cas_added += !has_ca(from, to->cas[i]->fingerprint);
+		ch.cas_added += !km_bundle_find(from, to->cas[i]->fingerprint);
 	for (size_t i = 0; i < from->n_cas; i++)
-		ch.cas_removed += !has_ca(to, from->cas[i]->fingerprint);
+		ch.cas_removed += !km_bundle_find(to, from->cas[i]->fingerprint);
 	for (size_t i = 0; i < to->n_blocked; i++)
-		ch.blocked += !has_blocked(from, to->blocked[i]);
+		ch.blocked += !km_bundle_blocks(from, to->blocked[i]);
 	for (size_t i = 0; i < from->n_blocked; i++)
-		ch.unblocked += !has_blocked(to, from->blocked[i]);
+		ch.unblocked += !km_bundle_blocks(to, from->blocked[i]);
 	return ch;
 }
 
@@ -78,11 +55,11 @@ static int restrict_by(struct km_bundle **out, const struct km_bundle *current,
 	if (!all)
 		return km_errtext_set(err, KM_ENOMEM, "no memory");
 	for (size_t i = 0; i < current->n_cas; i++)
-		if (keep_cas || has_ca(offered, current->cas[i]->fingerprint))
+		if (keep_cas || km_bundle_find(offered, current->cas[i]->fingerprint))
 			cas[n_cas++] = current->cas[i];
 	memcpy(all, current->blocked, n * KM_CERT_FP_LEN);
 	for (size_t i = 0; i < offered->n_blocked; i++)
-		if (!has_blocked(current, offered->blocked[i]))
+		if (!km_bundle_blocks(current, offered->blocked[i]))
 			memcpy(all[n++], offered->blocked[i], KM_CERT_FP_LEN);
 	rc = km_bundle_new(out, current->number, cas, n_cas, (const uint8_t(*)[KM_CERT_FP_LEN])all,
 			   n, err);
@@ -90,11 +67,10 @@ static int restrict_by(struct km_bundle **out, const struct km_bundle *current,
 	return rc;
 }
 
-/* A bundle that may only take away. `why` is the error of its signature. */
+/* A bundle that may only take away; err says why. */
 static int accept_removals(const struct km_bundle *current, const struct km_bundle *offered,
-			   const struct km_bundle_change *wanted, int why,
-			   struct km_bundle **merged, struct km_bundle_change *change,
-			   struct km_errtext *err)
+			   const struct km_bundle_change *wanted, struct km_bundle **merged,
+			   struct km_bundle_change *change, struct km_errtext *err)
 {
 	bool none_left = wanted->cas_removed == current->n_cas;
 	struct km_errtext reason = {""};
@@ -117,7 +93,7 @@ static int accept_removals(const struct km_bundle *current, const struct km_bund
 				      "stay (%.200s)",
 				      offered->number, current->n_cas, reason.text);
 	if (change->refused)
-		return km_errtext_set(err, why == KM_ENOMEM ? why : KM_EAUTH,
+		return km_errtext_set(err, KM_EAUTH,
 				      "%.200s: %zu CAs not added, %zu certificates not unblocked",
 				      reason.text, wanted->cas_added, wanted->unblocked);
 	return 0;
@@ -146,8 +122,10 @@ int km_bundle_accept(const struct km_bundle *current, const struct km_bundle *of
 				      offered->number, current->number);
 	wanted = compare(current, offered);
 	rc = km_bundle_check(offered, current, when, err);
+	if (rc == KM_ENOMEM)
+		return rc;
 	if (rc)
-		return accept_removals(current, offered, &wanted, rc, merged, change, err);
+		return accept_removals(current, offered, &wanted, merged, change, err);
 	if (offered->number == current->number) {
 		if (is_same(&wanted))
 			return 0;

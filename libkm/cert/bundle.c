@@ -356,24 +356,35 @@ int km_bundle_sign(struct km_bundle *b, const struct km_cert *ca, const struct k
 	return 0;
 }
 
-static bool has_blocked(const struct km_bundle *b, const uint8_t *fp)
+const struct km_cert *km_bundle_find(const struct km_bundle *b,
+				     const uint8_t fp[static KM_CERT_FP_LEN])
+{
+	for (size_t i = 0; i < b->n_cas; i++)
+		if (!memcmp(b->cas[i]->fingerprint, fp, KM_CERT_FP_LEN))
+			return b->cas[i];
+	return NULL;
+}
+
+bool km_bundle_blocks(const struct km_bundle *b, const uint8_t fp[static KM_CERT_FP_LEN])
 {
 	return b->n_blocked && bsearch(fp, b->blocked, b->n_blocked, KM_CERT_FP_LEN, by_bytes);
 }
 
-static const struct km_cert *find_ca(const struct km_bundle *b, const uint8_t *fp)
+/* The CA that may have signed, if it is trusted. */
+static const struct km_cert *signer_in(const struct km_bundle *trusted, const uint8_t *fp)
 {
-	for (size_t i = 0; i < b->n_cas; i++)
-		if (!memcmp(b->cas[i]->fingerprint, fp, KM_CERT_FP_LEN) && !has_blocked(b, fp) &&
-		    !has_blocked(b, b->cas[i]->fingerprint2))
-			return b->cas[i];
-	return NULL;
+	const struct km_cert *ca = km_bundle_find(trusted, fp);
+
+	if (!ca || km_bundle_blocks(trusted, ca->fingerprint) ||
+	    km_bundle_blocks(trusted, ca->fingerprint2))
+		return NULL;
+	return ca;
 }
 
 int km_bundle_check(const struct km_bundle *b, const struct km_bundle *trusted,
 		    struct km_cert_when when, struct km_errtext *err)
 {
-	const struct km_cert *ca = b->is_signed ? find_ca(trusted, b->signer) : NULL;
+	const struct km_cert *ca = b->is_signed ? signer_in(trusted, b->signer) : NULL;
 	char hex[KM_CERT_FP_STRLEN];
 	struct km_buf bytes;
 	bool ok;

@@ -60,6 +60,12 @@ int km_bundle_parse(struct km_bundle **out, const char *text, size_t n, struct k
 int km_bundle_format(struct km_buf *out, const struct km_bundle *b)
     __attribute__((warn_unused_result));
 
+/* The CA with this fingerprint among b's, blocked or not; NULL: none. */
+const struct km_cert *km_bundle_find(const struct km_bundle *b,
+				     const uint8_t fp[static KM_CERT_FP_LEN]);
+/* Whether b blocks this fingerprint. */
+bool km_bundle_blocks(const struct km_bundle *b, const uint8_t fp[static KM_CERT_FP_LEN]);
+
 /* A pool of its CAs with its blocklist. NULL: no memory. */
 struct km_cert_pool *km_bundle_pool(const struct km_bundle *b) __attribute__((warn_unused_result));
 
