@@ -107,6 +107,14 @@ check-tsan:
 	@$(MAKE) -s -j$$(nproc) SAN=thread tsan-run
 tsan-run: $(TSAN_UNIT) $(BUILD)/km-warden
 	@sh tests/run-unit.sh $(TSAN_UNIT)
+	@KM_BUILD=$(BUILD) $(E2E) $(WG_LOAD)
+# The embedded engine at full load, peers changing, under the sanitizers; check-e2e and check-tsan have it short.
+WG_LOAD   := tests/e2e/test_wireguard_load.py
+check-wg-sanitized:
+	@sh packaging/setup.sh check
+	@for s in thread address,undefined; do $(MAKE) -s -j$$(nproc) SAN=$$s wg-load || exit 1; done
+wg-load: $(BUILD)/km-warden
+	KM_BUILD=$(BUILD) KM_LOAD_SECONDS=$${KM_LOAD_SECONDS:-30} $(E2E) $(WG_LOAD)
 # The whole system on kernel WireGuard: Debian's kernel in QEMU over this host's root (tests/vm/vm.py).
 check-vm:
 	@sh packaging/setup.sh check vm
@@ -195,6 +203,6 @@ install: all
 clean:
 	rm -rf build
 .SECONDARY:
-.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-e2e check-bulk check-vm bench-wg bench-handshake soak-wg lint \
+.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-wg-sanitized wg-load check-e2e check-bulk check-vm bench-wg bench-handshake soak-wg lint \
         headers tidy cppcheck install schemas fuzz fuzz-run $(TIDY) $(ALONE)
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

@@ -42,7 +42,7 @@ class World:
 
     def __init__(self, build):
         self.build = os.path.abspath(build)
-        self.procs, self.keys = {}, {}
+        self.procs, self.keys, self.codes, self.logs = {}, {}, [], ""
         self.tmp = tempfile.TemporaryDirectory(prefix="kmhs-")
 
     def __enter__(self):
@@ -158,7 +158,11 @@ class World:
     def __exit__(self, *exc):
         for p in self.procs.values():
             p.send_signal(signal.SIGTERM)
-        self.codes = [p.wait(20) for p in self.procs.values()]
+        self.codes = [p.wait(30) for p in self.procs.values()]
+        self.logs = ""
+        for ns in self.procs:
+            with open(os.path.join(self.tmp.name, ns), encoding="utf-8", errors="replace") as f:
+                self.logs += f.read()
         self.clean()
         self.tmp.cleanup()
 

@@ -225,6 +225,9 @@ void wg_core_too_big(struct wg_core *c, const struct wg_pmtu_news *n, const stru
 /* What the threads asked for: attention to peers; cheap when there is nothing. Whether
  * wg_core_tick is to be called within WG_HURRY_MS. */
 bool wg_core_attend(struct wg_core *c, const struct wg_clock *now);
+/* We are to be found elsewhere now (another port): whoever we have a session with is told so by
+ * an empty packet. A peer that only sends would otherwise do so into nothing while we are silent. */
+void wg_core_announce(struct wg_core *c, const struct wg_clock *now);
 /* Every timer. Gives the milliseconds until it should be called again; -1: no need to. */
 int wg_core_tick(struct wg_core *c, const struct wg_clock *now);
 /* Frees what left the tables; may wait for the threads. */

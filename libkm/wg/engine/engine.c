@@ -202,6 +202,8 @@ static void *control_run(void *arg)
 		enter(e);
 		more = serve_queue(e, &t);
 		serve_news(e, &t);
+		if (atomic_exchange(&e->moved, false))
+			wg_core_announce(e->core, &t);
 		if (wg_core_attend(e->core, &t))
 			tick_ms = earlier(tick_ms, t.ms + WG_HURRY_MS);
 		/* Whoever sets thousands of peers one by one does not get a look at all for each. */
@@ -327,6 +329,10 @@ int wg_engine_set_port(struct wg_engine *e, uint16_t port)
 		rc = KM_EIO;
 	close(fd);
 	wg_ring(e->wake_recv); /* it may wait for the old one */
+	if (rc == 0) {
+		atomic_store(&e->moved, true);
+		wg_ring(e->wake_control);
+	}
 	return rc;
 }
 

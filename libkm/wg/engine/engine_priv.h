@@ -41,6 +41,7 @@ struct wg_engine {
 	atomic_uint mtu;
 	int wake_control, wake_send, wake_recv, gone, width; /* event descriptors */
 	atomic_bool stop, tick_now;
+	atomic_bool moved; /* to another port */
 	atomic_bool parked; /* the sending thread: the receiving one does its work (loop.c) */
 	pthread_t threads[3];
 	unsigned n_threads;

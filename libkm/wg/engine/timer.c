@@ -166,6 +166,15 @@ static void persistent(struct wg_peer *p, const struct wg_clock *now)
 	wg_peer_next_keepalive(p);
 }
 
+void wg_core_announce(struct wg_core *c, const struct wg_clock *now)
+{
+	struct wg_peer *p, *tmp;
+
+	HASH_ITER (hh, c->peers, p, tmp)
+		if (wg_session_usable(atomic_load(&p->current), now->ms))
+			c->io.flush(c->io.arg, p, WG_FLUSH_KEEPALIVE);
+}
+
 static bool due(int64_t since_ms, int64_t after_ms, int64_t now_ms)
 {
 	return since_ms != 0 && now_ms - since_ms >= after_ms;

@@ -217,6 +217,30 @@ static void test_roaming(void **state)
 	assert_int_equal(w->a.got, 1);
 }
 
+/* b only sends; a moves, and says so: what b sends goes on arriving. */
+static void test_announce(void **state)
+{
+	struct world *w = *state;
+	unsigned got;
+
+	wg_core_announce(w->a.core, &w->now); /* nobody to tell */
+	settle(w);
+	assert_int_equal(w->a.initiations, 0);
+	send_data(&w->a);
+	settle(w);
+	w->a.at.port = 2000;
+	got = w->a.got;
+	send_data(&w->b);
+	settle(w);
+	assert_int_equal(w->a.got, got);
+	wg_core_announce(w->a.core, &w->now);
+	settle(w);
+	send_data(&w->b);
+	settle(w);
+	assert_int_equal(w->a.got, got + 1);
+	assert_int_equal(w->a.initiations, 1);
+}
+
 /* Both begin at once: one round, and both ways work. */
 static void test_both_begin(void **state)
 {
@@ -579,6 +603,7 @@ int main(void)
 	    TEST(test_retries),
 	    TEST(test_expiry),
 	    TEST(test_roaming),
+	    TEST(test_announce),
 	    TEST(test_both_begin),
 	    TEST(test_under_load),
 	    TEST(test_psk),
