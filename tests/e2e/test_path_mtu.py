@@ -295,6 +295,39 @@ def test_router_grows_narrow(watched, streams, outer, inner):
         assert s.finish() < 5
 
 
+def ping_once(pair, addr, size, how, *more):
+    """One packet of this size; what ping says."""
+    payload = size - (48 if ":" in addr else 28)
+    return pair.inside(0, "ping", "-n", "-c", "1", "-W", "2", "-M", how, "-s", str(payload), *more, addr,
+                       check=False)
+
+
+@pytest.mark.parametrize("outer", [0, 1], ids=["over4", "over6"])
+def test_nothing_is_dropped_silently(watched, outer):
+    """Datagrams that the path has become too narrow for: those that may be fragmented arrive, of the others
+    the sender hears; the least packet of IPv6 arrives in any case."""
+    pair = watched
+    width = NARROW - (60, 80)[outer]
+    pair.begin(0, outer)
+    pair.ping(0, pair.INNER4[1])
+    pair.narrow(NARROW)
+    pair.until(lambda: f"mtu = {width}" in ping_once(pair, pair.INNER4[1], 1420, "do").replace("=", " = ")
+               .replace("  ", " "), "the sender is not told")
+    pair.until(lambda: " 0% packet loss" in ping_once(pair, pair.INNER4[1], 1420, "dont"),
+               "no way for fragments")
+    pair.ping(0, pair.INNER4[1], "-M", "dont", "-s", "5000")
+    pair.ping(1, pair.INNER4[0], "-M", "dont", "-s", "5000")
+    pair.ping(0, pair.INNER4[1], "-M", "do", "-s", str(width - 28))
+    assert pair.count(ROUTER, "fragments") == 0
+    # IPv6: 1280 bytes are promised.
+    pair.until(lambda: " 0% packet loss" in ping_once(pair, pair.INNER6[1], 1280, "do"),
+               "no way for 1280 bytes of IPv6")
+    pair.ping(0, pair.INNER6[1], "-M", "do", "-s", str(1280 - 48))
+    assert pair.count(ROUTER, "fragments") > 0
+    pair.until(lambda: "Packet too big" in ping_once(pair, pair.INNER6[1], 1400, "do"),
+               "the sender is not told")
+
+
 # ---- the whole system: the router is the one before the agent ----
 
 SIZE, EARLY = 96 << 20, 8 << 20
