@@ -69,7 +69,7 @@ static const struct km_opt opts[] = {
      .def = "3s",
      .min = 100,
      .max = 60000,
-     .help = "How often the path to each gateway is probed."},
+     .help = "How often the path to each gateway is probed, and its width while it is in use."},
     KM_HOST_OPTS_OUTPUT(struct settings, host, "9102"),
 };
 
