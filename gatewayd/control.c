@@ -41,6 +41,10 @@ static int on_agent(void *arg, const struct km_msg_agent *was, const struct km_m
 		    struct km_errtext *err)
 {
 	struct control *c = arg;
+	struct km_addr old;
+	if (was && (!is || strcmp(was->virtual_ip, is->virtual_ip) != 0) &&
+	    km_addr_parse(&old, was->virtual_ip) == 0)
+		c->o.agent_gone(c->o.arg, &old);
 	return peers_agent(c->o.peers, was, is, err);
 }
 

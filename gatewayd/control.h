@@ -19,6 +19,9 @@ struct control_opts {
 	struct peers *peers;
 	struct certs *certs;
 	const uint8_t *public_key; /* WireGuard, 32 bytes */
+	/* An agent has been removed, revoked, or has another address now. */
+	void (*agent_gone)(void *arg, const struct km_addr *virtual_ip);
+	void *arg;
 };
 
 /* Gives the configuration on disk to routes and peers, then connects to control when the settings

@@ -99,6 +99,13 @@ static int signals_make(struct gateway *g, struct km_errtext *err)
 	return 0;
 }
 
+static void on_agent_gone(void *arg, const struct km_addr *virtual_ip)
+{
+	struct gateway *g = arg;
+	if (g->edge)
+		edge_agent_gone(g->edge, virtual_ip);
+}
+
 static int start(struct gateway *g, struct km_errtext *err)
 {
 	static const struct km_host_net_cbs net_cbs = {on_net_opened, on_net_gone};
@@ -119,7 +126,9 @@ static int start(struct gateway *g, struct km_errtext *err)
 				       .routes = g->routes,
 				       .peers = g->peers,
 				       .certs = g->certs,
-				       .public_key = km_privnet_public_key(g->net)};
+				       .public_key = km_privnet_public_key(g->net),
+				       .agent_gone = on_agent_gone,
+				       .arg = g};
 	struct edge_opts edge = {
 	    .settings = s, .base = g->base, .routes = g->routes, .certs = g->certs, .net = g->net};
 	/* The configuration comes first, so that the first stranger finds it. */

@@ -114,6 +114,8 @@ bool raw_step(struct conn *c);
 void exchange_late(struct conn *c);
 /* The private network of its upstream connection is no more, and the pool has another. */
 void exchange_net_gone(struct conn *c);
+/* The agent at the other end of c->up has been removed or revoked: what runs is cut. */
+void exchange_agent_gone(struct conn *c);
 /* Gives back what it holds (upstream connection, route, counters). Any time. */
 void exchange_drop(struct conn *c, bool polite);
 

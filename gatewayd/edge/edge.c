@@ -231,6 +231,12 @@ int edge_net(struct edge *e, const struct km_privnet *net, struct km_errtext *er
 	return 0;
 }
 
+void edge_agent_gone(struct edge *e, const struct km_addr *agent)
+{
+	for (size_t i = 0; i < e->n_workers; i++)
+		worker_agent_gone(e->workers[i], agent);
+}
+
 void edge_free(struct edge *e)
 {
 	if (!e)

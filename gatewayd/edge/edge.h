@@ -26,6 +26,8 @@ int edge_start(struct edge **out, const struct edge_opts *opts, struct km_errtex
 /* Gives every worker a handle of its own on this private network, in place of the one it had. */
 int edge_net(struct edge *e, const struct km_privnet *net, struct km_errtext *err)
     __attribute__((warn_unused_result));
+/* An agent is no longer one of ours: connections to it are reset in every worker, soon. */
+void edge_agent_gone(struct edge *e, const struct km_addr *agent);
 /* Stops listening without losing a connection that the kernel has taken, lets requests in flight
  * end (at most drain_timeout), and then calls done(arg) once, on the main loop. */
 void edge_drain(struct edge *e, void (*done)(void *arg), void *arg);

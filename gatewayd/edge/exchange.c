@@ -107,6 +107,14 @@ static void up_again(struct conn *c)
 		timer_set(&c->w->timers, &c->timer, TIMER_CONNECT, c->w->now);
 }
 
+void exchange_agent_gone(struct conn *c)
+{
+	if (c->state == CONN_RAW)
+		conn_over(c, false);
+	else if (c->state == CONN_EXCHANGE)
+		up_failed(c, "the agent is no longer one of ours");
+}
+
 void exchange_net_gone(struct conn *c)
 {
 	if (c->state == CONN_RAW)

@@ -16,10 +16,18 @@
 #define TICK_MS 100
 #define COMMANDS 64
 
-enum command_kind { COMMAND_NET, COMMAND_DRAIN, COMMAND_UNLISTEN, COMMAND_CUT, COMMAND_STOP };
+enum command_kind {
+	COMMAND_NET,
+	COMMAND_DRAIN,
+	COMMAND_UNLISTEN,
+	COMMAND_CUT,
+	COMMAND_STOP,
+	COMMAND_AGENT_GONE,
+};
 struct command {
 	enum command_kind kind;
 	struct km_privnet *net;
+	struct km_addr agent;
 };
 
 struct accepting {
@@ -210,6 +218,18 @@ static void net_take(struct worker_thread *t, struct km_privnet *net)
 	}
 }
 
+static void agent_gone(struct worker_thread *t, const struct km_addr *agent)
+{
+	struct conn *c, *tmp;
+	pool_agent_gone(t->w.pool, agent);
+	DL_FOREACH_SAFE (t->w.conns, c, tmp) {
+		if (!c->up || !km_addr_eq(&c->up->agent, agent))
+			continue;
+		exchange_agent_gone(c);
+		conn_drive(c);
+	}
+}
+
 static void on_command(evutil_socket_t fd, short what, void *arg)
 {
 	struct worker_thread *t = arg;
@@ -229,6 +249,9 @@ static void on_command(evutil_socket_t fd, short what, void *arg)
 			break;
 		case COMMAND_CUT:
 			cut(t);
+			break;
+		case COMMAND_AGENT_GONE:
+			agent_gone(t, &k->agent);
 			break;
 		case COMMAND_STOP:
 			cut(t);
@@ -265,17 +288,22 @@ static void command_drop(void *item)
 	free(k);
 }
 
-static int command(struct worker_thread *t, enum command_kind kind, struct km_privnet *net)
+static int command_put(struct worker_thread *t, const struct command *wanted)
 {
 	struct command *k = calloc(1, sizeof(*k));
 	if (!k)
 		return KM_ENOMEM;
-	k->kind = kind;
-	k->net = net;
+	*k = *wanted;
 	int rc = km_mailbox_put(t->box, k);
 	if (rc)
 		free(k);
 	return rc;
+}
+
+static int command(struct worker_thread *t, enum command_kind kind, struct km_privnet *net)
+{
+	const struct command k = {.kind = kind, .net = net};
+	return command_put(t, &k);
 }
 
 static void must(struct worker_thread *t, enum command_kind kind)
@@ -391,6 +419,14 @@ void worker_drain(struct worker_thread *t)
 void worker_unlisten(struct worker_thread *t)
 {
 	must(t, COMMAND_UNLISTEN);
+}
+
+void worker_agent_gone(struct worker_thread *t, const struct km_addr *agent)
+{
+	const struct command k = {.kind = COMMAND_AGENT_GONE, .agent = *agent};
+	int rc = command_put(t, &k);
+	if (rc)
+		km_error("worker not told that an agent is gone", km_ke(rc));
 }
 
 void worker_cut(struct worker_thread *t)

@@ -4,6 +4,7 @@
 #ifndef GATEWAYD_EDGE_WORKER_H
 #define GATEWAYD_EDGE_WORKER_H
 
+#include "libkm/base/addr.h"
 #include "libkm/privnet/privnet.h"
 #include <stdbool.h>
 #include <stddef.h>
@@ -33,6 +34,8 @@ void worker_drain(struct worker_thread *t);
 /* Accepts what is queued and no more after that: WORKER_UNLISTENED comes when the listeners are no
  * longer used, and WORKER_DRAINED when no connection is left. */
 void worker_unlisten(struct worker_thread *t);
+/* Resets what runs to this agent, and what is kept open to it. */
+void worker_agent_gone(struct worker_thread *t, const struct km_addr *agent);
 /* Cuts every connection. */
 void worker_cut(struct worker_thread *t);
 /* Ends the thread, cutting what it has, and frees it. Accepts NULL. */

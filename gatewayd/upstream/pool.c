@@ -127,6 +127,11 @@ void pool_clear(struct pool *p)
 	clear(p, NULL);
 }
 
+void pool_agent_gone(struct pool *p, const struct km_addr *agent)
+{
+	clear(p, agent);
+}
+
 static struct refusal *refusal_of(struct pool *p, const struct km_addr *agent)
 {
 	for (size_t i = 0; i < REFUSALS; i++)

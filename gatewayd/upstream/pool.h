@@ -69,5 +69,7 @@ void pool_refused(struct pool *p, const struct up *u, int64_t now);
 void pool_drop(struct pool *p, struct up *u, bool politely);
 /* Closes every unused one. */
 void pool_clear(struct pool *p);
+/* The same of those to this agent. */
+void pool_agent_gone(struct pool *p, const struct km_addr *agent);
 
 #endif

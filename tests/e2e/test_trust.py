@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: MIT
+"""Hosts with identities: who joins gets a certificate, who is revoked is cut off at once and stays out.
+
+    stranger ── gateway ══ WireGuard ══ (NAT) agent ── target
+                    └── control ──┘
+"""
+import time
+
+import pytest
+
+from tests.lab import System
+from tests.lab.proc import LabError, patience
+
+
+@pytest.fixture()
+def s(request):
+    system = System("kmtr")
+    try:
+        system.up()
+        yield system
+    finally:
+        if request.node.stash.get("failed", False):
+            system.dump_logs()
+        complaints = system.close()
+    assert not complaints, complaints
+
+
+def test_a_joined_host_has_a_certificate(s):
+    for kind, host in (("agents", s.agent_id), ("gateways", s.gateway_id)):
+        h = s.api("GET", f"/api/{kind}/{host}", expect=200)
+        assert h["certificate"].startswith("-----BEGIN NEBULA CERTIFICATE V2-----"), h
+        assert h["certificateNotAfter"] and h["joinTokenExpiresAt"] is None
+    trust = s.api("GET", "/api/trust", expect=200)
+    assert trust["signed"] and trust["number"] >= 1
+    for role in ("agent", "gateway"):
+        state = s.dir / f"{role}-state"
+        assert (state / "trust.pem").stat().st_mode & 0o077 == 0
+        assert (state / "identity.pem").read_text().startswith("-----BEGIN NEBULA CERTIFICATE V2")
+    # A token is of use once, and its refusal says why.
+    ag = s.api("POST", "/api/agents", {"name": "other"}, expect=201)
+    first = s.dir / "other.conf"
+    first.write_text(f"api_key_file = {s.dir}/other.key\nstate_dir = {s.dir}/other-state\n"
+                     f"runtime_dir = {s.dir}/other-run\nwarden = {s.build}/km-warden\n")
+    out = s.join("agent", ag["joinToken"], conf=first)
+    assert "other" in out and "kakuremichi-agentd" in out
+    with pytest.raises(LabError, match="has joined before"):
+        s.join("agent", ag["joinToken"], conf=first)
+    s.join("agent", ag["joinToken"], "-f", conf=first)  # the same key: an answer may have been lost
+    second = s.dir / "thief.conf"
+    second.write_text(first.read_text().replace("other", "thief"))
+    with pytest.raises(LabError, match="used already, by another key"):
+        s.join("agent", ag["joinToken"], conf=second)
+    assert not (s.dir / "thief.key").exists()
+    with pytest.raises(LabError, match="this join token is for an agent"):
+        s.join("gateway", ag["joinToken"], "-f")
+    with pytest.raises(LabError, match="no join token"):
+        s.join("agent", "nonsense", conf=second)
+
+
+@pytest.mark.parametrize("how", ["revoke", "delete"])
+def test_cut_off_at_once(s, how):
+    t = s.create_tunnel()
+    s.wait_served()
+    if how == "delete":
+        s.api("DELETE", f"/api/tunnels/{t['id']}", expect=204)
+        s.api("DELETE", f"/api/agents/{s.agent_id}", expect=204)
+    else:
+        s.api("POST", f"/api/agents/{s.agent_id}/revoke", expect=200)
+        began = time.monotonic()
+        s.wait_status(s.domain, "/", 502)
+        assert time.monotonic() - began < patience(10)
+        h = s.api("GET", f"/api/agents/{s.agent_id}", expect=200)
+        assert h["status"] == "revoked" and h["certificate"] is None
+    s.procs["gatewayd"].wait_log("trust bundle taken")
+    s.procs["agentd"].wait_log("control refuses this host")
+    if how == "revoke":
+        # A new join token lets it in again, with a certificate of its own.
+        token = s.api("POST", f"/api/agents/{s.agent_id}/join-token", expect=201)["joinToken"]
+        s.stop("agentd")
+        s.join("agent", token, "-f")
+        s.start_agent(wait=False)
+        s.wait_served()
