@@ -157,6 +157,11 @@ $(BUILD)/bench-%: $(OBJ)/tests/bench/%.o $(BUILD)/libkm.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(KM_CFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
+# What thousands of peers cost, and how they settle when all begin at once.
+bench-peers: $(BUILD)/bench-peers
+	@mkdir -p build/bench
+	$(BUILD)/bench-peers build/bench/peers.json $(ARGS)
+
 # Streams through the engine while peers come and go beside them, at real time; a stall above 1 s fails it.
 SOAK_TIME ?= 3600
 SOAK_SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
@@ -203,6 +208,6 @@ install: all
 clean:
 	rm -rf build
 .SECONDARY:
-.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-wg-sanitized wg-load check-e2e check-bulk check-vm bench-wg bench-handshake soak-wg lint \
+.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-wg-sanitized wg-load check-e2e check-bulk check-vm bench-wg bench-handshake bench-peers soak-wg lint \
         headers tidy cppcheck install schemas fuzz fuzz-run $(TIDY) $(ALONE)
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

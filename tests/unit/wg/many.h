@@ -270,10 +270,13 @@ static inline void many_serve(struct host *h)
 	struct packet *p = h->queue[h->head++ % WG_QUEUE];
 	struct wg_clock t = many_clock(h);
 
+	unsigned cookies = h->sent[3];
+
 	wg_core_message(h->core, &p->from, p->data + WG_AEAD_LEAD, p->n,
 			h->tail - h->head + 1 >= WG_QUEUE_LOADED, &t);
 	free(p);
-	h->free_us = h->net->now_us + h->cost_us;
+	/* To ask for a cookie takes little. */
+	h->free_us = h->net->now_us + (h->sent[3] > cookies ? h->cost_us / 10 : h->cost_us);
 	if (h->head != h->tail)
 		many_push(h->net, (struct event){.at_us = h->free_us, .kind = EV_SERVE, .host = h});
 	many_attend(h);
@@ -404,6 +407,7 @@ static inline struct host *many_host(struct net *n)
 	h->net = n;
 	n->hosts = realloc(n->hosts, (n->n_hosts + 1) * sizeof(struct host *));
 	WORLD_SURE(n->hosts != NULL);
+	h->at.ip[10] = h->at.ip[11] = 0xff;
 	memcpy(h->at.ip + 12, &n->n_hosts, 4);
 	h->at.port = 1000;
 	n->hosts[n->n_hosts++] = h;

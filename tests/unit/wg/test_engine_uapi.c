@@ -3,6 +3,7 @@
 #include "libkm/base/util.h"
 #include "libkm/wg/engine/uapi_text.h"
 #include <fcntl.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -180,12 +181,83 @@ static void damaged_does_no_harm(void **state)
 	}
 }
 
+#define MANY 2000
+
+struct many {
+	struct wg_engine *e;
+	char *request, *reply;
+	atomic_bool done;
+};
+
+static void *ask_many(void *arg)
+{
+	struct many *m = arg;
+
+	m->reply = ask(m->e, m->request, strlen(m->request));
+	atomic_store(&m->done, true);
+	return NULL;
+}
+
+/* Whether another had the core's lock while some, but not all, of the request was done. */
+static bool seen_half_done(struct many *m, char *request)
+{
+	bool seen = false;
+	pthread_t t;
+	size_t n;
+
+	m->request = request;
+	atomic_store(&m->done, false);
+	assert_int_equal(pthread_create(&t, NULL, ask_many, m), 0);
+	while (!atomic_load(&m->done)) {
+		n = wg_engine_lock(m->e)->n_peers;
+		wg_engine_unlock(m->e);
+		seen |= n > 0 && n < MANY;
+	}
+	pthread_join(t, NULL);
+	return seen;
+}
+
+/* Thousands of peers in one request, set and shown: handshakes have their turns between them. */
+static void thousands_take_turns(void **state)
+{
+	struct many m = {.e = *state};
+	char get[] = "get=1\n\n";
+	const char *at;
+	struct km_buf b;
+	unsigned n = 0;
+	bool seen = false;
+
+	assert_set(m.e, "set=1\nprivate_key=" PRIV "\n\n", "errno=0\n\n");
+	km_buf_init(&b, 1 << 20);
+	assert_int_equal(km_buf_adds(&b, "set=1\n"), 0);
+	for (unsigned i = 0; i < MANY; i++)
+		assert_int_equal(km_buf_addf(&b, "public_key=%056x%08x\nallowed_ip=10.1.%u.%u/32\n",
+					     i * 2654435761U, i + 9, i / 256, i % 256),
+				 0);
+	assert_int_equal(km_buf_add(&b, "\n", 2), 0); /* and the string's end */
+	/* A busy machine may not let this thread run meanwhile. */
+	for (unsigned i = 0; i < 20 && !seen; i++) {
+		assert_set(m.e, "set=1\nreplace_peers=true\n\n", "errno=0\n\n");
+		seen = seen_half_done(&m, (char *)km_buf_head(&b));
+		assert_string_equal(m.reply, "errno=0\n\n");
+		free(m.reply);
+	}
+	assert_true(seen);
+	(void)seen_half_done(&m, get);
+	for (at = m.reply; (at = strstr(at, "public_key=")) != NULL; at++)
+		n++;
+	assert_int_equal(n, MANY);
+	free(m.reply);
+	km_buf_free(&b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup_teardown(what_is_set_is_shown, setup, teardown),
 	    cmocka_unit_test_setup_teardown(malformed_is_refused, setup, teardown),
 	    cmocka_unit_test_setup_teardown(damaged_does_no_harm, setup, teardown),
+	    cmocka_unit_test_setup_teardown(thousands_take_turns, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
