@@ -76,12 +76,32 @@ static unsigned wait_ready(struct watch *w)
 	return (p[0].revents ? UDP_READY : 0U) | (p[2].revents ? TUN_READY : 0U);
 }
 
-static void unpark(struct watch *w)
+static void unpark(struct watch *w, unsigned busy)
 {
-	if (++w->busy >= BUSY_TURNS && atomic_load(&w->e->parked)) {
+	w->busy += busy;
+	if (w->busy >= BUSY_TURNS && atomic_load(&w->e->parked)) {
 		atomic_store(&w->e->parked, false);
 		wg_ring(w->e->wake_send);
 	}
+}
+
+/* Whether the socket takes a turn's packets without waiting for a link that is slower than what
+ * comes: it has half of its buffer free. */
+static bool writable(const struct wg_engine *e)
+{
+	struct pollfd p = {.fd = e->udp, .events = POLLOUT};
+
+	return poll(&p, 1, 0) > 0 && (p.revents & POLLOUT);
+}
+
+/* A turn of the sending side, but none that would hold up what comes in: waiting is for the other
+ * thread. */
+static enum wg_found send_too(struct watch *w)
+{
+	if (w->paused || writable(w->e))
+		return wg_sender_try(w->e->sender, w->paused);
+	unpark(w, BUSY_TURNS);
+	return WG_NOTHING;
 }
 
 /* Carries what is ready. false: the device has gone. */
@@ -94,9 +114,9 @@ static bool attend(struct watch *w, unsigned ready)
 		in = wg_receiver_turn(e->receiver);
 	/* After a packet for this host its answer stands in the TUN already. */
 	if (in == WG_LITTLE || (ready & TUN_READY))
-		out = wg_sender_try(e->sender, w->paused);
+		out = send_too(w);
 	if (in == WG_MUCH || out == WG_MUCH)
-		unpark(w);
+		unpark(w, 1);
 	return out != WG_GONE;
 }
 
