@@ -98,6 +98,7 @@ check:
 	@$(MAKE) -s $(SANITIZED) check-unit
 	@$(MAKE) -s $(SANITIZED) check-e2e
 	@$(MAKE) -s check-bulk
+	@$(MAKE) -s check-vm
 check-unit: unit
 	@sh tests/run-unit.sh $(UNIT)
 # The threaded parts under ThreadSanitizer; a race that it finds fails the test program.
@@ -120,6 +121,9 @@ check-vm:
 	@sh packaging/setup.sh check vm
 	@$(MAKE) -s -j$$(nproc) all $(BUILD)/tests/unit/privnet/test_privnet
 	@KM_BUILD=$(BUILD) /usr/bin/python3 -B tests/vm/vm.py $(ARGS)
+# Engine and kernel through rekeys at real time, in the same machine; five minutes.
+soak-vm:
+	@$(MAKE) -s check-vm ARGS="-s tests/vm/test_soak.py"
 schemas: $(BUILD)/tests/unit/msg/test_vectors
 	$< --write
 # Each tests/fuzz/fuzz_NAME.c for FUZZ_TIME seconds; finds are kept under build. check-unit replays the corpus.
@@ -208,6 +212,6 @@ install: all
 clean:
 	rm -rf build
 .SECONDARY:
-.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-wg-sanitized wg-load check-e2e check-bulk check-vm bench-wg bench-handshake bench-peers soak-wg lint \
+.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-wg-sanitized wg-load check-e2e check-bulk check-vm soak-vm bench-wg bench-handshake bench-peers soak-wg lint \
         headers tidy cppcheck install schemas fuzz fuzz-run $(TIDY) $(ALONE)
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

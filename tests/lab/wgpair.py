@@ -30,7 +30,7 @@ ENGINE = [str(BUILD / "km-warden"), "-f", "--device"]
 GO = ["wireguard-go", "-f"]
 KERNEL = None
 PORT = 51820
-SIZE = int(8_000_000 / patience(1))  # of a transfer
+SIZE = int(8_000_000 / patience(1) ** 2)  # of a transfer
 
 TRANSFER = r"""
 import hashlib, select, socket, sys

@@ -11,7 +11,7 @@ mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/shm /lib/modules
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
-mount -t tmpfs tmpfs /run
+mount -t tmpfs -o mode=0755 tmpfs /run # as on any host: an ordinary user makes nothing there
 mount -t tmpfs tmpfs /tmp
 chmod 1777 /tmp /dev/shm
 ln -sf /proc/self/fd /dev/fd
@@ -24,14 +24,20 @@ shift 3
 status=0
 modprobe -a wireguard tun || status=1
 echo "WireGuard of Linux $(uname -r), $(cut -d. -f1 /proc/uptime) s after power-on"
+# What runs without arguments: what the kernel's device changes. Left out, each because the host runs it and an
+# emulated processor would take minutes for what is the same here: control's and the edge's own tests (control_api,
+# edge, bad_input, cert_interop, install: no packet of theirs meets WireGuard), what concerns the engine alone
+# (path_mtu, endpoints, wireguard_flood, wireguard_model, rootless: the agents here are root, for the kernel's
+# device; rootless ones are in backends), bodies of gigabytes (bulk), figures (test_from_post_to_first_answer).
 if [ $# = 0 ]; then
 	timeout -k 10 240 "$KM_BUILD/tests/unit/privnet/test_privnet" > /tmp/privnet 2>&1 || status=1
 	[ $status = 0 ] || cat /tmp/privnet
 	grep -a '\[  PASSED  \]' /tmp/privnet
+	set -- --deselect tests/e2e/test_first_request.py::test_from_post_to_first_answer
+	for t in backends wireguard_engine first_request outage shutdown websocket; do
+		set -- "$@" "tests/e2e/test_$t.py"
+	done
 fi
-[ $# != 0 ] || set -- --deselect tests/e2e/test_first_request.py::test_from_post_to_first_answer \
-	tests/vm/test_backends.py tests/e2e/test_first_request.py tests/e2e/test_outage.py \
-	tests/e2e/test_shutdown.py
 timeout -s INT -k 60 "$KM_VM_LIMIT" /usr/bin/python3 -m pytest -v --color=no -p no:cacheprovider --durations=5 "$@" || status=1
 echo "km-vm: status $status"
 poweroff -f 2>/dev/null || busybox poweroff -f

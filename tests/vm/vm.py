@@ -22,7 +22,7 @@ BUILD = pathlib.Path(os.environ.get("KM_BUILD", TREE / "build")).resolve()
 VM = TREE / "build/vm"
 # For the guest's root; what the lab needs later, the guest loads itself.
 MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
-LIMIT = int(os.environ.get("KM_VM_LIMIT", "600"))
+LIMIT = int(os.environ.get("KM_VM_LIMIT", "900"))
 # Plain: no AVX for the guest to choose and TCG to emulate.
 CPU = "Westmere,+rdrand"
 MARK = "km-vm: status "
@@ -33,13 +33,22 @@ def run(*argv, **kw):
 
 
 def kernel_package():
-    """The package that linux-image-amd64 stands for today."""
+    """The package that linux-image-amd64 stands for today; None: apt knows none."""
     out = run("apt-cache", "depends", "linux-image-amd64", stdout=subprocess.PIPE, text=True).stdout
     for line in out.splitlines():
         kind, _, name = line.strip().partition(": ")
         if kind == "Depends" and name.startswith("linux-image-"):
             return name
-    raise SystemExit("vm: apt knows no linux-image-amd64: apt-get update")
+    return None
+
+
+def download_kernel(folder):
+    package = kernel_package()
+    if not package:
+        return False
+    print(f"fetching {package}", flush=True)
+    return not subprocess.run(["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", package],
+                              cwd=folder).returncode
 
 
 def fetch_kernel(root):
@@ -48,9 +57,10 @@ def fetch_kernel(root):
         return
     VM.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=VM) as tmp:
-        package = kernel_package()
-        print(f"fetching {package}", flush=True)
-        run("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", package, cwd=tmp)
+        if not download_kernel(tmp):  # a package list that is missing, or older than the mirror
+            run("apt-get", "-qq", "update")
+            if not download_kernel(tmp):
+                raise SystemExit("vm: Debian's kernel (linux-image-amd64) cannot be fetched by apt-get download")
         deb, = pathlib.Path(tmp).glob("*.deb")
         run("dpkg", "-x", deb, f"{tmp}/root")
         version = next(pathlib.Path(f"{tmp}/root/lib/modules").iterdir()).name
@@ -136,7 +146,7 @@ def main(args):
     with tempfile.TemporaryDirectory(dir=VM) as tmp:
         job = shlex.join(map(str, [
             "env", f"KM_VM_LIMIT={LIMIT}", f"KM_CONTROL_STATE={tmp}/control.tar",
-            f"KM_SLOW={os.environ.get('KM_SLOW', '4')}",
+            f"KM_SLOW={os.environ.get('KM_SLOW', '4')}", f"KM_SOAK={os.environ.get('KM_SOAK', '260')}",
             "sh", TREE / "tests/vm/guest.sh", TREE, BUILD, VM, *args]))
         make_initramfs(f"{tmp}/initramfs", modules, f"exec {job}\n")
         make_control_state(f"{tmp}/control.tar")
