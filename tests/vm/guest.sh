@@ -25,10 +25,11 @@ status=0
 modprobe -a wireguard tun || status=1
 echo "WireGuard of Linux $(uname -r), $(cut -d. -f1 /proc/uptime) s after power-on"
 # What runs without arguments: what the kernel's device changes. Left out, each because the host runs it and an
-# emulated processor would take minutes for what is the same here: control's and the edge's own tests (control_api,
-# edge, bad_input, cert_interop, install: no packet of theirs meets WireGuard), what concerns the engine alone
-# (path_mtu, endpoints, wireguard_flood, wireguard_model, rootless: the agents here are root, for the kernel's
-# device; rootless ones are in backends), bodies of gigabytes (bulk), figures (test_from_post_to_first_answer).
+# emulated processor would take minutes for what is the same here: control's and the edge's own tests (agent,
+# bad_input, cert_interop, control_api, edge, install, trust: no packet of theirs meets WireGuard, or the tunnel is not
+# what they are about), what concerns the engine alone (path_mtu, endpoints, wireguard_flood, _load and _model;
+# rootless: the agents here are root, for the kernel's device; rootless ones are in backends), bodies of gigabytes
+# (bulk), figures (test_from_post_to_first_answer).
 if [ $# = 0 ]; then
 	timeout -k 10 240 "$KM_BUILD/tests/unit/privnet/test_privnet" > /tmp/privnet 2>&1 || status=1
 	[ $status = 0 ] || cat /tmp/privnet

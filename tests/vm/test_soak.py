@@ -66,10 +66,10 @@ def test_soak(pairs):
     expected = 1 + int(elapsed) // (REKEY_S + 5)
     for first, (p, msgs) in enumerate(zip(pairs, seen)):
         own = flows[4 * first:4 * first + 4]
-        print(f"\n{('engine', 'kernel')[first]} begins: {elapsed:.0f} s, "
-              f"{sum(m[1] == INITIATION for m in msgs)} handshakes, "
+        handshakes = sum(m[1] == RESPONSE for m in msgs)
+        print(f"\n{('engine', 'kernel')[first]} begins: {elapsed:.0f} s, {handshakes} handshakes, "
               f"{sum(f.sent for f in own)} pings, {sum(f.sent - f.answered for f in own)} not answered")
         for f in own:
             assert f.sent - f.answered <= 1, f.out  # the last may be under way
-        assert msgs == [(first, INITIATION, False), (1 - first, RESPONSE, False)] * (len(msgs) // 2)
-        assert len(msgs) // 2 >= expected >= 2
+        assert set(msgs) == {(first, INITIATION, False), (1 - first, RESPONSE, False)}, msgs
+        assert handshakes >= expected >= 2
