@@ -328,6 +328,50 @@ def test_nothing_is_dropped_silently(watched, outer):
                "the sender is not told")
 
 
+# Says so many times to ADDR that its packets to PEER are too large for 576 bytes, quoting their UDP header
+# and so many bytes of data.
+FORGER = r"""
+import socket, struct, sys
+addr, peer, quoted, times = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+def checksum(b):
+    s = sum(struct.unpack(f">{len(b) // 2}H", b))
+    while s >> 16:
+        s = (s & 0xffff) + (s >> 16)
+    return ~s & 0xffff
+ip = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 1480, 1, 0x4000, 60, 17, 0, socket.inet_aton(addr), socket.inet_aton(peer))
+ip = ip[:10] + struct.pack(">H", checksum(ip)) + ip[12:]
+udp = struct.pack(">HHHH", 51820, 51820, 1460, 0)
+with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as s:
+    for i in range(times):
+        body = ip + udp + (struct.pack("<II", 4, i * 2654435761 % 2**32) + bytes(64))[:quoted]
+        head = struct.pack(">BBHHH", 3, 4, 0, 0, 576)
+        head = struct.pack(">BBHHH", 3, 4, checksum(head + body), 0, 576)
+        s.sendto(head + body, (addr, 0))
+"""
+
+
+def test_forged_messages(pair, streams):
+    """Who does not see our packets and says that they are too large is not believed, or not below 1280
+    bytes; and what is under way goes on."""
+    def forge(quoted, times):
+        sh("ip", "netns", "exec", ROUTER, sys.executable, "-c", FORGER, pair.OUTER[0][0], pair.OUTER[0][1],
+           str(quoted), str(times))
+    pair.begin(0, 0)
+    pair.ping(0, pair.INNER4[1])
+    streams.append(Stream(pair, 0, pair.INNER4[1], 7000))
+    streams[0].more(4 << 20)
+    forge(72, 20000)
+    streams[0].more(8 << 20)
+    for _ in range(2):
+        assert " 0% packet loss" in ping_once(pair, pair.INNER4[1], 1420, "do")
+    forge(0, 20)
+    pair.until(lambda: "+1 errors" in ping_once(pair, pair.INNER4[1], 1420, "do"), "it has no effect at all")
+    forge(0, 20000)
+    streams[0].more(8 << 20)
+    assert " 0% packet loss" in ping_once(pair, pair.INNER4[1], 1220, "do")
+    assert streams[0].finish() < 10
+
+
 # ---- the whole system: the router is the one before the agent ----
 
 SIZE, EARLY = 96 << 20, 8 << 20

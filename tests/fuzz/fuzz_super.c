@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* First byte's lowest bit 0: a packet from the TUN, vnet header first, is cut. 1: packets, each
+/* First byte's lowest bit 0: a packet from the TUN, vnet header first, is cut; the other bits: for a
+ * path that carries so many times 16 bytes (0: any), and what cannot be cut is put into fragments and
+ * answered. 1: packets, each
  * after two bytes of its length, are merged; with the next bit, their lengths and checksums are put
  * right beforehand, else few would get past them. What was merged is cut again and must be as it
  * was. */
 #include "libkm/base/util.h"
 #include "libkm/wg/engine/packet.h"
+#include "libkm/wg/engine/toobig.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,7 +20,32 @@ struct kept {
 	size_t n;
 };
 
-static void cut(const uint8_t *p, size_t n)
+/* What the sending thread does with a packet that is too large. */
+static void too_big(const uint8_t *p, size_t n, uint32_t carry)
+{
+	struct wg_fragments f;
+	size_t len, total = 0;
+	uint8_t *out = malloc(WG_TOOBIG_ROOM);
+
+	if (wg_toobig_answer(out, p, n, carry) > WG_TOOBIG_ROOM)
+		abort();
+	free(out);
+	(void)wg_is_echo(p, n);
+	if (!wg_fragments_begin(&f, p, n, carry))
+		return;
+	while ((len = wg_fragments_len(&f)) > 0) {
+		if (len > carry || len <= f.header)
+			abort();
+		out = malloc(len);
+		wg_fragments_next(&f, out);
+		free(out);
+		total += len - f.header;
+	}
+	if (total != n - f.header)
+		abort();
+}
+
+static void cut(const uint8_t *p, size_t n, uint32_t carry)
 {
 	struct virtio_net_hdr vh;
 	struct wg_cut c;
@@ -30,6 +58,11 @@ static void cut(const uint8_t *p, size_t n)
 	memcpy(&vh, p, WG_VNET_LEN);
 	if (wg_cut_begin(&c, &vh, p + WG_VNET_LEN, n - WG_VNET_LEN) < 0)
 		return;
+	if (carry > 0 && wg_cut_len(&c) > carry) {
+		too_big(p + WG_VNET_LEN, n - WG_VNET_LEN, carry);
+		if (wg_cut_narrow(&c, carry) && wg_cut_len(&c) > carry)
+			abort();
+	}
 	room = wg_cut_len(&c);
 	out = malloc(room);
 	for (; (len = wg_cut_next(&c, out)) > 0; pieces++) {
@@ -180,6 +213,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 	if (n > 0 && p[0] & 1)
 		merge(p + 1, n - 1, (p[0] & 2) != 0);
 	else if (n > 0)
-		cut(p + 1, n - 1);
+		cut(p + 1, n - 1, (p[0] >> 1) * 16);
 	return 0;
 }

@@ -11,7 +11,8 @@
  * quote the index of a session of that peer, 32 random bits, and cannot go below the least that IP
  * promises. One that quotes less counts for IPv4 only, and not below WG_PMTU_UNPROVEN. So who sees our
  * packets can make them small for ten minutes, who does not can make them 1280 bytes; nobody can stop
- * them. */
+ * them. A flood of such errors costs system calls that are repeated, and runs of packets that IP cuts
+ * while it lasts; at most WG_NEWS_AT_ONCE of them are looked at in WG_TICK_MS. */
 #ifndef KM_WG_ENGINE_PMTU_H
 #define KM_WG_ENGINE_PMTU_H
 

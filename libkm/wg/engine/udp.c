@@ -77,6 +77,17 @@ void wg_udp_fragment(int fd, bool v4_only, bool may)
 		(void)setsockopt(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, &v6, sizeof(v6));
 }
 
+/* And the error queue tells what came of it. */
+static void no_fragments(int fd, int family)
+{
+	const int one = 1;
+
+	wg_udp_fragment(fd, family == AF_INET, false);
+	(void)setsockopt(fd, IPPROTO_IP, IP_RECVERR, &one, sizeof(one));
+	if (family == AF_INET6)
+		(void)setsockopt(fd, IPPROTO_IPV6, IPV6_RECVERR, &one, sizeof(one));
+}
+
 /* What a kernel does not know it does without. */
 static void tune(int fd, int family)
 {
@@ -86,10 +97,7 @@ static void tune(int fd, int family)
 	enlarge(fd, SO_SNDBUFFORCE, SO_SNDBUF);
 	(void)setsockopt(fd, IPPROTO_UDP, UDP_GRO, &one, sizeof(one));
 	wg_cmsg_enable(fd, family == AF_INET6);
-	wg_udp_fragment(fd, family == AF_INET, false);
-	(void)setsockopt(fd, IPPROTO_IP, IP_RECVERR, &one, sizeof(one));
-	if (family == AF_INET6)
-		(void)setsockopt(fd, IPPROTO_IPV6, IPV6_RECVERR, &one, sizeof(one));
+	no_fragments(fd, family);
 }
 
 static int bind_family(int *out, int family, uint16_t port)
@@ -150,24 +158,6 @@ void wg_udp_send(int fd, bool v4_only, const struct wg_endpoint *to, const uint8
 	}
 }
 
-uint32_t wg_udp_link_mtu(const struct wg_endpoint *to, bool v4_only, uint32_t mark)
-{
-	struct sockaddr_storage ss;
-	socklen_t len = wg_endpoint_to_sa(to, &ss, true), value_len = sizeof(int);
-	bool v4 = ss.ss_family == AF_INET;
-	int fd = v4 || !v4_only ? socket(ss.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0) : -1, mtu = 0;
-
-	if (fd < 0)
-		return 0;
-	if (mark != 0)
-		(void)setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof(mark));
-	if (connect(fd, (struct sockaddr *)&ss, len) ||
-	    getsockopt(fd, v4 ? IPPROTO_IP : IPPROTO_IPV6, v4 ? IP_MTU : IPV6_MTU, &mtu, &value_len))
-		mtu = 0;
-	close(fd);
-	return mtu > 0 ? (uint32_t)mtu : 0;
-}
-
 static bool too_big(const struct sock_extended_err *e)
 {
 	if (e->ee_origin == SO_EE_ORIGIN_ICMP)
@@ -207,4 +197,30 @@ bool wg_udp_error(int fd, struct wg_pmtu_news *n)
 	}
 	n->to.port = 0;
 	return true;
+}
+
+/* Not getsockopt(IP_MTU): that is what the kernel thinks of the path, and it believes more than we do. A
+ * datagram as large as can be is refused with the link's MTU in the error queue, and nothing is sent. */
+uint32_t wg_udp_link_mtu(const struct wg_endpoint *to, bool v4_only, uint32_t mark)
+{
+	static const uint8_t large[65500];
+	struct sockaddr_storage ss;
+	socklen_t len = wg_endpoint_to_sa(to, &ss, true);
+	struct wg_pmtu_news n = {.mtu = 0};
+	int fd;
+
+	if (v4_only && ss.ss_family != AF_INET)
+		return 0;
+	fd = socket(ss.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return 0;
+	if (mark != 0)
+		(void)setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof(mark));
+	no_fragments(fd, ss.ss_family);
+	if (connect(fd, (struct sockaddr *)&ss, len) ||
+	    send(fd, large, sizeof(large), MSG_DONTWAIT) >= 0 || errno != EMSGSIZE ||
+	    !wg_udp_error(fd, &n))
+		n.mtu = 0;
+	close(fd);
+	return n.mtu;
 }
