@@ -86,6 +86,26 @@ static const struct km_replica_hooks hooks = {
     .settled = on_settled,
 };
 
+static int on_key_next(void *arg, uint8_t pub[static KM_WG_KEY_LEN], struct km_errtext *err)
+{
+	struct agent *a = arg;
+
+	return a->net ? km_privnet_key_next(a->net, pub, err) : KM_ECLOSED;
+}
+
+static int on_key_switch(void *arg, const uint8_t pub[static KM_WG_KEY_LEN],
+			 struct km_errtext *err)
+{
+	struct agent *a = arg;
+	int rc = a->net ? km_privnet_key_switch(a->net, pub, err) : KM_ECLOSED;
+
+	if (rc)
+		return rc;
+	memcpy(a->public_key, pub, KM_WG_KEY_LEN);
+	peers_rekeyed(a->peers);
+	return 0;
+}
+
 int control_start(struct agent *a, struct km_errtext *err)
 {
 	struct km_uplink_opts opts = km_host_uplink_opts(&a->settings.host);
@@ -95,6 +115,8 @@ int control_start(struct agent *a, struct km_errtext *err)
 	opts.public_key = a->public_key;
 	opts.hooks = &hooks;
 	opts.authenticated = status_all;
+	opts.key_next = on_key_next;
+	opts.key_switch = on_key_switch;
 	opts.arg = a;
 	return km_uplink_open(&a->uplink, &opts, err);
 }

@@ -26,6 +26,9 @@ struct peer {
 	char id[KM_UUID_STRLEN], name[65];
 	struct km_wg_peer wg;
 	bool has_key;
+	/* The key to come of a rotation: a peer without addresses, until the gateway uses it. */
+	bool has_next;
+	uint8_t next[KM_WG_KEY_LEN];
 	char *entries; /* its port and public addresses as they were given, one per line */
 	struct reach *reach;
 	size_t n_vips;
@@ -137,9 +140,46 @@ static bool still_receives(struct peer *p)
 	return more;
 }
 
+static int apply_next(struct peer *p, struct km_errtext *err)
+{
+	struct km_wg_peer next = {.n_allowed = 0};
+
+	if (!p->has_next || !p->ps->net)
+		return 0;
+	memcpy(next.key, p->next, KM_WG_KEY_LEN);
+	return km_privnet_peer_set(p->ps->net, &next, err);
+}
+
+/* The gateway uses its next key already, and control could not say so: the addresses go over to it. */
+static bool adopt_next(struct peer *p)
+{
+	struct km_wg_peer now = p->wg;
+	struct km_wg_peer_status *all = NULL;
+	struct km_errtext err = {0};
+	size_t n = 0;
+	bool used = false;
+
+	if (!p->has_next || km_privnet_peers(p->ps->net, &all, &n, &err))
+		return false;
+	for (size_t i = 0; i < n; i++)
+		used |= memcmp(all[i].key, p->next, KM_WG_KEY_LEN) == 0 &&
+			all[i].last_handshake_ms > 0;
+	free(all);
+	memcpy(now.key, p->next, KM_WG_KEY_LEN);
+	if (!used || km_privnet_peer_set(p->ps->net, &now, &err))
+		return false;
+	km_info("gateway uses its next WireGuard key", km_ks("gateway", p->name));
+	return true;
+}
+
 static void kick(struct peer *p)
 {
 	struct km_errtext err = {0};
+
+	if (adopt_next(p)) {
+		path_spare(&p->path, km_now_ms());
+		return;
+	}
 
 	if (still_receives(p) && p->path.misses < MISSES_IN_SPITE) {
 		path_spare(&p->path, km_now_ms());
@@ -307,6 +347,8 @@ int peers_attach(struct peers *ps, struct km_privnet *net, bool probe, struct km
 	for (struct peer *p = ps->by_id; p && rc == 0; p = p->hh.next) {
 		p->wg.mtu = 0; /* found anew */
 		rc = apply(p, err);
+		if (rc == 0)
+			rc = apply_next(p, err);
 		start_probe(p);
 	}
 	return rc ? rc : peers_settle(ps, err);
@@ -337,15 +379,17 @@ size_t peers_addrs(const struct peers *ps, struct km_addr *out, size_t max)
 int peers_settle(struct peers *ps, struct km_errtext *err)
 {
 	static struct km_prefix r[PEERS_MAX * VIPS_MAX];
-	static uint8_t keys[PEERS_MAX][KM_WG_KEY_LEN];
+	static uint8_t keys[2 * PEERS_MAX][KM_WG_KEY_LEN];
 	size_t n = 0;
 	int rc;
 
 	if (!ps->net)
 		return 0;
-	for (struct peer *p = ps->by_id; p && n < PEERS_MAX; p = p->hh.next) {
+	for (struct peer *p = ps->by_id; p && n < 2 * PEERS_MAX - 1; p = p->hh.next) {
 		if (p->has_key)
 			memcpy(keys[n++], p->wg.key, KM_WG_KEY_LEN);
+		if (p->has_next)
+			memcpy(keys[n++], p->next, KM_WG_KEY_LEN);
 	}
 	rc = km_privnet_peers_keep(ps->net, (const uint8_t(*)[KM_WG_KEY_LEN])keys, n, err);
 	return rc ? rc : km_privnet_routes(ps->net, r, routes(ps, r, KM_ARRAY_LEN(r)), err);
@@ -423,11 +467,33 @@ static bool other_entries(struct peer *p, const struct km_msg_gateway *g, uint16
 	return other;
 }
 
-static int read_key(struct peer *p, const struct km_msg_gateway *g, struct km_errtext *err)
+static int remove_key(struct peer *p, const uint8_t *key, struct km_errtext *err)
+{
+	return p->ps->net ? km_privnet_peer_remove(p->ps->net, key, err) : 0;
+}
+
+static int set_next(struct peer *p, const char *text, struct km_errtext *err)
 {
 	uint8_t key[KM_WG_KEY_LEN];
-	int rc;
+	int rc = 0;
 
+	if (text && km_wg_key_parse(key, text))
+		return km_errtext_set(err, KM_EINVAL, "gateway %s: malformed next key", p->name);
+	if (p->has_next && (!text || memcmp(p->next, key, sizeof(key)) != 0))
+		rc = remove_key(p, p->next, err);
+	p->has_next = text != NULL;
+	if (text)
+		memcpy(p->next, key, sizeof(key));
+	return rc ? rc : apply_next(p, err);
+}
+
+/* *old gets the key that is to be removed once the new one has the addresses; *has_old: there is one. */
+static int read_key(struct peer *p, const struct km_msg_gateway *g, uint8_t *old, bool *has_old,
+		    struct km_errtext *err)
+{
+	uint8_t key[KM_WG_KEY_LEN];
+
+	*has_old = false;
 	if (!g->wireguard_public_key) {
 		p->has_key = false;
 		return 0;
@@ -435,11 +501,10 @@ static int read_key(struct peer *p, const struct km_msg_gateway *g, struct km_er
 	if (km_wg_key_parse(key, g->wireguard_public_key))
 		return km_errtext_set(err, KM_EINVAL, "gateway %s: malformed WireGuard key",
 				      p->name);
-	if (p->has_key && memcmp(key, p->wg.key, sizeof(key)) != 0 && p->ps->net) {
-		rc = km_privnet_peer_remove(p->ps->net, p->wg.key, err);
-		if (rc)
-			return rc;
-	}
+	*has_old = p->has_key && memcmp(key, p->wg.key, sizeof(key)) != 0;
+	memcpy(old, p->wg.key, KM_WG_KEY_LEN);
+	if (p->has_next && memcmp(p->next, key, sizeof(key)) == 0)
+		p->has_next = false; /* it is the present one now */
 	memcpy(p->wg.key, key, sizeof(key));
 	p->has_key = true;
 	return 0;
@@ -449,7 +514,8 @@ int peers_set(struct peers *ps, const struct km_msg_gateway *g, struct km_errtex
 {
 	uint16_t port = g->has_wireguard_port ? (uint16_t)g->wireguard_port : WIREGUARD_PORT;
 	struct peer *p = peer_get(ps, g->id);
-	bool probed;
+	uint8_t old[KM_WG_KEY_LEN];
+	bool probed, has_old = false;
 	int rc;
 
 	if (!p)
@@ -459,7 +525,7 @@ int peers_set(struct peers *ps, const struct km_msg_gateway *g, struct km_errtex
 	probed = p->has_key && p->path.interval_ms;
 	rc = read_vips(p, g, err);
 	if (rc == 0)
-		rc = read_key(p, g, err);
+		rc = read_key(p, g, old, &has_old, err);
 	if (rc)
 		return rc;
 	if (other_entries(p, g, port))
@@ -467,6 +533,10 @@ int peers_set(struct peers *ps, const struct km_msg_gateway *g, struct km_errtex
 			  port);
 	p->wg.has_endpoint = reach_endpoint(p->reach, &p->wg.endpoint);
 	rc = apply(p, err);
+	if (!rc && has_old)
+		rc = remove_key(p, old, err);
+	if (!rc)
+		rc = set_next(p, g->next_public_key, err);
 	if (!probed || !p->has_key)
 		start_probe(p);
 	return rc;
@@ -480,8 +550,9 @@ int peers_remove(struct peers *ps, const char *id, struct km_errtext *err)
 	HASH_FIND_STR(ps->by_id, id, p);
 	if (!p)
 		return 0;
-	if (ps->net && p->has_key)
-		rc = km_privnet_peer_remove(ps->net, p->wg.key, err);
+	rc = set_next(p, NULL, err);
+	if (!rc && p->has_key)
+		rc = remove_key(p, p->wg.key, err);
 	peer_free(p);
 	return rc;
 }
@@ -499,6 +570,16 @@ void peers_free(struct peers *ps)
 	pinger_free(ps->pinger);
 	reaches_free(ps->reaches);
 	free(ps);
+}
+
+void peers_rekeyed(struct peers *ps)
+{
+	struct km_errtext err;
+
+	for (struct peer *p = ps->by_id; p; p = p->hh.next)
+		if (ps->net && p->has_key && km_privnet_peer_kick(ps->net, &p->wg, &err))
+			km_warn("handshake not started anew", km_ks("gateway", p->name),
+				km_ks("error", err.text));
 }
 
 /* ---- the status ---- */

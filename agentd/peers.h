@@ -28,6 +28,8 @@ int peers_set(struct peers *ps, const struct km_msg_gateway *g, struct km_errtex
     __attribute__((warn_unused_result));
 int peers_remove(struct peers *ps, const char *id, struct km_errtext *err)
     __attribute__((warn_unused_result));
+/* This agent has another WireGuard key: handshakes with all gateways begin at once. */
+void peers_rekeyed(struct peers *ps);
 /* After a batch of changes: the routes, and no peer but these. */
 int peers_settle(struct peers *ps, struct km_errtext *err) __attribute__((warn_unused_result));
 /* The gateways' virtual IPs, at most max; returns how many. */

@@ -205,6 +205,17 @@ static void on_authenticated(void *arg)
 
 /* ---- life ---- */
 
+static int on_key_next(void *arg, uint8_t pub[static KM_WG_KEY_LEN], struct km_errtext *err)
+{
+	return peers_key_next(((struct control *)arg)->o.peers, pub, err);
+}
+
+static int on_key_switch(void *arg, const uint8_t pub[static KM_WG_KEY_LEN],
+			 struct km_errtext *err)
+{
+	return peers_key_switch(((struct control *)arg)->o.peers, pub, err);
+}
+
 static int uplink_open(struct control *c, struct km_errtext *err)
 {
 	static const struct km_replica_hooks hooks = {
@@ -220,6 +231,8 @@ static int uplink_open(struct control *c, struct km_errtext *err)
 	o.hooks = &hooks;
 	o.fill_auth = fill_auth;
 	o.authenticated = on_authenticated;
+	o.key_next = on_key_next;
+	o.key_switch = on_key_switch;
 	o.arg = c;
 	return km_uplink_open(&c->uplink, &o, err);
 }

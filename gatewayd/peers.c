@@ -17,6 +17,9 @@
 struct peer {
 	char id[KM_UUID_STRLEN];
 	struct km_wg_peer want;
+	/* The key to come of a rotation: a peer without addresses, until the agent uses it. */
+	bool has_next, adopted;
+	uint8_t next[KM_WG_KEY_LEN];
 	struct km_prefix route;
 	int64_t knock_until; /* 0: not knocking */
 	struct km_wg_peer_status seen;
@@ -148,6 +151,44 @@ static int peer_remove(struct peers *p, const uint8_t *key, struct km_errtext *e
 	return p->net ? km_privnet_peer_remove(p->net, key, err) : 0;
 }
 
+/* The next key as a peer without addresses; NULL: there is none. */
+static int next_set(struct peers *p, struct peer *e, const char *key, struct km_errtext *err)
+{
+	struct km_wg_peer next = {.n_allowed = 0};
+	int rc = 0;
+	if (key && km_wg_key_parse(next.key, key))
+		return km_errtext_set(err, KM_EINVAL, "agent %s: malformed next key", e->id);
+	if (e->has_next && (!key || memcmp(e->next, next.key, KM_WG_KEY_LEN)))
+		rc = peer_remove(p, e->next, err);
+	e->has_next = key != NULL;
+	e->adopted = e->adopted && key && !memcmp(e->next, next.key, KM_WG_KEY_LEN);
+	if (!key)
+		return rc;
+	memcpy(e->next, next.key, KM_WG_KEY_LEN);
+	return !rc && p->net ? km_privnet_peer_set(p->net, &next, err) : rc;
+}
+
+/* The agent has another key: the addresses go over to it, and then the old one goes. */
+static int key_change(struct peers *p, struct peer *e, const uint8_t *key, struct km_errtext *err)
+{
+	struct km_wg_peer now = e->want;
+	bool expected = e->has_next && !memcmp(e->next, key, KM_WG_KEY_LEN);
+	uint8_t old[KM_WG_KEY_LEN];
+	int rc = 0;
+	memcpy(old, e->want.key, sizeof(old));
+	memcpy(e->want.key, key, KM_WG_KEY_LEN);
+	e->has_seen = false;
+	e->knock_until = 0;
+	if (expected) {
+		e->has_next = false;
+		memcpy(now.key, key, KM_WG_KEY_LEN);
+		now.has_endpoint = false; /* the device knows it */
+		if (p->net)
+			rc = km_privnet_peer_set(p->net, &now, err);
+	}
+	return rc ? rc : peer_remove(p, old, err);
+}
+
 int peers_agent(struct peers *p, const struct km_msg_agent *was, const struct km_msg_agent *is,
 		struct km_errtext *err)
 {
@@ -159,18 +200,17 @@ int peers_agent(struct peers *p, const struct km_msg_agent *was, const struct km
 	p->routes_changed = true;
 	if (!is || !is->wireguard_public_key) {
 		if (e) {
-			rc = peer_remove(p, e->want.key, err);
+			rc = next_set(p, e, NULL, err);
+			rc = rc ? rc : peer_remove(p, e->want.key, err);
 			peer_drop(p, e);
 		}
 		return rc;
 	}
 	if ((rc = peer_read(&fresh, is, err)))
 		return rc;
-	if (e && memcmp(e->want.key, fresh.want.key, KM_WG_KEY_LEN)) {
-		rc = peer_remove(p, e->want.key, err);
-		peer_drop(p, e);
-		e = NULL;
-	}
+	if (e && memcmp(e->want.key, fresh.want.key, KM_WG_KEY_LEN) &&
+	    (rc = key_change(p, e, fresh.want.key, err)))
+		return rc;
 	if (!e) {
 		e = km_xcalloc(1, sizeof(*e));
 		snprintf(e->id, sizeof(e->id), "%s", id);
@@ -180,11 +220,38 @@ int peers_agent(struct peers *p, const struct km_msg_agent *was, const struct km
 	memcpy(e->want.allowed, fresh.want.allowed, sizeof(e->want.allowed));
 	e->want.n_allowed = fresh.want.n_allowed;
 	e->route = fresh.route;
-	if (!p->net)
+	if ((rc = next_set(p, e, is->next_public_key, err)) || !p->net)
 		return rc;
 	knock(p, e);
 	rc = km_privnet_peer_set(p->net, &e->want, err);
 	e->want.has_endpoint = false; /* from now on the device knows better */
+	return rc;
+}
+
+int peers_key_next(struct peers *p, uint8_t pub[static KM_WG_KEY_LEN], struct km_errtext *err)
+{
+	return p->net ? km_privnet_key_next(p->net, pub, err) : KM_ECLOSED;
+}
+
+/* Every agent is knocked at: it learns of the new key by a handshake. */
+static void rekeyed(struct peers *p)
+{
+	struct km_errtext err;
+	struct peer *e, *tmp;
+	HASH_ITER (hh, p->all, e, tmp) {
+		e->want.keepalive_s = KNOCK_KEEPALIVE_S;
+		e->knock_until = km_now_ms() + KNOCK_MS;
+		if (p->net && km_privnet_peer_set(p->net, &e->want, &err))
+			km_warn("peer cannot be set", km_ks("agent", e->id), km_ks("why", err.text));
+	}
+}
+
+int peers_key_switch(struct peers *p, const uint8_t pub[static KM_WG_KEY_LEN],
+		     struct km_errtext *err)
+{
+	int rc = p->net ? km_privnet_key_switch(p->net, pub, err) : KM_ECLOSED;
+	if (!rc)
+		rekeyed(p);
 	return rc;
 }
 
@@ -232,9 +299,12 @@ static int sweep(struct peers *p, struct km_errtext *err)
 {
 	struct peer *e, *tmp;
 	size_t n = 0;
-	uint8_t(*keys)[KM_WG_KEY_LEN] = km_xcalloc(HASH_COUNT(p->all) + 1, sizeof(*keys));
-	HASH_ITER (hh, p->all, e, tmp)
+	uint8_t(*keys)[KM_WG_KEY_LEN] = km_xcalloc(2 * HASH_COUNT(p->all) + 1, sizeof(*keys));
+	HASH_ITER (hh, p->all, e, tmp) {
 		memcpy(keys[n++], e->want.key, KM_WG_KEY_LEN);
+		if (e->has_next)
+			memcpy(keys[n++], e->next, KM_WG_KEY_LEN);
+	}
 	int rc = km_privnet_peers_keep(p->net, (const uint8_t(*)[KM_WG_KEY_LEN])keys, n, err);
 	free(keys);
 	return rc;
@@ -274,6 +344,25 @@ static struct km_wg_peer_status *status_of(struct km_wg_peer_status *all, size_t
 	return NULL;
 }
 
+/* The agent uses its next key already, and control cannot say so: the addresses go over to it. */
+static void next_adopt(struct peers *p, struct peer *e, const struct km_wg_peer_status *s,
+		       const struct km_wg_peer_status *next)
+{
+	struct km_wg_peer now = e->want;
+	struct km_errtext err;
+	if (e->adopted || !next || !next->last_handshake_ms ||
+	    (s && s->last_handshake_ms >= next->last_handshake_ms))
+		return;
+	memcpy(now.key, e->next, KM_WG_KEY_LEN);
+	now.has_endpoint = false;
+	if (km_privnet_peer_set(p->net, &now, &err))
+		km_warn("agent's next key cannot be used", km_ks("agent", e->id),
+			km_ks("why", err.text));
+	else
+		km_info("agent uses its next WireGuard key", km_ks("agent", e->id));
+	e->adopted = true;
+}
+
 void peers_look(struct peers *p, int64_t now_ms)
 {
 	struct km_wg_peer_status *all = NULL;
@@ -294,6 +383,8 @@ void peers_look(struct peers *p, int64_t now_ms)
 		    hint < n && !memcmp(all[hint].key, e->want.key, KM_WG_KEY_LEN)
 			? &all[hint]
 			: status_of(all, n, e->want.key);
+		if (e->has_next)
+			next_adopt(p, e, s, status_of(all, n, e->next));
 		if (!s) {
 			e->has_seen = false;
 			continue;

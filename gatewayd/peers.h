@@ -23,6 +23,12 @@ int peers_self(struct peers *p, const struct km_msg_gateway_self *is, struct km_
 /* After a round of them: removes peers that nobody wants any more and makes the routes right. */
 int peers_settled(struct peers *p, struct km_errtext *err);
 
+/* This gateway's own next key, and the change to it (km_privnet_key_next, km_privnet_key_switch);
+ * KM_ECLOSED: there is no private network now. */
+int peers_key_next(struct peers *p, uint8_t pub[static KM_WG_KEY_LEN], struct km_errtext *err);
+int peers_key_switch(struct peers *p, const uint8_t pub[static KM_WG_KEY_LEN],
+		     struct km_errtext *err);
+
 /* Looks at the device, notes learned endpoints, writes them when they changed; to be called every
  * few seconds and once at the end. */
 void peers_look(struct peers *p, int64_t now_ms);

@@ -378,6 +378,10 @@ static int act(struct warden *w, struct warden_conn *c, struct request *r)
 		return do_peers_keep(w, r);
 	case KM_WIRE_PEERS:
 		return do_peers(w, r);
+	case KM_WIRE_KEY_NEXT:
+		return warden_key_next(w, r->reply.u.hello.public_key, &r->err);
+	case KM_WIRE_KEY_SWITCH:
+		return warden_key_switch(w, r->msg.u.key, &r->err);
 	case KM_WIRE_SOCKETS:
 	case KM_WIRE_LISTEN:
 		return do_sockets(w, r);

@@ -148,12 +148,16 @@ static int new_key(const char *path, uint8_t key[static KM_WG_KEY_LEN], struct k
 	return 0;
 }
 
-static int load_key(const char *dir, uint8_t key[static KM_WG_KEY_LEN], struct km_errtext *err)
+#define KEY "wireguard.key"
+#define KEY_NEXT "wireguard.key.next"
+
+static int load_key(const char *dir, const char *name, uint8_t key[static KM_WG_KEY_LEN],
+		    struct km_errtext *err)
 {
 	char path[KM_WIRE_PATH_MAX + 32], *text = NULL;
 	int rc;
 
-	snprintf(path, sizeof(path), "%s/wireguard.key", dir);
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
 	if (km_mkdirs(dir, 0700))
 		return km_errtext_set(err, KM_EIO, "%s cannot be made: %s", dir, strerror(errno));
 	if (access(path, F_OK) && errno == ENOENT)
@@ -177,7 +181,7 @@ int warden_key(const char *dir)
 	uint8_t key[KM_WG_KEY_LEN], pub[KM_WG_KEY_LEN];
 	char text[KM_WG_KEY_STRLEN];
 	struct km_errtext err = {""};
-	int rc = load_key(dir, key, &err);
+	int rc = load_key(dir, KEY, key, &err);
 
 	if (!rc && (rc = km_wg_public(pub, key)))
 		km_errtext_set(&err, rc, "no public key: %s", km_strerror(rc));
@@ -187,6 +191,56 @@ int warden_key(const char *dir)
 	else
 		printf("%s\n", km_wg_key_str(pub, text));
 	return rc ? 1 : 0;
+}
+
+int warden_key_next(const struct warden *w, uint8_t pub[static KM_WG_KEY_LEN],
+		    struct km_errtext *err)
+{
+	uint8_t key[KM_WG_KEY_LEN];
+	int rc = load_key(w->settings.state_dir, KEY_NEXT, key, err);
+
+	if (!rc && (rc = km_wg_public(pub, key)))
+		km_errtext_set(err, rc, "no public key: %s", km_strerror(rc));
+	km_wipe(key, sizeof(key));
+	return rc;
+}
+
+/* Written anew rather than renamed, so that the file's time tells since when the key is used. */
+static int install_key(const char *dir, const uint8_t *key, struct km_errtext *err)
+{
+	char path[KM_WIRE_PATH_MAX + 32], next[KM_WIRE_PATH_MAX + 32], text[KM_WG_KEY_STRLEN + 1];
+	int rc;
+
+	snprintf(path, sizeof(path), "%s/" KEY, dir);
+	snprintf(next, sizeof(next), "%s/" KEY_NEXT, dir);
+	km_wg_key_str(key, text);
+	strcat(text, "\n");
+	rc = km_file_write(path, text, strlen(text), 0600);
+	km_wipe(text, sizeof(text));
+	if (rc)
+		return km_errtext_set(err, rc, "%s cannot be written: %s", path, strerror(errno));
+	unlink(next);
+	return 0;
+}
+
+int warden_key_switch(struct warden *w, const uint8_t pub[static KM_WG_KEY_LEN],
+		      struct km_errtext *err)
+{
+	uint8_t key[KM_WG_KEY_LEN], real[KM_WG_KEY_LEN];
+	int rc = load_key(w->settings.state_dir, KEY_NEXT, key, err);
+
+	if (!rc && (km_wg_public(real, key) || memcmp(real, pub, sizeof(real)) != 0))
+		rc = km_errtext_set(err, KM_EINVAL, "%s holds another key", KEY_NEXT);
+	if (!rc)
+		rc = install_key(w->settings.state_dir, key, err);
+	if (!rc && (rc = w->dev->ops->set_key(w->dev, key)))
+		warden_device_error(w, rc, "key not changed", err);
+	km_wipe(key, sizeof(key));
+	if (rc)
+		return rc;
+	memcpy(w->hello.public_key, pub, KM_WG_KEY_LEN);
+	km_info("WireGuard key changed");
+	return 0;
 }
 
 /* The device, whose interface goes into the namespace inside (-1: stays on the host), or is tun. */
@@ -222,7 +276,7 @@ static int make_device(struct warden *w, int inside, struct warden_tun *tun, str
 	int rc = wait_port(w->settings.port, err);
 
 	if (!rc)
-		rc = load_key(w->settings.state_dir, key, err);
+		rc = load_key(w->settings.state_dir, KEY, key, err);
 	if (rc)
 		return rc;
 	rc = km_wg_public(w->hello.public_key, key);

@@ -53,6 +53,12 @@ int warden_space_open(struct warden *w, struct km_errtext *err) __attribute__((w
 void warden_space_close(struct warden *w);
 /* Makes DIR/wireguard.key when there is none, and prints its public half. Gives the exit status. */
 int warden_key(const char *dir);
+/* The key to come of a rotation (DIR/wireguard.key.next), made when there is none: its public half. */
+int warden_key_next(const struct warden *w, uint8_t pub[static KM_WG_KEY_LEN],
+		    struct km_errtext *err) __attribute__((warn_unused_result));
+/* Makes it the present one, in the folder and then in the device. KM_EINVAL: pub is another one's. */
+int warden_key_switch(struct warden *w, const uint8_t pub[static KM_WG_KEY_LEN],
+		      struct km_errtext *err) __attribute__((warn_unused_result));
 
 /* Kernel settings and loopback of the network namespace in which we are. KM_EIO. */
 int warden_settle_inside(bool rootless) __attribute__((warn_unused_result));

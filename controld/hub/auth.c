@@ -127,6 +127,7 @@ static void key_found(void *arg, const struct store_error *error, PGresult *cons
 	const char *bound_key = PQgetvalue(res[0], row, 4), *named = c->auth.wireguard_public_key;
 	c->certify = named && PQgetvalue(res[0], row, 5)[0] == 't' &&
 		     (!bound_key[0] || strcmp(bound_key, named) == 0);
+	c->promote = named && strcmp(PQgetvalue(res[0], row, 6), named) == 0;
 	HASH_ADD_KEYPTR(hh_id, c->hub->by_id, c->id, strlen(c->id), c);
 	c->named = true;
 	json_object_del(c->gateway ? c->hub->gone_gateways : c->hub->gone_agents, c->id);
@@ -141,9 +142,9 @@ void auth_find(struct client *c)
 	snprintf(prefix, sizeof(prefix), "%s", c->auth.api_key);
 	struct store_stmt s = {
 	    .sql = c->gateway ? "SELECT id, name, encode(api_key_hash, 'hex'), number, "
-				"wireguard_public_key, certificate IS NULL FROM gateways WHERE api_key_prefix = $1 AND revoked_at IS NULL"
+				"wireguard_public_key, certificate IS NULL, next_public_key FROM gateways WHERE api_key_prefix = $1 AND revoked_at IS NULL"
 			      : "SELECT id, name, encode(api_key_hash, 'hex'), number, "
-				"wireguard_public_key, certificate IS NULL FROM agents WHERE api_key_prefix = $1 AND revoked_at IS NULL",
+				"wireguard_public_key, certificate IS NULL, next_public_key FROM agents WHERE api_key_prefix = $1 AND revoked_at IS NULL",
 	    .n = 1,
 	    .params = {prefix}};
 	client_read(c, &s, 1, key_found);
@@ -301,6 +302,8 @@ void auth_bind(struct client *c)
 	     .params = {c->id, m->wireguard_public_key, m->version, m->hostname, ips,
 			m->has_wireguard_port ? port : NULL}},
 	};
+	if (c->promote) /* nothing is bound then that the audit log should know */
+		s[1] = rotate_promote(c, m->wireguard_public_key);
 	size_t n = 3;
 	if (issued) {
 		s[n++] = (struct store_stmt){

@@ -39,6 +39,7 @@ void client_drop(struct client *c)
 		report_gone(c);
 	}
 	store_cancel(c->db);
+	store_cancel(c->db_key);
 	km_msg_clear(&km_msg_desc_auth, &c->auth);
 	km_msg_clear(&km_msg_desc_join, &c->join);
 	km_wipe(c->new_key, sizeof(c->new_key));

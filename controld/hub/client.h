@@ -16,6 +16,7 @@
 #include "libkm/base/util.h"
 #include "libkm/link/server.h"
 #include "libkm/msg/msg.h"
+#include "libkm/wg/wg.h"
 #include <stdbool.h>
 #include <uthash.h>
 
@@ -44,6 +45,12 @@ struct client {
 	struct km_msg_join join;
 	char new_key[48]; /* of a join: the API key to answer */
 	int64_t place; /* its number in the network */
+	/* rotate.c: the next WireGuard key, since when and with which revision its peers are told of
+	 * it (0: they are not). */
+	struct store_req *db_key;
+	char rotation_key[KM_WG_KEY_STRLEN];
+	int64_t rotation_revision, rotation_ms;
+	bool promote; /* it comes with its next key */
 	bool come_again; /* it is closed with the next tick, so that it authenticates anew */
 	bool certify; /* it has the bound key, and no certificate */
 	char id[KM_UUID_STRLEN], name[72];
@@ -144,6 +151,16 @@ char *auth_reported_ips(char *const *named, size_t n, const struct km_addr *peer
 /* "trust" and "identity" for a link that is authenticated. */
 void auth_tell_trust(struct client *c);
 void auth_tell_identity(struct client *c, json_t *host);
+
+/* ---- rotate.c ---- */
+/* The message key_update of a live client. */
+void rotate_update(struct client *c, const struct km_msg_key_update *m);
+/* The change that tells the peers of c's next key has this revision. */
+void rotate_told(struct client *c, int64_t revision);
+/* Every second. */
+void rotate_tick(struct client *c, int64_t now_ms);
+/* The statement that makes its next key, if it is this one, the present one. */
+struct store_stmt rotate_promote(const struct client *c, const char *key);
 
 /* ---- join.c ---- */
 /* The first message of a host with a join token. */

@@ -49,10 +49,13 @@ static const char *verb_for(const struct client *c, const struct change *ch)
 
 /* Something about the host itself has changed. A key that an operator has approved gets its certificate
  * when the host comes again. */
-static void tell_self(struct client *c, json_t *host)
+static void tell_self(struct client *c, json_t *host, int64_t revision)
 {
 	const char *key = json_string_value(json_object_get(host, "wireguardPublicKey"));
+	const char *next = json_string_value(json_object_get(host, "nextPublicKey"));
 	auth_tell_identity(c, host);
+	if (next && strcmp(next, c->rotation_key) == 0)
+		rotate_told(c, revision);
 	if (key && c->auth.wireguard_public_key && !json_object_get(host, "certificate") &&
 	    !c->certify && strcmp(key, c->auth.wireguard_public_key) == 0 &&
 	    authority_signs(c->hub->authority))
@@ -67,7 +70,7 @@ static void tell(struct client *c, const struct change *ch)
 		return;
 	c->looked = ch->revision;
 	if (strcmp(ch->id, c->id) == 0 && ch->payload)
-		tell_self(c, ch->payload);
+		tell_self(c, ch->payload, ch->revision);
 	if (!verb)
 		return;
 	json_t *m = json_pack("{s:s, s:I, s:I}", "epoch", c->hub->epoch, "revision",

@@ -61,6 +61,8 @@ static void dispatch(struct client *c, const struct km_msg_desc *d, const union 
 		report_status(c, &m->status);
 	else if (d == &km_msg_desc_certificate_obtained)
 		report_certificate(c, &m->certificate);
+	else if (d == &km_msg_desc_key_update)
+		rotate_update(c, &m->key);
 }
 
 static void refuse_message(struct client *c, const char *type, const char *what)
@@ -148,6 +150,8 @@ static void tick(evutil_socket_t fd, short what, void *arg)
 			client_close(c, "its WireGuard key has been approved");
 		} else if (c->waiting) {
 			client_go(c, c->step);
+		} else {
+			rotate_tick(c, now);
 		}
 	}
 	report_flush(hub);

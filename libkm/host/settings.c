@@ -55,6 +55,7 @@ struct km_uplink_opts km_host_uplink_opts(const struct km_host_settings *s)
 	    .pin = s->control_pin,
 	    .ca_pin = &s->ca_pin,
 	    .certificate_grace = s->certificate_grace,
+	    .key_rotation = s->key_rotation,
 	    .no_wireguard = s->wireguard == KM_WG_NONE,
 	    .api_key_file = s->api_key_file,
 	};

@@ -15,7 +15,7 @@ struct km_host_settings {
 	struct km_strlist control;
 	char *control_pin, *api_key_file;
 	struct km_strlist ca_pin;
-	int64_t certificate_grace; /* ms */
+	int64_t certificate_grace, key_rotation; /* ms */
 	char *state_dir, *runtime_dir;
 	int wireguard;          /* enum km_wg_mode */
 	int network;            /* index into km_host_networks */
@@ -64,6 +64,13 @@ const char *km_host_check_fingerprint(const char *value);
 	 .max = 31622400000,                                                                       \
 	 .help = "For how long other hosts are borne with after their certificates have ended, "   \
 		 "counted while this program runs and not by the clock, which may be wrong."},     \
+	{.key = "key_rotation",                                                                    \
+	 .type = KM_OPT_DURATION,                                                                  \
+	 .offset = offsetof(T, at.key_rotation),                                                   \
+	 .def = "30d",                                                                             \
+	 .min = 0,                                                                                 \
+	 .max = 31622400000,                                                                       \
+	 .help = "After how long the WireGuard key is changed, with traffic running; 0: never."},  \
 	{.key = "api_key_file",                                                                    \
 	 .type = KM_OPT_PATH,                                                                      \
 	 .offset = offsetof(T, at.api_key_file),                                                   \

@@ -423,6 +423,39 @@ int km_privnet_peer_remove(struct km_privnet *p, const uint8_t key[static KM_WG_
 	return rc;
 }
 
+int km_privnet_key_next(struct km_privnet *p, uint8_t pub[static KM_WG_KEY_LEN],
+			struct km_errtext *err)
+{
+	struct call c;
+	int rc;
+
+	if (p->fd < 0)
+		return km_errtext_set(err, KM_EUNSUPPORTED, "there is no WireGuard device");
+	call_init(&c, KM_WIRE_KEY_NEXT);
+	rc = call(p, &c, err);
+	if (!rc)
+		memcpy(pub, c.reply.u.hello.public_key, KM_WG_KEY_LEN);
+	call_drop(&c);
+	return rc;
+}
+
+int km_privnet_key_switch(struct km_privnet *p, const uint8_t pub[static KM_WG_KEY_LEN],
+			  struct km_errtext *err)
+{
+	struct call c;
+	int rc;
+
+	if (p->fd < 0)
+		return km_errtext_set(err, KM_EUNSUPPORTED, "there is no WireGuard device");
+	call_init(&c, KM_WIRE_KEY_SWITCH);
+	memcpy(c.req.u.key, pub, KM_WG_KEY_LEN);
+	rc = call(p, &c, err);
+	if (!rc)
+		memcpy(p->hello.public_key, pub, KM_WG_KEY_LEN);
+	call_drop(&c);
+	return rc;
+}
+
 int km_privnet_peers_keep(struct km_privnet *p, const uint8_t (*keys)[KM_WG_KEY_LEN], size_t n,
 			  struct km_errtext *err)
 {

@@ -74,6 +74,15 @@ int km_privnet_peer_kick(struct km_privnet *p, const struct km_wg_peer *peer,
 int km_privnet_peers(struct km_privnet *p, struct km_wg_peer_status **out, size_t *n,
 		     struct km_errtext *err) __attribute__((warn_unused_result));
 
+/* The key to come of a rotation: made when there is none yet (STATE/wireguard.key.next, 0600), and its
+ * public half told. KM_EUNSUPPORTED with KM_WG_NONE. */
+int km_privnet_key_next(struct km_privnet *p, uint8_t pub[static KM_WG_KEY_LEN],
+			struct km_errtext *err) __attribute__((warn_unused_result));
+/* Makes it the device's, and STATE/wireguard.key: every session ends, so kick the peers. pub must be
+ * what km_privnet_key_next told: KM_EINVAL. km_privnet_public_key tells it afterwards. */
+int km_privnet_key_switch(struct km_privnet *p, const uint8_t pub[static KM_WG_KEY_LEN],
+			  struct km_errtext *err) __attribute__((warn_unused_result));
+
 /* n (at most KM_PRIVNET_SOCKETS_MAX) fresh sockets made inside, non-blocking, close-on-exec; the
  * caller owns them. ICMP sockets: AF_INET, SOCK_DGRAM, IPPROTO_ICMP. */
 int km_privnet_sockets(struct km_privnet *p, int family, int type, int protocol, int *fds, size_t n,

@@ -18,6 +18,7 @@ size_t km_wire_request_len(uint16_t op)
 	case KM_WIRE_ROUTES:
 	case KM_WIRE_PEERS_KEEP:
 	case KM_WIRE_PEERS:
+	case KM_WIRE_KEY_NEXT:
 		return head;
 	case KM_WIRE_OPEN:
 		return head + sizeof(struct km_wire_open);
@@ -25,6 +26,7 @@ size_t km_wire_request_len(uint16_t op)
 	case KM_WIRE_PEER_KICK:
 		return head + sizeof(struct km_wire_peer);
 	case KM_WIRE_PEER_REMOVE:
+	case KM_WIRE_KEY_SWITCH:
 		return head + KM_WG_KEY_LEN;
 	case KM_WIRE_SOCKETS:
 	case KM_WIRE_LISTEN:
@@ -39,7 +41,7 @@ size_t km_wire_reply_len(uint16_t op, int32_t err)
 	if (err)
 		return sizeof(struct km_wire_head) + sizeof(struct km_errtext);
 	return sizeof(struct km_wire_head) +
-	       (op == KM_WIRE_OPEN ? sizeof(struct km_wire_hello) : 0);
+	       (op == KM_WIRE_OPEN || op == KM_WIRE_KEY_NEXT ? sizeof(struct km_wire_hello) : 0);
 }
 
 void km_wire_put_prefix(struct km_wire_prefix *w, const struct km_prefix *p)

@@ -30,6 +30,8 @@ enum km_wire_op {
 	KM_WIRE_PEERS = 9,       /* no body; the reply has a list of km_wire_status */
 	KM_WIRE_SOCKETS = 10,    /* km_wire_socket with count; the reply has descriptors */
 	KM_WIRE_LISTEN = 11,     /* km_wire_socket; the reply has a descriptor */
+	KM_WIRE_KEY_NEXT = 12,   /* no body; the reply is km_wire_hello with the next key's public half */
+	KM_WIRE_KEY_SWITCH = 13, /* key: the public half of the next one */
 };
 
 struct km_wire_head {

@@ -55,6 +55,27 @@ static bool admit(struct km_guard *g, const struct km_trust_peer *p, bool *stand
 	return false;
 }
 
+/* The key to come of a peer that has been admitted. true: it may come. */
+static bool admit_next(struct km_guard *g, const struct km_trust_peer *now, const char *next_key,
+		       const char *next_certificate)
+{
+	struct km_trust_peer p = *now;
+	uint8_t key[KM_WG_KEY_LEN];
+	struct km_errtext err = {""};
+	bool stands;
+	int rc;
+
+	if (next_key && km_wg_key_parse(key, next_key) == 0) {
+		p.next = true;
+		p.key = key;
+		p.certificate = next_certificate;
+		if (admit(g, &p, &stands, &rc, &err))
+			return true;
+	}
+	km_trust_forget(g->trust, p.gateway, true, p.id);
+	return false;
+}
+
 static int malformed(struct km_errtext *err, const char *name)
 {
 	return km_errtext_set(err, KM_EINVAL, "%s: malformed key or address", name);
@@ -73,8 +94,10 @@ static int on_gateway(void *arg, const struct km_msg_gateway *was, const struct 
 
 	if (!g->o.hooks->gateway)
 		return 0;
-	if (!is)
+	if (!is) {
 		km_trust_forget(g->trust, true, false, was->id);
+		km_trust_forget(g->trust, true, true, was->id);
+	}
 	if (!is || g->o.off || !is->wireguard_public_key)
 		return g->o.hooks->gateway(g->o.arg, was, is, err);
 	if (km_wg_key_parse(key, is->wireguard_public_key))
@@ -85,8 +108,13 @@ static int on_gateway(void *arg, const struct km_msg_gateway *was, const struct 
 	p.id = is->id;
 	p.name = is->name;
 	p.certificate = is->certificate;
-	if (admit(g, &p, &stands, &rc, err))
-		return g->o.hooks->gateway(g->o.arg, was, is, err);
+	if (admit(g, &p, &stands, &rc, err)) {
+		struct km_msg_gateway as = *is; /* members borrowed */
+
+		if (!admit_next(g, &p, is->next_public_key, is->next_certificate))
+			as.next_public_key = as.next_certificate = NULL;
+		return g->o.hooks->gateway(g->o.arg, was, &as, err);
+	}
 	if (!stands && g->o.hooks->gateway(g->o.arg, is, NULL, &gone))
 		km_error("refused gateway not removed", km_ks("why", gone.text));
 	return rc;
@@ -105,8 +133,10 @@ static int on_agent(void *arg, const struct km_msg_agent *was, const struct km_m
 
 	if (!g->o.hooks->agent)
 		return 0;
-	if (!is)
+	if (!is) {
 		km_trust_forget(g->trust, false, false, was->id);
+		km_trust_forget(g->trust, false, true, was->id);
+	}
 	if (!is || g->o.off || !is->wireguard_public_key)
 		return g->o.hooks->agent(g->o.arg, was, is, err);
 	if (km_wg_key_parse(key, is->wireguard_public_key) ||
@@ -116,8 +146,13 @@ static int on_agent(void *arg, const struct km_msg_agent *was, const struct km_m
 	p.id = is->id;
 	p.name = is->name;
 	p.certificate = is->certificate;
-	if (admit(g, &p, &stands, &rc, err))
-		return g->o.hooks->agent(g->o.arg, was, is, err);
+	if (admit(g, &p, &stands, &rc, err)) {
+		struct km_msg_agent as = *is;
+
+		if (!admit_next(g, &p, is->next_public_key, is->next_certificate))
+			as.next_public_key = as.next_certificate = NULL;
+		return g->o.hooks->agent(g->o.arg, was, &as, err);
+	}
 	if (!stands && g->o.hooks->agent(g->o.arg, is, NULL, &gone))
 		km_error("refused agent not removed", km_ks("why", gone.text));
 	return rc;
@@ -184,7 +219,13 @@ static void on_gone(void *arg, bool gateway, bool next, const char *id,
 	struct km_errtext err = {""};
 	int rc = 0;
 
-	(void)next;
+	if (next) { /* the present key is another matter: it is judged by itself */
+		km_warn("a peer's next key is no longer accepted", km_ks("id", id),
+			km_ks("why", why->text));
+		g->offer_again = true;
+		g->n_refused++;
+		return;
+	}
 	km_error("peer cut off", km_ks("type", gateway ? "gateway" : "agent"), km_ks("id", id),
 		 km_ks("why", why->text));
 	g->n_refused++;

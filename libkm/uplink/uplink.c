@@ -6,6 +6,7 @@
 #include "libkm/link/client.h"
 #include "libkm/replica/saver.h"
 #include "libkm/uplink/guard.h"
+#include "libkm/uplink/rotation.h"
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -17,6 +18,7 @@ struct km_uplink {
 	struct km_uplink_opts o;
 	uint8_t public_key[KM_WG_KEY_LEN];
 	struct km_guard *guard;
+	struct km_rotation *rotation; /* NULL: the key is not changed */
 	struct km_replica *replica;
 	struct km_saver *saver;
 	struct km_link_client *link; /* NULL: no control is named, or closed */
@@ -92,6 +94,16 @@ static void on_auth_success(struct km_uplink *u)
 	km_link_client_settled(u->link);
 	if (u->o.authenticated)
 		u->o.authenticated(u->o.arg);
+	if (u->rotation)
+		km_rotation_authenticated(u->rotation);
+}
+
+static void on_key_ready(struct km_uplink *u, const json_t *data)
+{
+	uint8_t pub[KM_WG_KEY_LEN];
+
+	if (u->rotation && km_rotation_ready(u->rotation, data, pub))
+		km_uplink_key(u, pub);
 }
 
 static void on_auth_error(struct km_uplink *u, const json_t *data)
@@ -183,6 +195,8 @@ static void on_message(void *arg, const char *type, json_t *data)
 		on_auth_error(u, data);
 	else if (strcmp(type, "trust") == 0)
 		km_guard_trust(u->guard, data);
+	else if (strcmp(type, "key_ready") == 0)
+		on_key_ready(u, data);
 	else if (strcmp(type, "identity") == 0)
 		km_guard_identity(u->guard, data);
 	else if (strcmp(type, "error") == 0)
@@ -268,6 +282,29 @@ static int open_replica(struct km_uplink *u, struct km_errtext *err)
 	return 0;
 }
 
+static int send_key(void *arg, const char *type, json_t *data)
+{
+	return km_uplink_send(arg, type, data);
+}
+
+static int start_rotation(struct km_uplink *u, struct km_errtext *err)
+{
+	const struct km_rotation_opts o = {.base = u->o.base,
+					   .type = u->o.type,
+					   .state_dir = u->o.state_dir,
+					   .every_ms = u->o.key_rotation,
+					   .next = u->o.key_next,
+					   .switch_to = u->o.key_switch,
+					   .arg = u->o.arg,
+					   .send = send_key,
+					   .send_arg = u};
+
+	if (!u->o.key_next || u->o.no_wireguard)
+		return 0;
+	u->rotation = km_rotation_new(&o);
+	return u->rotation ? 0 : km_errtext_set(err, KM_ENOMEM, "no memory");
+}
+
 int km_uplink_open(struct km_uplink **out, const struct km_uplink_opts *opts, struct km_errtext *err)
 {
 	struct km_uplink *u = km_xcalloc(1, sizeof(*u));
@@ -279,6 +316,8 @@ int km_uplink_open(struct km_uplink **out, const struct km_uplink_opts *opts, st
 	u->revision = gauge(u, "revision", "The revision of the applied configuration.");
 	set_authenticated(u, false);
 	rc = open_replica(u, err);
+	if (!rc)
+		rc = start_rotation(u, err);
 	if (!rc && opts->control->n)
 		rc = start_link(u, err);
 	else if (!rc)
@@ -329,6 +368,7 @@ void km_uplink_free(struct km_uplink *u)
 	if (!u)
 		return;
 	km_uplink_close_link(u);
+	km_rotation_free(u->rotation);
 	km_guard_free(u->guard);
 	km_saver_free(u->saver);
 	km_replica_free(u->replica);

@@ -27,6 +27,11 @@ struct km_uplink_opts {
 	void (*fill_auth)(void *arg, struct km_msg_auth *a);
 	/* Control has let us in: what was reported on an earlier link must be told again. May be NULL. */
 	void (*authenticated)(void *arg);
+	/* Changing the WireGuard key, as in rotation.h; NULL: it is never changed. */
+	int64_t key_rotation; /* ms; 0: never by itself */
+	int (*key_next)(void *arg, uint8_t pub[static KM_WG_KEY_LEN], struct km_errtext *err);
+	int (*key_switch)(void *arg, const uint8_t pub[static KM_WG_KEY_LEN],
+			  struct km_errtext *err);
 	void *arg; /* of the hooks too */
 };
 

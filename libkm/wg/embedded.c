@@ -158,6 +158,12 @@ static int embedded_paths(struct km_wg_device *d, struct km_wg_path **out, size_
 	return room && !*out ? KM_ENOMEM : 0;
 }
 
+static int embedded_set_key(struct km_wg_device *d, const uint8_t key[static KM_WG_KEY_LEN])
+{
+	wg_engine_set_key(((struct embedded *)d)->engine, key);
+	return 0;
+}
+
 static void embedded_free(struct km_wg_device *d)
 {
 	struct embedded *m = (struct embedded *)d;
@@ -171,6 +177,7 @@ static void embedded_free(struct km_wg_device *d)
 static const struct km_wg_ops embedded_ops = {
     .name = "embedded",
     .change = embedded_change,
+    .set_key = embedded_set_key,
     .remove = embedded_remove,
     .dump = embedded_dump,
     .paths = embedded_paths,

@@ -161,6 +161,21 @@ static int kernel_paths(struct km_wg_device *d, struct km_wg_path **out, size_t 
 	return km_wg_known_paths(d->known, out, n);
 }
 
+static int kernel_set_key(struct km_wg_device *d, const uint8_t key[static KM_WG_KEY_LEN])
+{
+	wg_device w;
+	int rc;
+
+	memset(&w, 0, sizeof(w));
+	memcpy(w.name, d->ifname, sizeof(w.name));
+	w.flags = WGDEVICE_HAS_PRIVATE_KEY;
+	memcpy(w.private_key, key, sizeof(w.private_key));
+	rc = wg_set_device(&w);
+	km_wipe(&w, sizeof(w));
+	errno = -rc;
+	return rc ? KM_EIO : 0;
+}
+
 static void kernel_free(struct km_wg_device *d)
 {
 	struct kernel *k = (struct kernel *)d;
@@ -175,6 +190,7 @@ static void kernel_free(struct km_wg_device *d)
 static const struct km_wg_ops kernel_ops = {
     .name = "kernel",
     .change = kernel_change,
+    .set_key = kernel_set_key,
     .remove = kernel_remove,
     .dump = kernel_dump,
     .paths = kernel_paths,

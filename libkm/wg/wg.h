@@ -59,6 +59,8 @@ struct km_wg_ops {
 	 * absent one is no error. KM_EIO with errno, KM_EINVAL. */
 	int (*change)(struct km_wg_device *d, const struct km_wg_change *c);
 	int (*remove)(struct km_wg_device *d, const uint8_t key[static KM_WG_KEY_LEN]);
+	/* Another private key: every session ends, and peers shake hands again. KM_EIO with errno. */
+	int (*set_key)(struct km_wg_device *d, const uint8_t private_key[static KM_WG_KEY_LEN]);
 	/* All peers; *out is malloc'd. */
 	int (*dump)(struct km_wg_device *d, struct km_wg_peer_status **out, size_t *n);
 	/* The allowed IPs of all peers with a narrow path; *out is malloc'd. KM_ENOMEM. */
