@@ -154,7 +154,8 @@ def rekey(pair, first):
             pair.expire(first)
             with Pings(pair, pinger, INNER4[1 - pinger]) as pings:
                 pings.wait(3)
-            assert pings.sent - pings.answered <= 1, pings.out  # the last may be under way
+            # An engine that answers does so once under the session that it had, which the other may have no more.
+            assert pings.lost <= 1, pings.out
             assert wire.seen(since) == [(first, INITIATION, False), (1 - first, RESPONSE, False)]
             pair.transfer(0, INNER4[1])
 

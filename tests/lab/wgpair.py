@@ -224,19 +224,26 @@ class Pair:
 
 
 class Pings:
-    """A ping every interval from side i, until the end of the block; then sent and answered."""
+    """A ping every interval from side i, until the end of the block; then how many were sent and how many are lost
+    (the last one, if it is still under way, is not)."""
 
     def __init__(self, pair, i, addr, interval="0.2"):
         self.p = subprocess.Popen(pair.hosts[i].argv("ping", "-n", "-O", "-i", interval, addr),
                                   stdout=subprocess.PIPE, text=True)
+        self.last = 0
         assert self.p.stdout.readline()
+
+    def _answer(self, line):
+        seq = re.search(r"bytes from .* icmp_seq=(\d+)", line)
+        self.last = int(seq.group(1)) if seq else self.last
+        return bool(seq)
 
     def wait(self, n):
         """Until n more have been answered."""
         while n:
             line = self.p.stdout.readline()
             assert line, "ping ended"
-            n -= "bytes from" in line
+            n -= self._answer(line)
 
     def __enter__(self):
         return self
@@ -244,7 +251,10 @@ class Pings:
     def __exit__(self, *exc):
         self.p.send_signal(signal.SIGINT)
         self.out = self.p.communicate(timeout=patience(20))[0]
-        self.sent, self.answered = map(int, re.search(r"(\d+) packets transmitted, (\d+) received", self.out).groups())
+        for line in self.out.splitlines():
+            self._answer(line)
+        self.sent, answered = map(int, re.search(r"(\d+) packets transmitted, (\d+) received", self.out).groups())
+        self.lost = self.sent - answered - (self.last % 65536 == (self.sent - 1) % 65536)
 
 
 # Over IPv4 without options, from 10.97.0.1 or .2, to UDP, the payload's first byte 1 to 3.
