@@ -120,9 +120,9 @@ static void request(unsigned n)
 	for (unsigned i = 0; !rc && i < n; i++) {
 		km_random(key, sizeof(key));
 		address(a, i);
-		rc = km_buf_addf(
-		    &text, "public_key=%s\nendpoint=192.0.2.1:9\nallowed_ip=%u.%u.%u.%u/32\n",
-		    km_hex(key, WG_KEY, hex), a[0], a[1], a[2], a[3]);
+		rc = km_buf_addf(&text,
+				 "public_key=%s\nendpoint=192.0.2.1:9\nallowed_ip=%u.%u.%u.%u/32\n",
+				 km_hex(key, WG_KEY, hex), a[0], a[1], a[2], a[3]);
 	}
 	if (rc || km_buf_adds(&text, "\n"))
 		errx(1, "no memory");

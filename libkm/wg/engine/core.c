@@ -76,7 +76,7 @@ static void set_current(struct wg_peer *p, struct wg_session *s)
 	atomic_store_explicit(&p->current, s, memory_order_release);
 }
 
-/* Draws how long it is until the next persistent keepalive, of the whole interval or its last part. */
+/* Draws when the next persistent keepalive comes: in the last part of the interval, 1: in all. */
 static void draw_keepalive(struct wg_peer *p, unsigned part)
 {
 	uint32_t whole = p->keepalive_s * 1000U;

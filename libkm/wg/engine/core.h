@@ -30,13 +30,13 @@
 #define WG_NEW_HANDSHAKE_MS 15000 /* keepalive and rekey timeouts */
 #define WG_MAX_RETRIES 18
 #define WG_INITIATION_GAP_MS 20
-#define WG_KEEPALIVE_EARLIER 8 /* a persistent keepalive comes by up to this part earlier; the first of
-				* a session at any time */
+/* A persistent keepalive comes by up to this part earlier, the first of a session at any time. */
+#define WG_KEEPALIVE_EARLIER 8
 #define WG_REKEY_AFTER_MESSAGES (1ULL << 60)
 #define WG_UNDER_LOAD_MS 1000
 #define WG_TICK_MS 250
-/* Initiations that one core begins: so many in a burst, then one in so many microseconds (each takes
- * about 100 of the processor's). Timers leave a quarter of the burst to packets that wait. */
+/* Initiations that one core begins: so many in a burst, then one in so many microseconds (each
+ * takes about 100 of the processor's). Timers leave a quarter of the burst to packets that wait. */
 #define WG_INITIATION_BURST 64
 #define WG_INITIATION_EACH_US 300
 #define WG_HURRY_MS 10 /* until those that were too many for now are looked at again */
@@ -170,10 +170,9 @@ struct wg_core {
 	int64_t load_until_ms;
 	struct wg_session *retired_sessions;
 	struct wg_peer *retired_peers;
-	int64_t ahead_ns;       /* the wall clock less the other, at its greatest: handshakes'
-				   timestamps must never go back */
-	int64_t begun_us;       /* what the initiations begun are paid up to (see may_begin) */
-	bool hurry;             /* some were too many for now */
+	int64_t ahead_ns;        /* the wall clock less the other at its greatest (see stamp_ns) */
+	int64_t begun_us;        /* what the initiations begun are paid up to (see may_begin) */
+	bool hurry;              /* some were too many for now */
 	struct wg_peer *tick_at; /* where the last tick ended early; NULL: it did not */
 	uint64_t n_handshakes, n_refused, n_cookies;
 };

@@ -37,8 +37,8 @@ void wg_peer_next_keepalive(struct wg_peer *p);
 /* Our initiation is answered, or given up. */
 void wg_peer_end_handshake(struct wg_peer *p);
 
-/* A handshake is wanted: begins one, unless it is under way or too soon. packet: one waits for it, or
- * for an answer. false: too many have begun, wg_core_tick is to try again. */
+/* A handshake is wanted: begins one, unless it is under way or too soon. packet: one waits for it,
+ * or for an answer. false: too many have begun, wg_core_tick is to try again. */
 bool wg_peer_initiate(struct wg_peer *p, bool packet, const struct wg_clock *now);
 /* A send to the peer was refused: how wide is our own link? */
 void wg_peer_refused(struct wg_peer *p, const struct wg_clock *now);

@@ -13,8 +13,7 @@ struct wg_session *wg_path_sender(struct wg_peer *p, int64_t now_ms)
 		wg_ask_handshake(p);
 		return NULL;
 	}
-	if (s->sent >= WG_REKEY_AFTER_MESSAGES ||
-	    (s->initiator && now_ms >= s->rekey_ms))
+	if (s->sent >= WG_REKEY_AFTER_MESSAGES || (s->initiator && now_ms >= s->rekey_ms))
 		wg_ask_handshake(p);
 	return s;
 }

@@ -370,8 +370,8 @@ static void test_peers(void **state)
 	assert_int_equal(w->b.got, 1);
 }
 
-/* Peers that all want to speak do not do so at once, and each has its turn; whoever has a packet that
- * waits does not stand behind those who have none. */
+/* Peers that all want to speak do not do so at once, and each has its turn; whoever has a packet
+ * that waits does not stand behind those who have none. */
 static void test_many(void **state)
 {
 	struct world *w = *state;

@@ -356,7 +356,7 @@ static void test_hours(void **state)
 	assert_in_range(initiations, HOURS * 3600 / 120 * SPOKES,
 			HOURS * 3600 / 110 * SPOKES * 13 / 10 + s->deeds * 20);
 	soak_free(s);
-	/* What malloc keeps for each thread counts as in use; one lost session in twenty is more. */
+	/* What malloc keeps for a thread counts as in use; one lost session in twenty is more. */
 	assert_in_range(mallinfo2().uordblks, 0, memory + 65536);
 }
 

@@ -94,8 +94,8 @@ static void what_is_set_is_shown(void **state)
 	assert_get(e, "private_key=" PRIV
 		      "\n" PEER(KEY1, ZERO, "endpoint=[2001:db8::1]:51820\n", "0",
 				"allowed_ip=10.1.0.0/24\nallowed_ip=fd00::/64\n") "errno=0\n\n");
-	/* more of it, and a second peer that takes one of its prefixes; none has both an endpoint and
-	 * a reason to speak */
+	/* more of it, and a second peer that takes one of its prefixes; none has both an endpoint
+	 * and a reason to speak */
 	assert_set(e,
 		   "set=1\npublic_key=" KEY1 "\nallowed_ip=10.3.0.1/32\nallowed_ip=-fd00::/64\n"
 		   "endpoint=192.0.2.9:1234\n"
