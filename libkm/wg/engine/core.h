@@ -108,6 +108,7 @@ struct wg_peer {
 
 	/* Left by the threads, read by the owner. */
 	struct wg_session *_Atomic current;
+	struct wg_session *_Atomic next; /* begun by them, until the owner learns that something came */
 	struct wg_endpoint_cell endpoint;
 	atomic_uint attention;
 	struct wg_peer *attention_next;
@@ -131,7 +132,7 @@ struct wg_peer {
 	int64_t told_ms; /* when a stream's sender was told last that its segments are too large */
 
 	/* The owner's. */
-	struct wg_session *previous, *next;
+	struct wg_session *previous;
 	struct wg_handshake handshake;
 	bool handshaking; /* an initiation of ours waits for its answer */
 	uint32_t handshake_index;

@@ -4,8 +4,11 @@
 
 struct wg_session *wg_path_sender(struct wg_peer *p, int64_t now_ms)
 {
-	struct wg_session *s = atomic_load_explicit(&p->current, memory_order_acquire);
+	struct wg_session *s = atomic_load_explicit(&p->next, memory_order_acquire);
 
+	/* Once they have shown that they have it, for they may have no other any more. */
+	if (s == NULL || !atomic_load_explicit(&s->used, memory_order_relaxed))
+		s = atomic_load_explicit(&p->current, memory_order_acquire);
 	if (s == NULL || now_ms - s->made_ms >= WG_REJECT_AFTER_MS ||
 	    s->sent >= WG_REJECT_AFTER_MESSAGES) {
 		if (!atomic_load_explicit(&p->waiting, memory_order_relaxed))
