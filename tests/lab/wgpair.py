@@ -172,7 +172,8 @@ class Pair:
         self.wg(i, "private-key", self.private[i])
 
     def ping(self, i, addr, *args):
-        out = self.inside(i, "ping", "-n", "-c", "3", "-i", "0.2", "-W", str(int(patience(5))), *args, addr, check=False)
+        """Three, with the patience for a handshake message that is lost and comes again after five seconds."""
+        out = self.inside(i, "ping", "-n", "-c", "3", "-i", "0.2", "-W", str(int(patience(8))), *args, addr, check=False)
         assert " 0% packet loss" in out, out
 
     def lost(self, i, addr, *args):
