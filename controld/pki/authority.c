@@ -12,7 +12,9 @@
 #define LOCK_KEY "4710103" /* while the first CA is looked for and made */
 #define SWEEP_S 3600       /* how often what is due is looked for, at least */
 #define SWEEPS 24          /* in the life of a certificate, at least */
-#define BLOCK_DAYS "400"   /* after its end a certificate is refused for that alone, grace or not */
+#define BLOCK_DAYS 400     /* after its end a certificate is refused for that alone, grace or not */
+#define STRING_(x) #x
+#define STRING(x) STRING_(x)
 
 /* ---- the CAs ---- */
 
@@ -201,19 +203,62 @@ static const struct ca *signer_of(const struct authority *a, const struct km_bun
 	return best;
 }
 
-static int make_bundle(const struct authority *a, struct km_buf *out, uint64_t number,
-		       const PGresult *blocked, const struct ca *ca, struct km_errtext *err)
+/* Whether this row of the certificates that ended long ago is the certificate with this
+ * fingerprint: only its own text can tell that, for who can write rows could let it back in. */
+static bool ended_long_ago(const PGresult *ended, int row, const uint8_t *fp)
 {
-	size_t n = (size_t)PQntuples(blocked);
-	const struct km_cert **cas = km_xcalloc(a->cas.n + 1, sizeof(struct km_cert *));
-	uint8_t(*fps)[KM_CERT_FP_LEN] = km_xcalloc(n + 1, sizeof(*fps));
-	struct km_bundle *b = NULL;
+	const char *pem = PQgetvalue(ended, row, 1);
+	size_t left = strlen(pem);
+	struct km_cert *c = NULL;
+	bool is;
+
+	if (km_cert_from_pem(&c, &pem, &left, NULL))
+		return false;
+	is = memcmp(c->fingerprint, fp, KM_CERT_FP_LEN) == 0 &&
+	     km_wall_ms() / 1000 > c->not_after + BLOCK_DAYS * 86400LL;
+	km_cert_free(c);
+	return is;
+}
+
+static bool may_go(const PGresult *ended, const uint8_t *fp)
+{
+	char hex[KM_CERT_FP_STRLEN];
+
+	km_hex(fp, KM_CERT_FP_LEN, hex);
+	for (int i = 0; i < PQntuples(ended); i++)
+		if (strcmp(PQgetvalue(ended, i, 0), hex) == 0)
+			return ended_long_ago(ended, i, fp);
+	return false;
+}
+
+/* What is to be blocked: what the rows say, and what was blocked before. */
+static int blocklist(uint8_t (**out)[KM_CERT_FP_LEN], size_t *n, const struct km_bundle *prev,
+		     PGresult *const *res)
+{
+	size_t rows = (size_t)PQntuples(res[2]), before = prev ? prev->n_blocked : 0;
 	int rc = 0;
+
+	*n = 0;
+	*out = km_xcalloc(rows + before + 1, sizeof(**out));
+	for (size_t i = 0; i < rows && !rc; i++)
+		rc = km_cert_fp_parse((*out)[(*n)++], PQgetvalue(res[2], (int)i, 0));
+	for (size_t i = 0; i < before; i++)
+		if (!may_go(res[3], prev->blocked[i]))
+			memcpy((*out)[(*n)++], prev->blocked[i], KM_CERT_FP_LEN);
+	return rc;
+}
+
+static int make_bundle(const struct authority *a, struct km_buf *out, uint64_t number,
+		       PGresult *const *res, const struct ca *ca, struct km_errtext *err)
+{
+	const struct km_cert **cas = km_xcalloc(a->cas.n + 1, sizeof(struct km_cert *));
+	uint8_t(*fps)[KM_CERT_FP_LEN] = NULL;
+	struct km_bundle *b = NULL;
+	size_t n;
+	int rc = blocklist(&fps, &n, a->obeyed, res);
 
 	for (size_t i = 0; i < a->cas.n; i++)
 		cas[i] = a->cas.items[i].cert;
-	for (size_t i = 0; i < n && !rc; i++)
-		rc = km_cert_fp_parse(fps[i], PQgetvalue(blocked, (int)i, 0));
 	if (!rc)
 		rc = km_bundle_new(&b, number, cas, a->cas.n, (const uint8_t(*)[KM_CERT_FP_LEN])fps,
 				   n, err);
@@ -250,23 +295,28 @@ static void on_kept(void *arg, const struct store_error *error, PGresult *const 
 	look(a);
 }
 
-static void build(struct authority *a, int64_t number, int64_t wanted, const PGresult *blocked)
+/* Numbers are times where that makes them larger: so hosts that had newer bundles than a database
+ * that was restored from a backup take the next one. */
+static int64_t next_number(const struct authority *a)
+{
+	int64_t now = km_wall_ms() / 1000;
+
+	return a->number < now ? now : a->number + 1;
+}
+
+/* number: the row's, which need not be one that is believed. */
+static void build(struct authority *a, int64_t number, int64_t wanted, PGresult *const *res)
 {
 	char before[24], after[24], want[24];
 	struct km_errtext err = {""};
-	struct km_bundle *prev = NULL;
-	const struct ca *ca;
-	struct km_buf text;
 	bool handover;
-	int rc = 0;
+	const struct ca *ca = signer_of(a, a->obeyed, &handover);
+	int64_t next = next_number(a);
+	struct km_buf text;
+	int rc;
 
 	km_buf_init(&text, KM_BUNDLE_PEM_MAX);
-	if (a->bundle)
-		rc = km_bundle_parse(&prev, a->bundle, strlen(a->bundle), &err);
-	ca = signer_of(a, prev, &handover);
-	km_bundle_free(prev);
-	if (!rc)
-		rc = make_bundle(a, &text, (uint64_t)number + 1, blocked, ca, &err);
+	rc = make_bundle(a, &text, (uint64_t)next, res, ca, &err);
 	if (!rc)
 		rc = km_buf_add(&text, "", 1);
 	if (rc) {
@@ -275,7 +325,7 @@ static void build(struct authority *a, int64_t number, int64_t wanted, const PGr
 		return;
 	}
 	snprintf(before, sizeof(before), "%lld", (long long)number);
-	snprintf(after, sizeof(after), "%lld", (long long)number + 1);
+	snprintf(after, sizeof(after), "%lld", (long long)next);
 	snprintf(want, sizeof(want), "%lld", (long long)wanted);
 	struct store_stmt s[] = {
 	    {.sql =
@@ -295,10 +345,53 @@ static void build(struct authority *a, int64_t number, int64_t wanted, const PGr
 	km_buf_free(&text);
 }
 
-/* With its first bundle, or another CA, certificates may be due. */
-static void take_newer(struct authority *a, int64_t number, const char *bundle)
+/* Whether one of the CAs has signed it, or nobody where control cannot sign. */
+static int signature_ok(const struct authority *a, const struct km_bundle *b,
+			struct km_errtext *err)
 {
+	const struct km_cert **cas = km_xcalloc(a->cas.n + 1, sizeof(struct km_cert *));
+	struct km_bundle *trusted = NULL;
+	int rc;
+
+	for (size_t i = 0; i < a->cas.n; i++)
+		cas[i] = a->cas.items[i].cert;
+	rc = km_bundle_new(&trusted, 0, cas, a->cas.n, NULL, 0, err);
+	if (!rc && (b->is_signed || authority_signs(a)))
+		rc = km_bundle_check(b, trusted, KM_CERT_ANY_TIME, err);
+	km_bundle_free(trusted);
+	free(cas);
+	return rc;
+}
+
+/* The row's bundle, if it is one that control (or the operator) has made: else whoever can write
+ * the row could take certificates off the blocklist. */
+static int believe(const struct authority *a, int64_t number, const char *text,
+		   struct km_bundle **out, struct km_errtext *err)
+{
+	int rc = km_bundle_parse(out, text, strlen(text), err);
+
+	if (!rc && (int64_t)(*out)->number != number)
+		rc = km_errtext_set(err, KM_EAUTH, "the row's number is not the bundle's");
+	if (!rc && number < a->number)
+		rc = km_errtext_set(err, KM_EAUTH, "it is older than %lld, which was there before",
+				    (long long)a->number);
+	if (!rc)
+		rc = signature_ok(a, *out, err);
+	if (rc) {
+		km_bundle_free(*out);
+		*out = NULL;
+	}
+	return rc;
+}
+
+/* With its first bundle, or another CA, certificates may be due. */
+static void take_newer(struct authority *a, struct km_bundle *b, const char *bundle)
+{
+	int64_t number = (int64_t)b->number;
+
 	a->number = number;
+	km_bundle_free(a->obeyed);
+	a->obeyed = b;
 	free(a->bundle);
 	a->bundle = km_xstrdup(bundle);
 	km_info("trust bundle", km_ki("number", number), km_ki("authorities", (int64_t)a->cas.n));
@@ -310,6 +403,7 @@ static void on_seen(void *arg, const struct store_error *error, PGresult *const 
 {
 	struct authority *a = arg;
 	struct km_errtext err = {""};
+	struct km_bundle *b;
 	struct cas cas;
 	int64_t number, wanted, built;
 
@@ -326,10 +420,17 @@ static void on_seen(void *arg, const struct store_error *error, PGresult *const 
 	}
 	cas_free(&a->cas);
 	a->cas = cas;
-	if (number != a->number && number > 0)
-		take_newer(a, number, PQgetvalue(res[0], 0, 3));
+	if (number != 0 && (number != a->number || strcmp(PQgetvalue(res[0], 0, 3), a->bundle))) {
+		if (believe(a, number, PQgetvalue(res[0], 0, 3), &b, &err)) {
+			km_error("trust bundle in the database not believed: it is made anew",
+				 km_ki("number", number), km_ks("why", err.text));
+			built = wanted - 1;
+		} else {
+			take_newer(a, b, PQgetvalue(res[0], 0, 3));
+		}
+	}
 	if (wanted > built && a->cas.n > 0)
-		build(a, number, wanted, res[2]);
+		build(a, number, wanted, res);
 }
 
 /* Reads what there is, and makes a bundle when one is wanted. */
@@ -340,7 +441,10 @@ static void look(struct authority *a)
 	    {.sql = "SELECT " AUTHORITY_COLUMNS " FROM authorities WHERE state <> 'retired' "
 		    "ORDER BY created_at, fingerprint"},
 	    {.sql = "SELECT fingerprint FROM host_certificates WHERE blocked_at IS NOT NULL "
-		    "AND not_after > now() - interval '" BLOCK_DAYS " days'"},
+		    "AND not_after > now() - interval '" STRING(BLOCK_DAYS) " days'"},
+	    {.sql = "SELECT fingerprint, certificate FROM host_certificates "
+		    "WHERE blocked_at IS NOT NULL "
+		    "AND not_after <= now() - interval '" STRING(BLOCK_DAYS) " days'"},
 	};
 
 	if (!a->db && store_read(a->store, s, KM_ARRAY_LEN(s), on_seen, a, &a->db))
@@ -522,9 +626,11 @@ void authority_free(struct authority *a)
 	store_unlisten(a->listen);
 	store_cancel(a->db);
 	store_cancel(a->sweep);
+	store_cancel(a->ends);
 	if (a->timer)
 		event_free(a->timer);
 	cas_free(&a->cas);
+	km_bundle_free(a->obeyed);
 	free(a->bundle);
 	free(a);
 }

@@ -18,6 +18,7 @@
 #include "libkm/wg/wg.h"
 
 #define AUTHORITY_CA_DAYS 3650
+#define AUTHORITY_LATE_DAYS 365 /* so long after its end a certificate can be renewed */
 
 struct authority;
 
@@ -71,7 +72,8 @@ struct issued {
 int authority_issue(const struct authority *a, struct issued *out, const struct authority_host *h,
 		    struct km_errtext *err) __attribute__((warn_unused_result));
 /* Another one like `pem`, which a trusted CA must have signed for this key and kind of host: with
- * the present CA, time and name. KM_EAUTH: it is not such a one; otherwise as authority_issue. */
+ * the present CA, time and name. KM_EAUTH: it is not such a one, is blocked, or has ended
+ * AUTHORITY_LATE_DAYS ago; otherwise as authority_issue. */
 int authority_reissue(const struct authority *a, struct issued *out, const char *pem, bool gateway,
 		      const char *name, const uint8_t key[static KM_WG_KEY_LEN],
 		      struct km_errtext *err) __attribute__((warn_unused_result));

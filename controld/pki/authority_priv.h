@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The inside of the authority: authority.c what it knows and the bundle, issuing.c signing,
- * renewal.c what is due. */
+ * renewal.c what is due, ends.c what comes to its end. */
 #ifndef CONTROLD_PKI_AUTHORITY_PRIV_H
 #define CONTROLD_PKI_AUTHORITY_PRIV_H
 
@@ -29,6 +29,7 @@ struct authority {
 	bool offline;
 	struct cas cas;
 	char *bundle;
+	struct km_bundle *obeyed; /* the same, parsed and believed; NULL: none yet */
 	int64_t number;
 
 	struct event_base *base;
@@ -36,12 +37,16 @@ struct authority {
 	struct store_watch *listen;
 	struct store_req *db;    /* the bundle's */
 	struct store_req *sweep; /* renewal's */
+	struct store_req *ends;
+	int64_t told_hosts_ms, told_cas_ms; /* when an end was warned of last; 0: never */
 	int64_t skipped;         /* of this sweep: hosts that cannot be renewed */
 	int64_t renewed;
 	struct event *timer;
 	struct authority_watch *watches;
 };
 
+/* Sets the metrics of the earliest ends, and warns of those that come near. */
+void authority_ends(struct authority *a);
 /* The active CA; NULL: there is none. */
 const struct ca *authority_active(const struct authority *a);
 void cas_free(struct cas *c);

@@ -172,6 +172,18 @@ static int ours(const struct authority *a, const struct km_cert *c, bool gateway
 	return 0;
 }
 
+/* One that is blocked stays so for longer than this. */
+static int renewable(const struct authority *a, const struct km_cert *c, struct km_errtext *err)
+{
+	if (a->obeyed && (km_bundle_blocks(a->obeyed, c->fingerprint) ||
+			  km_bundle_blocks(a->obeyed, c->fingerprint2)))
+		return km_errtext_set(err, KM_EAUTH, "the certificate is revoked");
+	if (km_wall_ms() / 1000 > c->not_after + (int64_t)AUTHORITY_LATE_DAYS * DAY)
+		return km_errtext_set(err, KM_EAUTH,
+				      "the certificate has ended long ago; let the host join anew");
+	return 0;
+}
+
 int authority_reissue(const struct authority *a, struct issued *out, const char *pem, bool gateway,
 		      const char *name, const uint8_t key[static KM_WG_KEY_LEN],
 		      struct km_errtext *err)
@@ -184,6 +196,8 @@ int authority_reissue(const struct authority *a, struct issued *out, const char 
 	rc = parse(&c, pem, err);
 	if (!rc)
 		rc = ours(a, c, gateway, key, err);
+	if (!rc)
+		rc = renewable(a, c, err);
 	if (!rc) {
 		spec = (struct km_cert_spec){.name = name,
 					     .networks = c->networks,

@@ -194,6 +194,7 @@ static void next(struct authority *a)
 
 void authority_sweep(struct authority *a)
 {
+	authority_ends(a);
 	if (a->sweep)
 		return;
 	a->skipped = a->renewed = 0;
