@@ -39,6 +39,7 @@ struct authority {
 	struct store_req *sweep; /* renewal's */
 	struct store_req *ends;
 	int64_t told_hosts_ms, told_cas_ms; /* when an end was warned of last; 0: never */
+	bool sweep_again;        /* asked for while one went on */
 	int64_t skipped;         /* of this sweep: hosts that cannot be renewed */
 	int64_t renewed;
 	struct event *timer;

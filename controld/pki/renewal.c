@@ -125,12 +125,22 @@ static void retire(struct authority *a)
 	}
 }
 
+/* Called again while it went on: what it has passed by may be due now. */
+static bool again(struct authority *a)
+{
+	if (!a->sweep_again)
+		return false;
+	a->sweep_again = false;
+	authority_sweep(a);
+	return true;
+}
+
 static void ended(struct authority *a)
 {
 	if (a->renewed)
 		km_info("certificates renewed", km_ki("hosts", a->renewed),
 			km_ki("failed", a->skipped));
-	if (a->skipped == 0)
+	if (!again(a) && a->skipped == 0)
 		retire(a);
 }
 
@@ -166,6 +176,7 @@ static void on_asked(void *arg, const struct store_error *error, PGresult *const
 	if (rows)
 		km_warn("certificates wait to be signed", km_ki("hosts", rows),
 			km_ks("with", "kmctl cert sign"));
+	again(a);
 }
 
 static void next(struct authority *a)
@@ -195,8 +206,10 @@ static void next(struct authority *a)
 void authority_sweep(struct authority *a)
 {
 	authority_ends(a);
-	if (a->sweep)
+	if (a->sweep) {
+		a->sweep_again = true;
 		return;
+	}
 	a->skipped = a->renewed = 0;
 	next(a);
 }

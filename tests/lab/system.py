@@ -263,6 +263,20 @@ class System:
         pid, = self.family(name, "km-inside") or self.family(name, "km-warden")
         return run("nsenter", "-t", str(pid), "-n", *map(str, argv))
 
+    def wg_peers(self, role):
+        """The WireGuard keys of the peers that gatewayd's or agentd's device has."""
+        folder = self.dir / f"{role}-run"
+        if (folder / "wireguard.sock").exists():
+            shown = run(str(self.build / "km-warden"), "--show", str(folder))
+            return {line.split()[1] for line in shown.split("\n") if line.startswith("peer")}
+        line = self.procs[f"{role}d"].wait_log("warden started", "device=")
+        return set(self.inside(f"{role}d", "wg", "show", line.split("device=")[1].split()[0], "peers").split())
+
+    def sql(self, text):
+        """In control's embedded database, with every right; what a query gives, unaligned."""
+        return run("psql", "-h", str(self.dir / "control/postgres/run"), "-U", "postgres", "-v", "ON_ERROR_STOP=1",
+                   "-Atc", text, "kakuremichi").strip()
+
     # ---- clients -----------------------------------------------------------------------------
 
     def api_connection(self, ns=None):
