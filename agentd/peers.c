@@ -150,7 +150,8 @@ static int apply_next(struct peer *p, struct km_errtext *err)
 	return km_privnet_peer_set(p->ps->net, &next, err);
 }
 
-/* The gateway uses its next key already, and control could not say so: the addresses go over to it. */
+/* The gateway uses its next key already, and control could not say so: the addresses go over to it.
+ */
 static bool adopt_next(struct peer *p)
 {
 	struct km_wg_peer now = p->wg;
@@ -162,8 +163,8 @@ static bool adopt_next(struct peer *p)
 	if (!p->has_next || km_privnet_peers(p->ps->net, &all, &n, &err))
 		return false;
 	for (size_t i = 0; i < n; i++)
-		used |= memcmp(all[i].key, p->next, KM_WG_KEY_LEN) == 0 &&
-			all[i].last_handshake_ms > 0;
+		used |=
+		    memcmp(all[i].key, p->next, KM_WG_KEY_LEN) == 0 && all[i].last_handshake_ms > 0;
 	free(all);
 	memcpy(now.key, p->next, KM_WG_KEY_LEN);
 	if (!used || km_privnet_peer_set(p->ps->net, &now, &err))
@@ -487,7 +488,8 @@ static int set_next(struct peer *p, const char *text, struct km_errtext *err)
 	return rc ? rc : apply_next(p, err);
 }
 
-/* *old gets the key that is to be removed once the new one has the addresses; *has_old: there is one. */
+/* *old gets the key that is to be removed once the new one has the addresses; *has_old: there is
+ * one. */
 static int read_key(struct peer *p, const struct km_msg_gateway *g, uint8_t *old, bool *has_old,
 		    struct km_errtext *err)
 {

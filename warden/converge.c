@@ -132,7 +132,8 @@ int warden_paths(struct warden *w, struct km_errtext *err)
 	w->paths = now;
 	w->n_paths = n > PATHS_MAX ? PATHS_MAX : n;
 	for (size_t i = 0; !rc && i < n_old; i++)
-		if (!narrow(now, w->n_paths, &old[i].net) && has(w->routes, w->n_routes, &old[i].net))
+		if (!narrow(now, w->n_paths, &old[i].net) &&
+		    has(w->routes, w->n_routes, &old[i].net))
 			rc = route_mtu(w, &old[i].net, 0, err);
 	free(old);
 	return rc ? rc : settle_routes(w, err);

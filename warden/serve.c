@@ -352,9 +352,8 @@ static int do_peers(struct warden *w, struct request *r)
 
 static int do_sockets(struct warden *w, struct request *r)
 {
-	int rc = w->inside_fd < 0
-		     ? warden_sockets(&r->msg, r->fds, &r->n_fds, &r->err)
-		     : warden_inside_sockets(w, &r->msg, r->fds, &r->n_fds, &r->err);
+	int rc = w->inside_fd < 0 ? warden_sockets(&r->msg, r->fds, &r->n_fds, &r->err)
+				  : warden_inside_sockets(w, &r->msg, r->fds, &r->n_fds, &r->err);
 
 	r->reply.head.count = r->msg.head.op == KM_WIRE_SOCKETS ? (uint32_t)r->n_fds : 0;
 	return rc;

@@ -80,7 +80,8 @@ size_t mtu_tick(struct mtu *m, unsigned most, bool busy, bool up, int64_t now_ms
 		return 0;
 	}
 	if (!up || m->checked > most)
-		m->misses = 0; /* the path does not work at all, or has been found narrow meanwhile */
+		m->misses =
+		    0; /* the path does not work at all, or has been found narrow meanwhile */
 	else if (m->waiting)
 		m->misses++;
 	m->waiting = false;

@@ -30,9 +30,9 @@ struct mtu {
 };
 
 void mtu_init(struct mtu *m, int64_t interval_ms, int64_t now_ms);
-/* What is to be sent now: lengths of whole packets, their number. most: the largest that is known to
- * fit the way out of here (its change begins a new count). busy: the path is in use. up: small packets
- * are answered. *changed: there is another limit. */
+/* What is to be sent now: lengths of whole packets, their number. most: the largest that is known
+ * to fit the way out of here (its change begins a new count). busy: the path is in use. up: small
+ * packets are answered. *changed: there is another limit. */
 size_t mtu_tick(struct mtu *m, unsigned most, bool busy, bool up, int64_t now_ms,
 		uint16_t sizes[static MTU_SIZES], bool *changed);
 /* A packet of this length was answered. */

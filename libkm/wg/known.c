@@ -150,7 +150,8 @@ bool km_wg_known_change(const struct km_wg_known *k, const struct km_wg_peer *p,
 	c->set_keepalive = p->keepalive_s != old->conf.keepalive_s;
 	c->set_mtu = p->mtu != old->conf.mtu;
 	change_allowed(&old->conf, p, c);
-	return c->set_mtu || c->set_endpoint || c->set_keepalive || c->replace_allowed || c->n_allowed;
+	return c->set_mtu || c->set_endpoint || c->set_keepalive || c->replace_allowed ||
+	       c->n_allowed;
 }
 
 static void forget_allowed(struct km_wg_peer *p, const struct km_prefix *net)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* WireGuard devices: one interface, two backends (the kernel, and the engine in this process). Used by
- * the warden; daemons speak to the warden (libkm/privnet). */
+/* WireGuard devices: one interface, two backends (the kernel, and the engine in this process). Used
+ * by the warden; daemons speak to the warden (libkm/privnet). */
 #ifndef KM_WG_WG_H
 #define KM_WG_WG_H
 
@@ -13,7 +13,7 @@
 #define KM_WG_KEY_STRLEN 45 /* base64 and NUL */
 #define KM_WG_CODE_STRLEN 15
 #define KM_WG_MAX_ALLOWED 8 /* allowed IPs per peer */
-#define KM_WG_MTU 1420	    /* of a device; what a path carries may be less */
+#define KM_WG_MTU 1420      /* of a device; what a path carries may be less */
 #define KM_WG_MTU_MIN 576
 
 enum km_wg_mode { KM_WG_AUTO, KM_WG_KERNEL, KM_WG_EMBEDDED, KM_WG_NONE };
@@ -59,14 +59,16 @@ struct km_wg_ops {
 	 * absent one is no error. KM_EIO with errno, KM_EINVAL. */
 	int (*change)(struct km_wg_device *d, const struct km_wg_change *c);
 	int (*remove)(struct km_wg_device *d, const uint8_t key[static KM_WG_KEY_LEN]);
-	/* Another private key: every session ends, and peers shake hands again. KM_EIO with errno. */
+	/* Another private key: every session ends, and peers shake hands again. KM_EIO with errno.
+	 */
 	int (*set_key)(struct km_wg_device *d, const uint8_t private_key[static KM_WG_KEY_LEN]);
 	/* All peers; *out is malloc'd. */
 	int (*dump)(struct km_wg_device *d, struct km_wg_peer_status **out, size_t *n);
 	/* The allowed IPs of all peers with a narrow path; *out is malloc'd. KM_ENOMEM. */
 	int (*paths)(struct km_wg_device *d, struct km_wg_path **out, size_t *n);
-	/* Gives a device whose control socket could not be made in /var/run/wireguard (that is root's)
-	 * one at this path; does nothing where it could. NULL: such a device has none. KM_EIO. */
+	/* Gives a device whose control socket could not be made in /var/run/wireguard (that is
+	 * root's) one at this path; does nothing where it could. NULL: such a device has none.
+	 * KM_EIO. */
 	int (*control_at)(struct km_wg_device *d, const char *path);
 	void (*free)(struct km_wg_device *d);
 };
@@ -75,7 +77,8 @@ struct km_wg_device {
 	char ifname[16];
 	/* Borrowed; -1: none. Readable when the device was deleted under its engine. */
 	int gone_fd;
-	/* Likewise. Readable when paths may give something else than before; reading it silences it. */
+	/* Likewise. Readable when paths may give something else than before; reading it silences
+	 * it. */
 	int paths_fd;
 	struct km_wg_known *known; /* what its peers were brought to last */
 };
@@ -107,9 +110,9 @@ int km_wg_open(struct km_wg_device **out, enum km_wg_mode mode, int netns_fd,
 	       const uint8_t private_key[static KM_WG_KEY_LEN], uint16_t port,
 	       struct km_errtext *why, struct km_errtext *err) __attribute__((warn_unused_result));
 
-/* The embedded device over a TUN device that another process has made inside (wg_tun_open: its name,
- * and whether it takes UDP super-packets); the UDP socket is made here. Takes tun over, also when it
- * fails. Errors as km_wg_open. */
+/* The embedded device over a TUN device that another process has made inside (wg_tun_open: its
+ * name, and whether it takes UDP super-packets); the UDP socket is made here. Takes tun over, also
+ * when it fails. Errors as km_wg_open. */
 int km_wg_open_over(struct km_wg_device **out, int tun, bool uso, const char *ifname,
 		    const uint8_t private_key[static KM_WG_KEY_LEN], uint16_t port,
 		    struct km_errtext *err) __attribute__((warn_unused_result));

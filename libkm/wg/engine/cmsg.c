@@ -11,8 +11,8 @@
 #endif
 
 _Static_assert(CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(sizeof(struct in_pktinfo)) +
-			       2 * CMSG_SPACE(sizeof(int)) <=
-		       WG_CMSG_ROOM,
+		       2 * CMSG_SPACE(sizeof(int)) <=
+		   WG_CMSG_ROOM,
 	       "room for all");
 
 /* An IPv6 socket speaks to IPv4 too, and then tells the address in IPv6's form, but not the type of

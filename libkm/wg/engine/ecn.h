@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Explicit congestion notification through a tunnel: RFC 6040, normal mode. The inner field is copied
- * to the outer header; what a router has set there comes back into the inner one. */
+/* Explicit congestion notification through a tunnel: RFC 6040, normal mode. The inner field is
+ * copied to the outer header; what a router has set there comes back into the inner one. */
 #ifndef KM_WG_ENGINE_ECN_H
 #define KM_WG_ENGINE_ECN_H
 

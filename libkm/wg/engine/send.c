@@ -15,10 +15,10 @@
 #define OUT_ROOM (OUT_LEAD + 160 * 1024)
 #define OUT_ENOUGH (32 * 1024) /* sent without waiting for more */
 #define RUNS 64
-#define ANSWERS 50  /* to senders of packets that are too large: a second, and at once */
+#define ANSWERS 50   /* to senders of packets that are too large: a second, and at once */
 #define TELL_MS 1000 /* and to a stream, whose segments are cut all the same */
 #define STAGED_PACKETS 128
-#define TRIES 5 /* to send what may have met an error of another packet */
+#define TRIES 5                /* to send what may have met an error of another packet */
 #define STAGED_BYTES (1 << 20) /* per peer; super-packets are large */
 
 /* Segments of one length for one peer, one after the other; only the last may be shorter. */
@@ -111,7 +111,8 @@ static void fill_message(struct wg_sender *s, unsigned i, const struct run *r, s
 		    r->tos);
 }
 
-/* Segment by segment, and cut by IP where the run allows it; what cannot be sent is lost, as packets are. */
+/* Segment by segment, and cut by IP where the run allows it; what cannot be sent is lost, as
+ * packets are. */
 static void send_singly(struct wg_sender *s, const struct run *r)
 {
 	size_t at = r->at, end = r->at + r->len;
@@ -221,8 +222,9 @@ static uint8_t *place(struct wg_sender *s, struct wg_peer *p, size_t n, uint8_t 
 		flush(s);
 		r = NULL;
 	}
-	if (r == NULL || r->peer != p || r->tos != tos || r->fragment != fragment || r->count == WG_UDP_SEGMENTS ||
-	    n > r->stride || r->len % r->stride != 0 || r->len + n > WG_UDP_MAX) {
+	if (r == NULL || r->peer != p || r->tos != tos || r->fragment != fragment ||
+	    r->count == WG_UDP_SEGMENTS || n > r->stride || r->len % r->stride != 0 ||
+	    r->len + n > WG_UDP_MAX) {
 		if (s->n_runs == RUNS)
 			flush(s);
 		r = &s->runs[s->n_runs++];

@@ -96,7 +96,8 @@ static size_t answer6(uint8_t *out, const uint8_t *pkt, size_t n, uint32_t mtu)
 	put16(out + 46, mtu);
 	memcpy(out + 48, pkt, quote);
 	/* The pseudo header: addresses, length, next header. */
-	put_sum(out + 42, (uint16_t)~wg_sum(out + 40, len, wg_sum(tail, 8, wg_sum(out + 8, 32, 0))));
+	put_sum(out + 42,
+		(uint16_t)~wg_sum(out + 40, len, wg_sum(tail, 8, wg_sum(out + 8, 32, 0))));
 	return 40 + len;
 }
 

@@ -9,10 +9,10 @@
 
 #define WG_TOOBIG_ROOM 1280
 
-/* Writes the answer to the sender of pkt (complete, its header checked): ICMP "fragmentation needed"
- * (RFC 792, RFC 1191) or ICMPv6 "packet too big" (RFC 4443, section 3.2), as if from its destination.
- * Gives its length; 0: such a packet gets no answer (errors, later fragments, a source that is
- * nobody's; RFC 1812, section 4.3.2.7). */
+/* Writes the answer to the sender of pkt (complete, its header checked): ICMP "fragmentation
+ * needed" (RFC 792, RFC 1191) or ICMPv6 "packet too big" (RFC 4443, section 3.2), as if from its
+ * destination. Gives its length; 0: such a packet gets no answer (errors, later fragments, a source
+ * that is nobody's; RFC 1812, section 4.3.2.7). */
 size_t wg_toobig_answer(uint8_t out[static WG_TOOBIG_ROOM], const uint8_t *pkt, size_t n,
 			uint32_t mtu);
 
@@ -23,7 +23,8 @@ struct wg_fragments {
 };
 /* false: it may not. pkt stays in use until the last fragment. */
 bool wg_fragments_begin(struct wg_fragments *f, const uint8_t *pkt, size_t n, uint32_t mtu);
-/* The length of the next fragment; 0: that was the last. And the fragment itself, into room for it. */
+/* The length of the next fragment; 0: that was the last. And the fragment itself, into room for it.
+ */
 size_t wg_fragments_len(const struct wg_fragments *f);
 void wg_fragments_next(struct wg_fragments *f, uint8_t *out);
 

@@ -199,8 +199,9 @@ bool wg_udp_error(int fd, struct wg_pmtu_news *n)
 	return true;
 }
 
-/* Not getsockopt(IP_MTU): that is what the kernel thinks of the path, and it believes more than we do. A
- * datagram as large as can be is refused with the link's MTU in the error queue, and nothing is sent. */
+/* Not getsockopt(IP_MTU): that is what the kernel thinks of the path, and it believes more than we
+ * do. A datagram as large as can be is refused with the link's MTU in the error queue, and nothing
+ * is sent. */
 uint32_t wg_udp_link_mtu(const struct wg_endpoint *to, bool v4_only, uint32_t mark)
 {
 	static const uint8_t large[65500];

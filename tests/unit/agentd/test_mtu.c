@@ -175,8 +175,10 @@ static void test_known_meanwhile(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_wide),	    cmocka_unit_test(test_black_hole),
-	    cmocka_unit_test(test_grows_again),	    cmocka_unit_test(test_losses),
+	    cmocka_unit_test(test_wide),
+	    cmocka_unit_test(test_black_hole),
+	    cmocka_unit_test(test_grows_again),
+	    cmocka_unit_test(test_losses),
 	    cmocka_unit_test(test_known_meanwhile),
 	};
 

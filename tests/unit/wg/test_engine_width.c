@@ -229,7 +229,8 @@ static bool whole(const uint8_t *p, size_t n, unsigned proto)
 	bool v6 = p[0] >> 4 == 6;
 	size_t l4 = v6 ? 40 : 20;
 	uint8_t tail[4] = {0, (uint8_t)proto, (uint8_t)((n - l4) >> 8), (uint8_t)(n - l4)};
-	uint16_t sum = proto == 1 ? 0 : wg_sum(tail, 4, wg_sum(p + l4 - (v6 ? 32 : 8), v6 ? 32 : 8, 0));
+	uint16_t sum =
+	    proto == 1 ? 0 : wg_sum(tail, 4, wg_sum(p + l4 - (v6 ? 32 : 8), v6 ? 32 : 8, 0));
 
 	return (v6 || wg_sum(p, 20, 0) == 0xffff) && wg_sum(p + l4, n - l4, sum) == 0xffff;
 }
@@ -268,7 +269,8 @@ static void test_narrow(void **state)
 {
 	(void)state;
 	for (int i = 0; i < 400; i++)
-		check_narrow(i & 1, true, 1400 + km_random_below(60000), 300 + km_random_below(1100));
+		check_narrow(i & 1, true, 1400 + km_random_below(60000),
+			     300 + km_random_below(1100));
 	for (int i = 0; i < 400; i++)
 		check_narrow(i & 1, false, 1300 + km_random_below(80), 300 + km_random_below(1000));
 }
