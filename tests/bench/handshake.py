@@ -3,10 +3,10 @@
 (handshakes.c), then a tunnel's traffic before and during a flood of forged initiations (flood.c),
 the server's memory, its cookie replies, and how long a newcomer takes to get in meanwhile.
 
-    kmhsA 10.93.0.2 ══ veth ══ 10.93.0.1 ┐                 inner 10.94.0.2
-    kmhsN 10.93.1.2 ══ veth ══ 10.93.1.1 ├ kmhsS           inner 10.94.0.3, the newcomer
-    kmhsC 10.93.2.2 ══ veth ══ 10.93.2.1 ┘ inner 10.94.0.1
-          forges sources in 198.18.0.0/15, which are routed back to it
+    CLIENT   10.93.0.2 ══ veth ══ 10.93.0.1 ┐                 inner 10.94.0.2
+    NEWCOMER 10.93.1.2 ══ veth ══ 10.93.1.1 ├ SERVER          inner 10.94.0.3
+    ATTACKER 10.93.2.2 ══ veth ══ 10.93.2.1 ┘ inner 10.94.0.1
+             forges sources in 198.18.0.0/15, which are routed back to it
 
 usage: handshake.py [--build DIR] [--rate N] [--seconds S] [--json FILE]
 """
@@ -23,9 +23,13 @@ import tempfile
 import threading
 import time
 
-SERVER, CLIENTS, ATTACKER = "kmhsS", ["kmhsA", "kmhsN"], "kmhsC"
-DEV = {SERVER: "kmhs0", "kmhsA": "kmhs1", "kmhsN": "kmhs2"}
-INNER = {SERVER: "10.94.0.1", "kmhsA": "10.94.0.2", "kmhsN": "10.94.0.3"}
+# Names of this process alone: two may run at once.
+PREFIX = f"kmhs{os.getpid()}"
+SERVER, CLIENT, NEWCOMER, ATTACKER = (PREFIX + x for x in "SANC")
+CLIENTS = [CLIENT, NEWCOMER]
+DEV = {SERVER: PREFIX + "s", CLIENT: PREFIX + "a", NEWCOMER: PREFIX + "n"}
+INNER = {SERVER: "10.94.0.1", CLIENT: "10.94.0.2", NEWCOMER: "10.94.0.3"}
+PATIENCE = 60  # seconds for a newcomer: the figure then says that it took at least so long
 FORGED = "198.18.0.0/15"
 
 
@@ -42,6 +46,7 @@ class World:
 
     def __init__(self, build):
         self.build = os.path.abspath(build)
+        self.floods = []
         self.procs, self.keys, self.codes, self.logs = {}, {}, [], ""
         self.tmp = tempfile.TemporaryDirectory(prefix="kmhs-")
 
@@ -52,16 +57,16 @@ class World:
                 sh("ip", "netns", "add", ns)
                 sh("ip", "-n", ns, "link", "set", "lo", "up")
             for i, ns in enumerate([*CLIENTS, ATTACKER]):
-                sh("ip", "link", "add", f"kmhs-s{i}", "netns", SERVER, "type", "veth", "peer", "name", "out",
+                sh("ip", "link", "add", f"in{i}", "netns", SERVER, "type", "veth", "peer", "name", "out",
                    "netns", ns)
-                for where, link, host in ((SERVER, f"kmhs-s{i}", 1), (ns, "out", 2)):
+                for where, link, host in ((SERVER, f"in{i}", 1), (ns, "out", 2)):
                     sh("ip", "-n", where, "addr", "add", f"10.93.{i}.{host}/24", "dev", link)
                     sh("ip", "-n", where, "link", "set", link, "up")
             sh("ip", "-n", SERVER, "route", "add", FORGED, "via", "10.93.2.2")
             for ns in (SERVER, *CLIENTS):
                 self.device(ns)
-            self.meet("kmhsA")
-            self.ping("kmhsA", 10)
+            self.meet(CLIENT)
+            self.ping(CLIENT, 10)
         except BaseException:
             self.__exit__()
             raise
@@ -113,7 +118,7 @@ class World:
         try:
             while "Server listening" not in server.stdout.readline():
                 pass
-            out = inside("kmhsA", "iperf3", "-c", INNER[SERVER], "-p", "5998", "-t", str(seconds), "-J", *args)
+            out = inside(CLIENT, "iperf3", "-c", INNER[SERVER], "-p", "5998", "-t", str(seconds), "-J", *args)
             return json.loads(out)["end"]
         finally:
             watch.cancel()
@@ -128,6 +133,7 @@ class World:
         flood = subprocess.Popen(["ip", "netns", "exec", ATTACKER, os.path.join(self.build, "bench-flood"),
                                   "10.93.2.1", "51820", key, str(rate), str(seconds)], stdout=subprocess.PIPE,
                                  text=True)
+        self.floods.append(flood)
         while self.cookies() < before + 1000:
             assert flood.poll() is None, "the flood is over and the server was never under load"
             time.sleep(0.01)
@@ -137,7 +143,8 @@ class World:
         """CPU seconds of the server's threads so far, by name."""
         out, base = {}, f"/proc/{self.procs[SERVER].pid}/task"
         for tid in os.listdir(base):
-            with open(f"{base}/{tid}/comm", encoding="ascii") as f, open(f"{base}/{tid}/schedstat", encoding="ascii") as g:
+            with open(f"{base}/{tid}/comm", encoding="ascii") as f, \
+                    open(f"{base}/{tid}/schedstat", encoding="ascii") as g:
                 out[f.read().strip()] = int(g.read().split()[0]) / 1e9
         return out
 
@@ -156,6 +163,10 @@ class World:
             return int(re.search(r"VmRSS:\s+(\d+)", f.read())[1])
 
     def __exit__(self, *exc):
+        for p in self.floods:
+            p.kill()
+            p.wait()
+            p.stdout.close()
         for p in self.procs.values():
             p.send_signal(signal.SIGTERM)
         self.codes = [p.wait(30) for p in self.procs.values()]
@@ -186,10 +197,13 @@ def measure(build, rate, seconds):
         out["tcp_gbit_during"] = w.iperf(seconds)["sum_received"]["bits_per_second"] / 1e9
         out["udp_lost_percent_during"] = w.iperf(seconds, *udp)["sum"]["lost_percent"]
         took = []
-        for _ in range(7):
-            w.meet("kmhsN")
-            took.append(w.ping("kmhsN", 120))
-            w.part("kmhsN")
+        for _ in range(5):
+            w.meet(NEWCOMER)
+            try:
+                took.append(w.ping(NEWCOMER, PATIENCE))
+            except TimeoutError:
+                took.append(PATIENCE)
+            w.part(NEWCOMER)
         out["newcomer_s_median"], out["newcomer_s_max"] = statistics.median(took), max(took)
         out["rss_kib_during"] = w.rss_kib()
         b = w.cpu_s()

@@ -52,7 +52,7 @@ def transfer(w):
     watch.start()
     try:
         assert recv.stdout.readline() == "ready\n"
-        handshake.inside("kmhsA", sys.executable, "-c", SEND, addr, str(SIZE))
+        handshake.inside(handshake.CLIENT, sys.executable, "-c", SEND, addr, str(SIZE))
         got = recv.stdout.readline().strip()
     finally:
         watch.cancel()
@@ -72,8 +72,8 @@ def test_flood(world):
         transfer(w)
         assert flood.poll() is None
         # Half of the newcomer's messages may get lost: it tries every 5 s, with a cookie then.
-        w.meet("kmhsN")
-        w.ping("kmhsN", 50)
+        w.meet(handshake.NEWCOMER)
+        w.ping(handshake.NEWCOMER, 50)
         assert flood.poll() is None
         transfer(w)
         assert flood.poll() is None
@@ -84,4 +84,4 @@ def test_flood(world):
     assert int(sent) > 0 and float(took) > 0
     assert 1000 < replies <= int(sent) and replies * COOKIE_REPLY < int(sent) * INITIATION
     assert w.rss_kib() <= rss + 512
-    w.ping("kmhsA", 5)
+    w.ping(handshake.CLIENT, 5)

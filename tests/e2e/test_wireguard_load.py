@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from tests.bench import handshake
-from tests.bench.handshake import DEV, INNER, SERVER, sh
+from tests.bench.handshake import CLIENT, DEV, INNER, NEWCOMER, SERVER, sh
 
 BUILD = os.environ.get("KM_BUILD", "build")
 SECONDS = int(os.environ.get("KM_LOAD_SECONDS", "2"))
@@ -45,15 +45,15 @@ class Churn:
         for k in strangers:
             sh("wg", "set", DEV[SERVER], "peer", k, "allowed-ips", f"10.200.{rng.randrange(256)}.0/24,fd00::/64",
                "endpoint", "10.93.2.2:9", "persistent-keepalive", str(rng.randrange(3)))
-        w.meet("kmhsN")
-        sh("wg", "set", DEV[SERVER], "peer", w.keys["kmhsA"], "allowed-ips",
-           f"{INNER['kmhsA']}/32,10.201.{rng.randrange(256)}.0/24")
-        sh("wg", "set", DEV["kmhsA"], "listen-port", str(rng.randrange(20000, 30000)))
-        w.ping("kmhsN", 30)
+        w.meet(NEWCOMER)
+        sh("wg", "set", DEV[SERVER], "peer", w.keys[CLIENT], "allowed-ips",
+           f"{INNER[CLIENT]}/32,10.201.{rng.randrange(256)}.0/24")
+        sh("wg", "set", DEV[CLIENT], "listen-port", str(rng.randrange(20000, 30000)))
+        w.ping(NEWCOMER, 30)
         assert "latest handshake" in sh("wg", "show", DEV[SERVER])
         for k in strangers:
             sh("wg", "set", DEV[SERVER], "peer", k, "remove")
-        w.part("kmhsN")
+        w.part(NEWCOMER)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@
 
 #define MTU 1420
 #define TURN 64 /* handshake messages in one hold of the lock */
-#define CONTROL_NICE 10
+#define CONTROL_NICE 5
 #define CLOCK CLOCK_BOOTTIME /* sessions age while the machine sleeps */
 
 /* ---- small things ---- */
