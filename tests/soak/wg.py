@@ -9,7 +9,7 @@ else about the hub's device changes at random. Needs root and wireguard-tools.
 
 A stall above 1 s fails the run, unless for most of it the engines wanted a processor and got none.
 
-usage: wg.py [--time S] [--seed N] [--rate DEEDS_PER_S] [--warden FILE] [--json FILE] [--realtime] [--no-memory]
+usage: wg.py [--time S] [--seed N] [--rate DEEDS_PER_S] [--warden FILE] [--json FILE] [--realtime] [--tag T] [--no-memory]
 Exit status 1: a stall above 1 s, growth of memory or descriptors, rekeys missing, or a bad end.
 """
 import argparse
@@ -37,15 +37,15 @@ HUB_INNER, HUB_PORT = "10.94.0.1", 51820
 class Side:
     """A namespace with an engine in it."""
 
-    def __init__(self, letter, n):
-        self.name, self.n, self.dev = letter, n, f"kmsk{n}"
+    def __init__(self, letter, n, tag):
+        self.name, self.n, self.dev = letter, n, f"kms{tag}{n}"
         self.inner = f"10.94.0.{n + 1}"
         self.outer, self.other, self.hub_outer = (f"10.95.{n}.{x}" for x in (2, 12, 1))
         self.spare = f"10.94.{n}.0/24"
         self.psk = os.urandom(32).hex()
         self.hub_pub = None
         self.control, self.proc = Control(self.dev), None
-        self.ns = Namespace(f"kmsoak-{letter}", "")
+        self.ns = Namespace(f"kmsoak{tag}-{letter}", "")
 
     def start(self, warden, folder):
         self.proc = Proc(f"engine {self.name}", self.ns.argv(warden, "-f", "--device", self.dev),
@@ -138,7 +138,7 @@ class Soak:
 
     def build(self, folder):
         for n, letter in enumerate(["hub", "b", "c", "d"]):
-            self.sides.append(Side(letter, n))
+            self.sides.append(Side(letter, n, self.opt.tag))
             self.sides[-1].start(self.opt.warden, folder)
         hub, b, c, d = self.sides
         for s in (b, c, d):
@@ -280,6 +280,7 @@ def main():
     ap.add_argument("--realtime", action="store_true",
                     help="this program and the engines go before all others, on a busy machine")
     ap.add_argument("--warden", default="build/km-warden")
+    ap.add_argument("--tag", default="", help="in the names of namespaces and devices, for two runs at once")
     ap.add_argument("--json", default="build/bench/soak-wg.json")
     ap.add_argument("--no-memory", action="store_true", help="for builds with sanitizers")
     opt = ap.parse_args()
