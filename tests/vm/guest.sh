@@ -29,13 +29,13 @@ echo "WireGuard of Linux $(uname -r), $(cut -d. -f1 /proc/uptime) s after power-
 # bad_input, cert_interop, control_api, edge, install, trust: no packet of theirs meets WireGuard, or the tunnel is not
 # what they are about), what concerns the engine alone (path_mtu, endpoints, wireguard_flood, _load and _model;
 # rootless: the agents here are root, for the kernel's device; rootless ones are in backends), bodies of gigabytes
-# (bulk), figures (test_from_post_to_first_answer).
+# or ten thousand frames (bulk, websocket), figures (test_from_post_to_first_answer).
 if [ $# = 0 ]; then
 	timeout -k 10 240 "$KM_BUILD/tests/unit/privnet/test_privnet" > /tmp/privnet 2>&1 || status=1
 	[ $status = 0 ] || cat /tmp/privnet
 	grep -a '\[  PASSED  \]' /tmp/privnet
 	set -- --deselect tests/e2e/test_first_request.py::test_from_post_to_first_answer
-	for t in backends wireguard_engine first_request outage shutdown websocket; do
+	for t in backends wireguard_engine first_request outage shutdown; do
 		set -- "$@" "tests/e2e/test_$t.py"
 	done
 fi
