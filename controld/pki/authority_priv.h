@@ -40,7 +40,8 @@ struct authority {
 	struct store_req *ends;
 	int64_t told_hosts_ms, told_cas_ms; /* when an end was warned of last; 0: never */
 	bool sweep_again;        /* asked for while one went on */
-	int64_t skipped;         /* of this sweep: hosts that cannot be renewed */
+	char last_kind[8], last_id[KM_UUID_STRLEN]; /* of this sweep: whom it has looked at */
+	int64_t skipped;         /* hosts that cannot be renewed */
 	int64_t renewed;
 	struct event *timer;
 	struct authority_watch *watches;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What comes to its end: metrics of hosts' certificates and of the CAs, and warnings long before. */
+/* What comes to its end: metrics of hosts' certificates and of the CAs, and warnings long before.
+ */
 #include "controld/pki/authority_priv.h"
 #include "libkm/base/log.h"
 #include "libkm/base/metrics.h"
@@ -46,7 +47,7 @@ static void on_ends(void *arg, const struct store_error *error, PGresult *const 
 		judge_hosts(a, ends, PQgetvalue(res[0], 0, 1), PQgetvalue(res[0], 0, 2));
 	}
 	km_metric_set(
-	    km_metric(KM_METRIC_GAUGE, "kakuremichi_certificate_not_after_seconds", "",
+	    km_metric(KM_METRIC_GAUGE, "kakuremichi_host_certificate_not_after_seconds", "",
 		      "When the first of the hosts' certificates ends (Unix time; 0: none)."),
 	    ends);
 }
@@ -88,15 +89,15 @@ static void judge_cas(struct authority *a)
 }
 
 #define ENDS(kind, table)                                                                          \
-	"SELECT extract(epoch FROM certificate_not_after)::bigint AS ends, '" kind "', name FROM " \
-	table " WHERE certificate IS NOT NULL AND certificate_not_after IS NOT NULL "              \
+	"SELECT extract(epoch FROM certificate_not_after)::bigint AS ends, '" kind                 \
+	"', name FROM " table                                                                      \
+	" WHERE certificate IS NOT NULL AND certificate_not_after IS NOT NULL "                    \
 	"AND revoked_at IS NULL"
 
 void authority_ends(struct authority *a)
 {
-	static const struct store_stmt s = {
-	    .sql = ENDS("agent", "agents") " UNION ALL " ENDS("gateway",
-							      "gateways") " ORDER BY ends LIMIT 1"};
+	static const struct store_stmt s = {.sql = ENDS("agent", "agents") " UNION ALL " ENDS(
+						"gateway", "gateways") " ORDER BY ends LIMIT 1"};
 
 	judge_cas(a);
 	if (!a->ends && store_read(a->store, &s, 1, on_ends, a, &a->ends))

@@ -14,20 +14,21 @@
 
 /* clang-format off */
 
-/* $1: the active CA. */
+/* $1: the active CA. Times are control's, in seconds, as certificates are issued by them: $2 now, $3
+ * a third of a life later, $4 the CA's end, behind which no new one reaches. */
 #define DUE(kind, table)                                                                           \
-	"SELECT '" kind "', h.id, h.name, h.wireguard_public_key, h.certificate, "                 \
-	"h.certificate_not_after AS ends FROM " table " h "                                        \
+	"SELECT '" kind "' AS kind, h.id, h.name, h.wireguard_public_key, h.certificate "          \
+	"FROM " table " h "                                                                        \
 	"LEFT JOIN host_certificates c ON c.fingerprint = h.certificate_fingerprint "              \
 	"WHERE h.certificate IS NOT NULL AND h.wireguard_public_key IS NOT NULL "                  \
 	"AND h.revoked_at IS NULL AND (h.certificate_due OR c.authority IS DISTINCT FROM $1 "      \
-	"OR now() > c.not_before + (c.not_after - c.not_before) * 2 / 3 "                          \
-	"OR c.not_before > now() + interval '1 hour')"
+	"OR (c.not_after < to_timestamp($3::bigint) AND c.not_after < to_timestamp($4::bigint)) "  \
+	"OR c.not_before > to_timestamp($2::bigint) + interval '1 hour')"
 /* Those who wait for a CA that has come meanwhile, or that is offline, are asked for at once. */
 #define ASK(kind, table)                                                                           \
 	"INSERT INTO enrolments (kind, host_id, public_key, reason) "                              \
 	"SELECT d.kind, d.id, d.wireguard_public_key, 'renewal' FROM (" DUE(kind, table) ") "      \
-	"AS d (kind, id, name, wireguard_public_key, certificate, ends) "                          \
+	"AS d "                                                                                    \
 	"ON CONFLICT (public_key) DO NOTHING"
 
 /* $1 id, $2 to $4 the certificate, $5 its key. */
@@ -152,6 +153,10 @@ static void on_due(void *arg, const struct store_error *error, PGresult *const *
 
 	(void)n;
 	a->sweep = NULL;
+	if (rows) {
+		snprintf(a->last_kind, sizeof(a->last_kind), "%s", PQgetvalue(res[0], rows - 1, 0));
+		snprintf(a->last_id, sizeof(a->last_id), "%s", PQgetvalue(res[0], rows - 1, 1));
+	}
 	for (int i = 0; i < rows; i++)
 		renew(&b, a, res[0], i);
 	a->skipped += rows - (int64_t)b.n;
@@ -179,24 +184,31 @@ static void on_asked(void *arg, const struct store_error *error, PGresult *const
 	again(a);
 }
 
+/* Each host once in a sweep, whatever comes of it. */
 static void next(struct authority *a)
 {
 	const struct ca *ca = authority_active(a);
-	char fp[KM_CERT_FP_STRLEN], skip[24], batch[8];
+	char fp[KM_CERT_FP_STRLEN], now[24], third[24], end[24], batch[8];
+	int64_t wall = km_wall_ms() / 1000;
 
 	if (!ca)
 		return;
+	if (wall < ca->cert->not_before)
+		wall = ca->cert->not_before; /* as certificates are issued then */
 	km_cert_fp_str(ca->cert, fp);
-	snprintf(skip, sizeof(skip), "%lld", (long long)a->skipped);
+	snprintf(now, sizeof(now), "%lld", (long long)wall);
+	snprintf(third, sizeof(third), "%lld", (long long)(wall + a->lifetime_s / 3));
+	snprintf(end, sizeof(end), "%lld", (long long)ca->cert->not_after);
 	snprintf(batch, sizeof(batch), "%d", BATCH);
-	struct store_stmt due = {.sql = DUE("agent", "agents") " UNION ALL " DUE(
-				     "gateway", "gateways") " ORDER BY ends, id OFFSET $2::bigint "
-							    "LIMIT $3::int",
-				 .n = 3,
-				 .params = {fp, skip, batch}};
+	struct store_stmt due = {
+	    .sql = "SELECT * FROM (" DUE("agent", "agents") " UNION ALL " DUE(
+		"gateway", "gateways") ") AS d WHERE (kind, id) > ($5::text, $6::uuid) "
+				       "ORDER BY kind, id LIMIT $7::int",
+	    .n = 7,
+	    .params = {fp, now, third, end, a->last_kind, a->last_id, batch}};
 	struct store_stmt ask[] = {
-	    {.sql = ASK("agent", "agents"), .n = 1, .params = {fp}},
-	    {.sql = ASK("gateway", "gateways"), .n = 1, .params = {fp}},
+	    {.sql = ASK("agent", "agents"), .n = 4, .params = {fp, now, third, end}},
+	    {.sql = ASK("gateway", "gateways"), .n = 4, .params = {fp, now, third, end}},
 	};
 	if (ca->has_key ? store_read(a->store, &due, 1, on_due, a, &a->sweep)
 			: store_run(a->store, ask, 2, on_asked, a, &a->sweep))
@@ -211,5 +223,8 @@ void authority_sweep(struct authority *a)
 		return;
 	}
 	a->skipped = a->renewed = 0;
+	a->last_kind[0] = 0;
+	memset(a->last_id, '0', 32); /* a UUID without its dashes */
+	a->last_id[32] = 0;
 	next(a);
 }

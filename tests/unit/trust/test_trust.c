@@ -5,10 +5,10 @@
 #include "libkm/cert/bundle.h"
 #include "libkm/trust/trust.h"
 #include <ftw.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <signal.h>
 #include <unistd.h>
 
 #define DAY 86400
@@ -296,7 +296,8 @@ static void bundles_that_are_refused(void **state)
 	assert_int_equal(take(t, bundle_of(6, &ca, &other, h.cert, NULL), false, &why), KM_EAUTH);
 	assert_int_equal(take(t, bundle_of(6, &ca, NULL, NULL, NULL), false, &why), KM_EAUTH);
 	/* Nobody would be left: that is no removal. */
-	assert_int_equal(take(t, bundle_of(6, &other, NULL, h.cert, &other), false, &why), KM_EPERM);
+	assert_int_equal(take(t, bundle_of(6, &other, NULL, h.cert, &other), false, &why),
+			 KM_EPERM);
 	assert_int_equal(take(t, km_xstrdup("nonsense"), false, &why), KM_ENOTFOUND);
 
 	after = read_state("trust.pem");
@@ -357,8 +358,10 @@ static void who_is_no_peer(void **state)
 	    {HOME, "0.0.0.0/0", "does not give it", KM_EAUTH},
 	    {HOME, "::/0", "does not give it", KM_EAUTH},
 	    {{"gate", "10.0.0.1/8", NULL, "agent", 0, 0}, "10.0.0.1/32", "", 0},
-	    {{"gate", "10.0.0.1/8", NULL, "gateways", 0, 0}, "10.0.0.1/32",
-	     "does not say that it is an agent", KM_EAUTH},
+	    {{"gate", "10.0.0.1/8", NULL, "gateways", 0, 0},
+	     "10.0.0.1/32",
+	     "does not say that it is an agent",
+	     KM_EAUTH},
 	};
 	struct km_trust *t = opened(THEN);
 	struct km_errtext why;
