@@ -10,6 +10,7 @@
 #define LOOK_S 60
 #define SAVE_S 3600
 #define WARN_S 86400 /* how often an end that comes near is told */
+#define SKEW_S 60
 #define VIPS_MAX 4
 /* After a change of trust: a configuration that belongs to it may be on its way behind it, and
  * hosts whose new certificates it brings need not be cut off in between. */
@@ -23,6 +24,7 @@ struct km_guard {
 	size_t n_refused; /* since the last time that all were given */
 	bool offer_again; /* CAs have come: who was refused may be let in now */
 	int64_t saved_ms, warned_ms;
+	int64_t skew_s; /* wall clock less running time: changes when the clock is put */
 	struct km_metric *refused, *borne, *not_after, *number;
 };
 
@@ -263,6 +265,18 @@ static void warn_of_end(struct km_guard *g, struct km_trust_clock now)
 		km_error("this host's certificate has ended", km_ki("days_ago", -left / 86400));
 }
 
+/* Who was cut off by a clock may come back when it has been put right. */
+static void look_at_clock(struct km_guard *g, struct km_trust_clock now)
+{
+	int64_t skew = now.wall_s - now.mono_ms / 1000, by = skew - g->skew_s;
+
+	if (by > -SKEW_S && by < SKEW_S)
+		return;
+	g->skew_s = skew;
+	g->offer_again = true;
+	km_warn("the clock was put", km_ki("seconds", by));
+}
+
 static void review(struct km_guard *g)
 {
 	struct km_trust_clock now = km_trust_clock();
@@ -270,6 +284,7 @@ static void review(struct km_guard *g)
 	size_t before = g->n_refused;
 	int64_t left;
 
+	look_at_clock(g, now);
 	km_trust_review(g->trust, now, on_gone, g);
 	km_metric_set(g->borne, (int64_t)km_trust_borne(g->trust, &left));
 	if (km_trust_borne(g->trust, &left))
@@ -380,6 +395,7 @@ static int start(struct km_guard *g, struct km_errtext *err)
 	if (rc)
 		return rc;
 	g->saved_ms = now.mono_ms;
+	g->skew_s = now.wall_s - now.mono_ms / 1000;
 	if (km_trust_behind(g->trust, now))
 		km_warn("the clock stands before the time at which this host ran last: it is "
 			"wrong, and "

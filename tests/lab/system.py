@@ -67,6 +67,7 @@ class System:
         self.prefix = f"{prefix}{os.getpid()}"
         self.domain = domain
         self.procs = {}
+        self.clocks = {}  # daemon -> environment of one whose wall clock can be put wrong
         self.joined = {}  # role -> what join has written into its settings
         self.started = []  # (name, process) of all that ever ran
         self.statuses = []  # (name, exit status) of every daemon that was stopped in order
@@ -95,7 +96,8 @@ class System:
 
     def start(self, name, ns, *argv, die_with_parent=True):
         p = Proc(name, ns.argv(*map(str, argv)), self.logs / f"{name}.log",
-                 env={**SANITIZER_ENV, "PATH": f"{os.environ['PATH']}:{self._mark(name)}"},
+                 env={**SANITIZER_ENV, **self.clocks.get(name, {}),
+                      "PATH": f"{os.environ['PATH']}:{self._mark(name)}"},
                  die_with_parent=die_with_parent)
         self.procs[name] = p
         self.started.append((name, p))
@@ -262,6 +264,19 @@ class System:
         """Runs a program in the private network of gatewayd or agentd; its standard output."""
         pid, = self.family(name, "km-inside") or self.family(name, "km-warden")
         return run("nsenter", "-t", str(pid), "-n", *map(str, argv))
+
+    def clock(self, name, seconds=0):
+        """Puts the wall clock of this daemon wrong by so much from now on; the first call must come before
+        the daemon is started. What it starts itself has its own clock."""
+        library, file = self.dir / "clock.so", self.dir / f"clock-{name}"
+        if not library.exists():
+            run("gcc", "-O2", "-shared", "-fPIC", "-o", str(library), str(ROOT / "tests/lab/clock.c"), "-ldl")
+        if name not in self.clocks:
+            file.write_bytes(bytes(8))
+            asan = SANITIZER_ENV["ASAN_OPTIONS"] + ":verify_asan_link_order=0"
+            self.clocks[name] = {"LD_PRELOAD": str(library), "KM_CLOCK_FILE": str(file), "ASAN_OPTIONS": asan}
+        with open(file, "r+b") as f:
+            f.write(seconds.to_bytes(8, sys.byteorder, signed=True))
 
     def wg_peers(self, role):
         """The WireGuard keys of the peers that gatewayd's or agentd's device has."""
