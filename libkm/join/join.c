@@ -9,10 +9,12 @@
 #include "libkm/privnet/start.h"
 #include "libkm/trust/trust.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -288,6 +290,30 @@ static int write_settings(struct join *j)
 	return rc;
 }
 
+/* The daemon may run as another user, to whom state_dir belongs by now (systemd's DynamicUser after
+ * its first start): what root has written there is for that user. */
+static int hand_over(struct join *j)
+{
+	static const char *const names[] = {"wireguard.key", "trust.pem", "trust.times",
+					    "identity.pem"};
+	struct stat dir, st;
+	int fd = open(j->host->state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = 0;
+
+	if (fd < 0 || fstat(fd, &dir))
+		rc = KM_EIO;
+	for (size_t i = 0; i < KM_ARRAY_LEN(names) && !rc && geteuid() == 0 && dir.st_uid; i++)
+		if (!fstatat(fd, names[i], &st, AT_SYMLINK_NOFOLLOW) && S_ISREG(st.st_mode) &&
+		    st.st_nlink == 1 && st.st_uid == 0 &&
+		    fchownat(fd, names[i], dir.st_uid, dir.st_gid, AT_SYMLINK_NOFOLLOW))
+			rc = KM_EIO;
+	if (rc)
+		km_errtext_set(&j->err, rc, "state_dir %s: %s", j->host->state_dir,
+			       strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	return rc;
+}
+
 static void say_next(const struct join *j)
 {
 	char code[KM_WG_CODE_STRLEN];
@@ -308,7 +334,7 @@ static int run(struct join *j)
 {
 	if (load_settings(j) || read_token(j) || make_key(j) || ask_control(j) || check_trust(j))
 		return 1;
-	if (write_key(j) || write_settings(j))
+	if (hand_over(j) || write_key(j) || write_settings(j))
 		return 1;
 	say_next(j);
 	return 0;

@@ -25,8 +25,7 @@ from tests.lab.system import ROOT, SANITIZER_ENV, make_ca, make_certificate
 BUILD = pathlib.Path(os.environ.get("KM_BUILD", ROOT / "build")).resolve()
 DOMAIN = "hello.example.org"
 # The indented blocks of "On real servers", in their order.
-BLOCKS = ("build", "control.conf", "operator", "shell", "gateway.conf", "gateway files", "agent.conf",
-          "agent files", "tunnel")
+BLOCKS = ("build", "control.conf", "operator", "shell", "gateway.conf", "gateway", "agent", "tunnel")
 
 
 def readme_blocks():
@@ -58,31 +57,37 @@ class Walk:
             raise
 
     def rooted(self, text):
-        return re.sub(r"(/etc|/var/lib|/run)/kakuremichi", rf"{self.root}\1/kakuremichi",
-                      text).replace("sudo ", "")
+        text = re.sub(r"(/etc|/var/lib|/run)/kakuremichi", rf"{self.root}\1/kakuremichi", text).replace("sudo ", "")
+        return re.sub(r"^((gateway|agent)d join)$",
+                      rf"{self.root}/usr/sbin/\1 -c {self.root}/etc/kakuremichi/\2.conf", text, flags=re.M)
 
-    def write_conf(self, name, pin=None):
-        """A settings file as the README has it, with the pin in place."""
-        text = self.rooted(self.readme[name])
-        assert ("sha256//…" in text) == (pin is not None)
-        (self.root / "etc/kakuremichi" / name).write_text(text.replace("sha256//…", pin or ""))
+    def write_conf(self, name):
+        """A settings file as the README has it."""
+        (self.root / "etc/kakuremichi" / name).write_text(self.rooted(self.readme[name]))
 
-    def sh(self, ns, script, **kw):
+    def sh(self, ns, script, role=None, **kw):
         """The lines of a block, by an operator's shell on that host."""
-        env = {**os.environ, "HOME": str(self.home), "CURL_CA_BUNDLE": str(self.dir / "ca.crt")}
+        env = {**os.environ, **self.places(role), "HOME": str(self.home),
+               "CURL_CA_BUNDLE": str(self.dir / "ca.crt")}
         return ns.exec("sh", "-euc", self.rooted(script), env=env, cwd=self.dir, **kw)
 
-    def start(self, ns, name):
-        role = name[:-1]
-        program = self.root / "usr/sbin" / name
-        conf = self.root / f"etc/kakuremichi/{role}.conf"
+    def places(self, role):
+        """The defaults that name folders, as settings in the environment."""
+        if role is None:
+            return {}
         env = {**SANITIZER_ENV, "KAKUREMICHI_STATE_DIR": self.root / f"var/lib/kakuremichi/{role}"}
         if role != "control":
             env |= {"KAKUREMICHI_RUNTIME_DIR": self.root / f"run/kakuremichi/{role}",
                     "KAKUREMICHI_API_KEY_FILE": self.root / f"etc/kakuremichi/{role}.key"}
         if role == "gateway":
             env["KAKUREMICHI_CERTIFICATE_DIR"] = self.root / "etc/kakuremichi/certificates"
-        env = {k: str(v) for k, v in env.items()}
+        return {k: str(v) for k, v in env.items()}
+
+    def start(self, ns, name):
+        role = name[:-1]
+        program = self.root / "usr/sbin" / name
+        conf = self.root / f"etc/kakuremichi/{role}.conf"
+        env = self.places(role)
         # As the unit does before it starts the daemon.
         assert "valid" in run(program, "-t", "-c", conf, env={**os.environ, **env})
         p = Proc(name, ns.argv(str(program), "-c", str(conf)), self.dir / f"{name}.log", env=env)
@@ -133,21 +138,21 @@ def test_the_way_on_real_servers(walk):
     out = w.sh(lab.control, w.readme["shell"])
     gateway, agent = (json.loads(part) for part in re.findall(r"\{.*?\}(?=\s*(?:\{|$))", out, re.S))
     shell = "".join(re.findall(r"^(?:api=|kc\(\)).*\n", w.readme["shell"], re.M))
-    pin = (w.root / "var/lib/kakuremichi/control/root.pin").read_text().strip()
 
     # 2. gateway
-    w.write_conf("gateway.conf", pin=pin)
+    w.write_conf("gateway.conf")
     make_certificate(w.dir, DOMAIN, w.dir)
     pem = (w.dir / DOMAIN).read_text()
     cut = pem.index("-----BEGIN CERTIFICATE")
     (w.dir / "privkey.pem").write_text(pem[:cut])
     (w.dir / "fullchain.pem").write_text(pem[cut:])
-    w.sh(lab.gateway, w.readme["gateway files"], input=gateway["apiKey"] + "\n")
+    said = w.sh(lab.gateway, w.readme["gateway"], role="gateway", input=gateway["joinToken"] + "\n")
+    assert "This host is gateway gateway-1 now." in said and "kakuremichi-gatewayd" in said
     g = w.start(lab.gateway, "gatewayd")
 
     # 3. agent
-    w.write_conf("agent.conf", pin=pin)
-    w.sh(lab.agent, w.readme["agent files"], input=agent["apiKey"] + "\n")
+    said = w.sh(lab.agent, w.readme["agent"], role="agent", input=agent["joinToken"] + "\n")
+    assert "This host is agent home now." in said and "kakuremichi-agentd" in said
     a = w.start(lab.agent, "agentd")
     service = Proc("target", lab.agent.argv("/usr/bin/python3", str(ROOT / "tests/lab/target.py"), "8080"),
                    w.dir / "target.log")
@@ -179,7 +184,8 @@ def test_the_way_on_real_servers(walk):
         assert (w.root / "usr/share/man" / page).stat().st_size > 500
     for name in ("controld", "gatewayd", "agentd"):
         unit = (w.root / f"usr/lib/systemd/system/kakuremichi-{name}.service").read_text()
-        assert f"\nExecStart=/usr/sbin/{name}\n" in unit
+        conf = " -c %d/agent.conf" if name == "agentd" else ""
+        assert f"\nExecStart=/usr/sbin/{name}{conf}\n" in unit
         assert f"kakuremichi-{name}`" in (ROOT / "README.md").read_text()
 
     # Who may read what.
@@ -190,6 +196,8 @@ def test_the_way_on_real_servers(walk):
         f"{state}/control/master.key", f"{state}/control/root.crt", f"{state}/gateway",
         f"{state}/gateway/wireguard.key", f"{state}/agent", f"{state}/agent/wireguard.key",
         "run/kakuremichi/gateway", "etc/kakuremichi/certificates", "etc/kakuremichi/gateway.key",
+        "etc/kakuremichi/gateway.conf", "etc/kakuremichi/agent.key", "etc/kakuremichi/agent.conf",
+        f"{state}/agent/trust.pem", f"{state}/agent/identity.pem",
     )} == {
         state: "root 0755", f"{state}/control": "root 0711", pg: "postgres 0700",
         f"{state}/control/admin.token": "root 0600", f"{state}/control/master.key": "root 0600",
@@ -197,6 +205,9 @@ def test_the_way_on_real_servers(walk):
         f"{state}/gateway/wireguard.key": "root 0600", f"{state}/agent": "root 0700",
         f"{state}/agent/wireguard.key": "root 0600", "run/kakuremichi/gateway": "root 0700",
         "etc/kakuremichi/certificates": "root 0700", "etc/kakuremichi/gateway.key": "root 0600",
+        "etc/kakuremichi/gateway.conf": "root 0600", "etc/kakuremichi/agent.key": "root 0600",
+        "etc/kakuremichi/agent.conf": "root 0600", f"{state}/agent/trust.pem": "root 0600",
+        f"{state}/agent/identity.pem": "root 0600",
     }
 
 

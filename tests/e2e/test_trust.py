@@ -78,5 +78,7 @@ def test_cut_off_at_once(s, how):
         token = s.api("POST", f"/api/agents/{s.agent_id}/join-token", expect=201)["joinToken"]
         s.stop("agentd")
         s.join("agent", token, "-f")
+        # Root has joined; the state is still the agent's own.
+        assert {p.stat().st_uid for p in (s.dir / "agent-state").iterdir()} == {s.agent_uid}
         s.start_agent(wait=False)
         s.wait_served()
