@@ -35,6 +35,7 @@ srcs       = $(filter-out %/main.c,$(wildcard $(1)/*.c $(1)/*/*.c $(1)/*/*/*.c))
 LIBKM_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(call srcs,libkm)) $(OBJ)/wg_embed.o
 UNIT_SRC  := $(wildcard tests/unit/*/test_*.c)
 UNIT      := $(patsubst %.c,$(BUILD)/%,$(UNIT_SRC))
+UNIT_KMCTL := $(filter $(BUILD)/tests/unit/kmctl/%,$(UNIT))
 HEADERS   := $(wildcard libkm/*/*.h libkm/*/*/*.h $(WITH_LIB:%=%/*.h) $(WITH_LIB:%=%/*/*.h) warden/*.h)
 
 all: $(PROGRAMS:%=$(BUILD)/%)
@@ -52,6 +53,8 @@ $(BUILD)/$(1): $(OBJ)/$(1)/main.o $(BUILD)/lib$(1).a $(BUILD)/libkm.a
 	$(Q)$$(CC) $$(KM_CFLAGS) $$(CFLAGS) $$(LDFLAGS) -o $$@ $$^ $$(LDLIBS)
 endef
 $(foreach d,$(WITH_LIB),$(eval $(call program_rules,$(d))))
+# kmctl alone speaks with control over HTTPS.
+$(BUILD)/kmctl $(UNIT_KMCTL): LDLIBS += -lcurl
 # The SQL files, each after a line that names it, as one object.
 $(BUILD)/libcontrold.a: $(OBJ)/migrations.o
 $(OBJ)/migrations.o: $(wildcard controld/migrations/*.sql)

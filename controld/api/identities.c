@@ -164,7 +164,7 @@ void authorities_delete(struct req *rq)
 
 #define TRUST_VIEW                                                                                 \
 	"SELECT json_build_object('number', number, 'signed', signed, 'bundle', bundle, "          \
-	"'issuedAt', km_time(issued_at)) FROM trust"
+	"'lastSigned', nullif(signed_bundle, ''), 'issuedAt', km_time(issued_at)) FROM trust"
 
 static void trust_read(struct req *rq, PGresult *const *res, size_t n)
 {
@@ -193,18 +193,23 @@ void trust_put(struct req *rq)
 	struct km_errtext err = {""};
 	struct tx tx = {.n = 0};
 	int64_t number;
+	bool handover = false;
 	char text[24];
 	if (!pem)
 		return;
-	if (authority_check_bundle(rq->api->authority, pem, &number, &err)) {
+	if (authority_check_bundle(rq->api->authority, pem, &number, &handover, &err)) {
 		refuse_pem(rq, "bundle", &err);
 		return;
 	}
 	snprintf(text, sizeof(text), "%lld", (long long)number);
 	tx_add(&tx,
+	       "WITH step AS (INSERT INTO trust_steps (number, bundle) SELECT signed_number, "
+	       "signed_bundle FROM trust WHERE $3::boolean AND number <= $1::bigint "
+	       "ON CONFLICT DO NOTHING) "
 	       "UPDATE trust SET number = $1::bigint, bundle = $2, signed = true, "
+	       "signed_number = $1::bigint, signed_bundle = $2, "
 	       "issued_at = now() WHERE number <= $1::bigint RETURNING number",
-	       text, pem);
+	       text, pem, handover ? "true" : "false");
 	tx_audit(&tx, rq, "trust.sign", NULL);
 	tx_add(&tx, "SELECT pg_notify('km_changes', '')");
 	tx_add(&tx, TRUST_VIEW);
@@ -218,6 +223,10 @@ void trust_put(struct req *rq)
 	"'agent' AS kind FROM agents WHERE revoked_at IS NULL UNION ALL "                          \
 	"SELECT id, name, number, virtual_ip, NULL, wireguard_public_key, next_public_key, "       \
 	"'gateway' FROM gateways WHERE revoked_at IS NULL)"
+
+/* What a host has asked for with a key that it has given up waits for nobody. */
+#define ENROLMENT_ON                                                                               \
+	"h.id = e.host_id AND e.public_key IN (h.wireguard_public_key, h.next_public_key)"
 
 /* The code, which people compare, is worked out from the key by whoever shows it: kmctl does. */
 #define ENROLMENT_VIEW                                                                             \
@@ -233,10 +242,10 @@ void enrolments_list(struct req *rq)
 	req_list(rq,
 		 "SELECT " ENROLMENT_VIEW ", (extract(epoch FROM e.requested_at) * "
 		 "1000000)::bigint || '_' || e.id FROM enrolments e JOIN " ENROLMENT_HOSTS
-		 " h ON h.id = e.host_id WHERE $2::bigint IS NULL OR ((extract(epoch FROM "
+		 " h ON " ENROLMENT_ON " WHERE $2::bigint IS NULL OR ((extract(epoch FROM "
 		 "e.requested_at) * 1000000)::bigint, e.id) > ($2::bigint, $3::uuid) "
 		 "ORDER BY e.requested_at, e.id LIMIT $1::int",
-		 "SELECT count(*) FROM enrolments");
+		 "SELECT count(*) FROM enrolments e JOIN " ENROLMENT_HOSTS " h ON " ENROLMENT_ON);
 }
 
 static void enrolled(struct req *rq, PGresult *const *res, size_t n)

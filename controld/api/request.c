@@ -143,7 +143,7 @@ void tx_audit(struct tx *tx, const struct req *rq, const char *action, const cha
 {
 	tx_add(tx,
 	       "INSERT INTO audit_log (actor, address, action, entity_id, details) "
-	       "VALUES ($1, $2::inet, $3, $4::uuid, $5::jsonb)",
+	       "VALUES ($1, $2::inet, $3, nullif($4, '')::uuid, $5::jsonb)",
 	       rq->actor, rq->peer, action, rq->id, details ? details : "{}");
 }
 

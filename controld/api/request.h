@@ -52,7 +52,7 @@ struct tx {
 	tx_add_((tx), (sql), (const char *const[]){__VA_ARGS__},                                   \
 		(int)(sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *)))
 void tx_add_(struct tx *tx, const char *sql, const char *const *params, int n);
-/* Appends the audit row of action ("tunnel.create") on rq->id. details: a JSON object as text
+/* Appends the audit row of action ("tunnel.create") on rq->id, which may be "". details: a JSON object as text
  * without secrets, or NULL. */
 void tx_audit(struct tx *tx, const struct req *rq, const char *action, const char *details);
 

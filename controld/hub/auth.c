@@ -317,8 +317,10 @@ void auth_bind(struct client *c)
 		    .n = 2,
 		    .params = {c->id, m->wireguard_public_key}};
 	}
-	s[n++] = (struct store_stmt){.sql = "SELECT bundle FROM trust_steps WHERE $1::bigint > 0 "
-					    "AND number > $1::bigint ORDER BY number",
+	s[n++] = (struct store_stmt){.sql = "SELECT bundle FROM (SELECT number, bundle FROM trust_steps "
+					    "WHERE $1::bigint > 0 UNION ALL SELECT signed_number, "
+					    "signed_bundle FROM trust WHERE NOT signed) AS b "
+					    "WHERE number > $1::bigint ORDER BY number",
 				     .n = 1,
 				     .params = {trust}};
 	s[n++] = (struct store_stmt){.sql = c->gateway ? OWN("gateway") : OWN("agent"),

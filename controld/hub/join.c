@@ -143,7 +143,7 @@ static void joined(void *arg, const struct store_error *error, PGresult *const *
 	}
 	(void)n;
 	m = json_pack("{s:s, s:s, s:s, s:s}", "id", c->id, "name", c->name, "apiKey", c->new_key,
-		      "bundle", authority_bundle(c->hub->authority));
+		      "bundle", authority_signed_bundle(c->hub->authority));
 	if (!PQgetisnull(res[2], 0, 0))
 		json_object_set_new(m, "certificate", json_string(PQgetvalue(res[2], 0, 0)));
 	km_info("host joined", km_ks("type", client_kind(c)), km_ks("id", c->id),
@@ -159,20 +159,27 @@ static void joined(void *arg, const struct store_error *error, PGresult *const *
 	"WITH gone AS (UPDATE host_certificates SET blocked_at = now() WHERE host_id = $1::uuid "  \
 	"AND public_key <> $2 AND blocked_at IS NULL RETURNING 1) "                                \
 	"SELECT km_trust_wanted() FROM (SELECT count(*) AS n FROM gone) x WHERE n > 0"
-#define ASK                                                                                        \
-	"INSERT INTO enrolments (kind, host_id, public_key, reason) VALUES ($1, $2::uuid, $3, "    \
-	"'join') ON CONFLICT (public_key) DO NOTHING"
+/* What was asked for with a key that it no longer has is of no use. */
+#define FORGET_OTHERS "DELETE FROM enrolments WHERE host_id = $1::uuid AND public_key <> $2"
+#define ASK(table)                                                                                 \
+	"INSERT INTO enrolments (kind, host_id, public_key, reason) SELECT $1, id, $3, 'join' "    \
+	"FROM " table " WHERE id = $2::uuid AND certificate IS NULL "                              \
+	"ON CONFLICT (public_key) DO NOTHING"
 #define AUDIT                                                                                      \
 	"INSERT INTO audit_log (actor, address, action, entity_id, details) VALUES ($1 || ' ' || " \
 	"$2, $3::inet, $1 || '.join', $4::uuid, jsonb_build_object('wireguardPublicKey', "         \
 	"$5::text))"
 /* $1 id, $2 key, $3 and $4 the API key's digest and prefix, $5 version, $6 host name, $7 to $9 the
  * certificate or NULL. The same key keeps the certificate that it has. */
+#define KEPT(value, column)                                                                        \
+	"coalesce(" value ", CASE WHEN wireguard_public_key = $2 THEN " column " END)"
 #define BIND_COMMON                                                                                \
 	"wireguard_public_key = $2, pending_public_key = NULL, next_public_key = NULL, "           \
 	"next_certificate = NULL, api_key_hash = $3::bytea, api_key_prefix = $4, join_key = $2, "  \
-	"version = $5, hostname = $6, certificate = $7, certificate_fingerprint = $8, "            \
-	"certificate_not_after = $9::timestamptz, certificate_due = false, revoked_at = NULL, "    \
+	"version = $5, hostname = $6, certificate = " KEPT("$7", "certificate")                    \
+	", certificate_fingerprint = " KEPT("$8", "certificate_fingerprint")                       \
+	", certificate_not_after = " KEPT("$9::timestamptz", "certificate_not_after")              \
+	", certificate_due = false, revoked_at = NULL, "                                           \
 	"updated_at = now()"
 #define BIND_WHERE                                                                                 \
 	" WHERE id = $1::uuid AND (join_key IS NULL OR join_key = $2) RETURNING certificate"
@@ -240,13 +247,16 @@ void join_bind(struct client *c)
 			cert.pem ? cert.not_after : NULL, ips,
 			m->has_wireguard_port ? port : NULL}},
 	    {.sql = BLOCK_OTHERS, .n = 2, .params = {c->id, m->wireguard_public_key}},
+	    {.sql = FORGET_OTHERS, .n = 2, .params = {c->id, m->wireguard_public_key}},
 	};
-	size_t n = 4;
+	size_t n = 5;
 	if (cert.pem)
 		s[n++] = issued_insert(&cert, c->gateway, c->id);
 	else
 		s[n++] = (struct store_stmt){
-		    .sql = ASK, .n = 3, .params = {kind, c->id, m->wireguard_public_key}};
+		    .sql = c->gateway ? ASK("gateways") : ASK("agents"),
+		    .n = 3,
+		    .params = {kind, c->id, m->wireguard_public_key}};
 	s[n++] = (struct store_stmt){
 	    .sql = "SELECT km_change($1, 'update', $2::uuid)", .n = 2, .params = {kind, c->id}};
 	client_run(c, s, n, joined);

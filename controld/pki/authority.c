@@ -148,38 +148,58 @@ int64_t authority_number(const struct authority *a)
 	return a->number;
 }
 
-int authority_check_bundle(const struct authority *a, const char *pem, int64_t *number,
-			   struct km_errtext *err)
+const char *authority_signed_bundle(const struct authority *a)
+{
+	return a->signed_bundle ? a->signed_bundle : "";
+}
+
+int authority_last_signed(struct km_bundle **out, const struct authority *a, struct km_errtext *err)
+{
+	const char *pem = authority_signed_bundle(a);
+
+	*out = NULL;
+	return *pem ? km_bundle_parse(out, pem, strlen(pem), err) : 0;
+}
+
+/* What hosts obey that have taken every bundle; before the first: just the active CA. */
+static int obeyed(struct km_bundle **out, const struct authority *a, struct km_errtext *err)
 {
 	const struct ca *ca = authority_active(a);
-	struct km_bundle *b = NULL, *trusted = NULL;
 	const struct km_cert *cert = ca ? ca->cert : NULL;
-	int rc;
+	int rc = authority_last_signed(out, a, err);
 
+	if (rc || *out)
+		return rc;
 	if (!cert)
 		return km_errtext_set(err, KM_EINVAL, "there is no CA that could have signed it");
-	rc = km_bundle_parse(&b, pem, strlen(pem), err);
+	return km_bundle_new(out, 0, &cert, 1, NULL, 0, err);
+}
+
+int authority_check_bundle(const struct authority *a, const char *pem, int64_t *number,
+			   bool *handover, struct km_errtext *err)
+{
+	struct km_bundle *b = NULL, *trusted = NULL;
+	int rc = km_bundle_parse(&b, pem, strlen(pem), err);
+
 	if (!rc)
-		rc = km_bundle_new(&trusted, 0, &cert, 1, NULL, 0, err);
+		rc = obeyed(&trusted, a, err);
 	if (!rc)
 		rc = km_bundle_check(b, trusted, KM_CERT_ANY_TIME, err);
-	if (!rc)
+	if (!rc && !km_cert_pool_find(a->cas.pool, b->signer))
+		rc = km_errtext_set(err, KM_EAUTH, "the CA that has signed it is retired");
+	if (!rc) {
 		*number = (int64_t)b->number;
+		*handover =
+		    trusted->is_signed && memcmp(b->signer, trusted->signer, KM_CERT_FP_LEN) != 0;
+	}
 	km_bundle_free(trusted);
 	km_bundle_free(b);
 	return rc;
 }
 
-static bool is_in(const struct km_bundle *b, const uint8_t *fp)
-{
-	for (size_t i = 0; i < b->n_cas; i++)
-		if (memcmp(b->cas[i]->fingerprint, fp, KM_CERT_FP_LEN) == 0)
-			return true;
-	return false;
-}
-
-/* Who signs the bundle after prev (NULL: the first): a CA that prev's hosts trust, and as long as
- * it can the one that has signed prev. NULL: nobody can. *handover: another one than prev's. */
+/* Who signs the bundle after prev, the last signed one (NULL: the first): a CA that prev's hosts
+ * trust, and as long as it can the one that has signed prev. NULL: nobody can. *handover: another
+ * one than prev's. */
 static const struct ca *signer_of(const struct authority *a, const struct km_bundle *prev,
 				  bool *handover)
 {
@@ -191,7 +211,7 @@ static const struct ca *signer_of(const struct authority *a, const struct km_bun
 	for (size_t i = 0; i < a->cas.n; i++) {
 		const struct ca *ca = &a->cas.items[i];
 
-		if (!ca->has_key || !is_in(prev, ca->cert->fingerprint))
+		if (!ca->has_key || !km_bundle_find(prev, ca->cert->fingerprint))
 			continue;
 		if (prev->is_signed &&
 		    memcmp(prev->signer, ca->cert->fingerprint, KM_CERT_FP_LEN) == 0)
@@ -307,16 +327,21 @@ static int64_t next_number(const struct authority *a)
 /* number: the row's, which need not be one that is believed. */
 static void build(struct authority *a, int64_t number, int64_t wanted, PGresult *const *res)
 {
-	char before[24], after[24], want[24];
+	char before[24], after[24], want[24], step[24];
 	struct km_errtext err = {""};
 	bool handover;
-	const struct ca *ca = signer_of(a, a->obeyed, &handover);
+	const struct ca *ca;
+	struct km_bundle *prev;
 	int64_t next = next_number(a);
 	struct km_buf text;
-	int rc;
+	int rc = authority_last_signed(&prev, a, &err);
 
 	km_buf_init(&text, KM_BUNDLE_PEM_MAX);
-	rc = make_bundle(a, &text, (uint64_t)next, res, ca, &err);
+	ca = signer_of(a, prev, &handover);
+	snprintf(step, sizeof(step), "%lld", (long long)(prev ? prev->number : 0));
+	km_bundle_free(prev);
+	if (!rc)
+		rc = make_bundle(a, &text, (uint64_t)next, res, ca, &err);
 	if (!rc)
 		rc = km_buf_add(&text, "", 1);
 	if (rc) {
@@ -330,6 +355,8 @@ static void build(struct authority *a, int64_t number, int64_t wanted, PGresult 
 	struct store_stmt s[] = {
 	    {.sql =
 		 "UPDATE trust SET number = $2::bigint, bundle = $3, signed = $4::boolean, "
+		 "signed_number = CASE WHEN $4::boolean THEN $2::bigint ELSE signed_number END, "
+		 "signed_bundle = CASE WHEN $4::boolean THEN $3 ELSE signed_bundle END, "
 		 "built = $5::bigint, issued_at = now() WHERE number = $1::bigint RETURNING number",
 	     .n = 5,
 	     .params = {before, after, (const char *)km_buf_head(&text), ca ? "true" : "false",
@@ -338,7 +365,7 @@ static void build(struct authority *a, int64_t number, int64_t wanted, PGresult 
 	    {.sql = "INSERT INTO trust_steps (number, bundle) VALUES ($1::bigint, $2) "
 		    "ON CONFLICT DO NOTHING",
 	     .n = 2,
-	     .params = {before, authority_bundle(a)}},
+	     .params = {step, authority_signed_bundle(a)}},
 	};
 	if (store_run(a->store, s, handover ? 3 : 2, on_kept, a, &a->db))
 		a->db = NULL; /* the next wake tries again */
@@ -385,18 +412,35 @@ static int believe(const struct authority *a, int64_t number, const char *text,
 }
 
 /* With its first bundle, or another CA, certificates may be due. */
-static void take_newer(struct authority *a, struct km_bundle *b, const char *bundle)
+static void take_newer(struct authority *a, struct km_bundle *b, const char *bundle,
+		       const char *signed_bundle)
 {
 	int64_t number = (int64_t)b->number;
+	bool is_signed = b->is_signed;
 
 	a->number = number;
 	km_bundle_free(a->obeyed);
 	a->obeyed = b;
 	free(a->bundle);
+	free(a->signed_bundle);
 	a->bundle = km_xstrdup(bundle);
-	km_info("trust bundle", km_ki("number", number), km_ki("authorities", (int64_t)a->cas.n));
+	a->signed_bundle = km_xstrdup(signed_bundle);
+	km_info("trust bundle", km_ki("number", number), km_ki("authorities", (int64_t)a->cas.n),
+		km_ks("signed", is_signed ? "yes" : "no: kmctl trust sign"));
 	tell(a);
 	authority_sweep(a);
+}
+
+/* The last that bears a signature; "" when the row's does not even look so. It is only handed on:
+ * hosts judge it themselves, and where control signs it is the newest, which is believed. */
+static const char *signed_text(const PGresult *row, const struct km_bundle *newest)
+{
+	const char *text = PQgetvalue(row, 0, newest->is_signed ? 3 : 4);
+	struct km_bundle *b = NULL;
+	bool ok = *text && km_bundle_parse(&b, text, strlen(text), NULL) == 0 && b->is_signed;
+
+	km_bundle_free(b);
+	return ok ? text : "";
 }
 
 static void on_seen(void *arg, const struct store_error *error, PGresult *const *res, size_t n)
@@ -420,13 +464,14 @@ static void on_seen(void *arg, const struct store_error *error, PGresult *const 
 	}
 	cas_free(&a->cas);
 	a->cas = cas;
+	/* One that was signed elsewhere keeps its number. */
 	if (number != 0 && (number != a->number || strcmp(PQgetvalue(res[0], 0, 3), a->bundle))) {
 		if (believe(a, number, PQgetvalue(res[0], 0, 3), &b, &err)) {
 			km_error("trust bundle in the database not believed: it is made anew",
 				 km_ki("number", number), km_ks("why", err.text));
 			built = wanted - 1;
 		} else {
-			take_newer(a, b, PQgetvalue(res[0], 0, 3));
+			take_newer(a, b, PQgetvalue(res[0], 0, 3), signed_text(res[0], b));
 		}
 	}
 	if (wanted > built && a->cas.n > 0)
@@ -437,7 +482,7 @@ static void on_seen(void *arg, const struct store_error *error, PGresult *const 
 static void look(struct authority *a)
 {
 	static const struct store_stmt s[] = {
-	    {.sql = "SELECT number, wanted, built, bundle FROM trust"},
+	    {.sql = "SELECT number, wanted, built, bundle, signed_bundle FROM trust"},
 	    {.sql = "SELECT " AUTHORITY_COLUMNS " FROM authorities WHERE state <> 'retired' "
 		    "ORDER BY created_at, fingerprint"},
 	    {.sql = "SELECT fingerprint FROM host_certificates WHERE blocked_at IS NOT NULL "
@@ -460,14 +505,16 @@ static void on_short(void *arg, const struct store_error *error, PGresult *const
 	if (error || PQntuples(res[0]) == 0)
 		return;
 	if (strtoll(PQgetvalue(res[0], 0, 0), NULL, 10) != a->number ||
-	    strcmp(PQgetvalue(res[0], 0, 1), "t") == 0)
+	    strcmp(PQgetvalue(res[0], 0, 1), "t") == 0 ||
+	    (strcmp(PQgetvalue(res[0], 0, 2), "t") == 0) != (a->obeyed && a->obeyed->is_signed))
 		look(a);
 }
 
 /* Woken with every change of anything: a short look decides whether a long one is needed. */
 static void on_wake(void *arg, const char *epoch, int64_t revision)
 {
-	static const struct store_stmt s = {.sql = "SELECT number, wanted > built FROM trust"};
+	static const struct store_stmt s = {.sql =
+						"SELECT number, wanted > built, signed FROM trust"};
 	struct authority *a = arg;
 
 	(void)epoch, (void)revision;
@@ -632,6 +679,7 @@ void authority_free(struct authority *a)
 	cas_free(&a->cas);
 	km_bundle_free(a->obeyed);
 	free(a->bundle);
+	free(a->signed_bundle);
 	free(a);
 }
 

@@ -52,6 +52,8 @@ void authority_fingerprints(const struct authority *a, struct km_strlist *out);
  * loop goes on. */
 const char *authority_bundle(const struct authority *a);
 int64_t authority_number(const struct authority *a);
+/* The newest one that a CA has signed: what a host believes that knows nothing yet. "": none was. */
+const char *authority_signed_bundle(const struct authority *a);
 
 /* A host that has proven who it is. */
 struct authority_host {
@@ -78,7 +80,8 @@ int authority_reissue(const struct authority *a, struct issued *out, const char 
 		      const char *name, const uint8_t key[static KM_WG_KEY_LEN],
 		      struct km_errtext *err) __attribute__((warn_unused_result));
 /* A certificate that was signed elsewhere for this host: KM_EAUTH with a sentence unless a trusted
- * CA has signed it for this key, kind and number, and it is valid now. */
+ * CA has signed it for this key, kind and number, it is valid now, and hosts have been told of that
+ * CA by a signed bundle. */
 int authority_take(const struct authority *a, struct issued *out, const char *pem,
 		   const struct authority_host *h, struct km_errtext *err)
     __attribute__((warn_unused_result));
@@ -96,10 +99,12 @@ struct authority_place {
 int authority_place(const struct authority *a, bool gateway, int64_t number,
 		    struct authority_place *out) __attribute__((warn_unused_result));
 
-/* A bundle that was signed elsewhere: parsed, and signed by a CA that is trusted here. KM_EINVAL,
- * KM_EAUTH with a sentence. *number gets its number. */
+/* A bundle that was signed elsewhere: parsed, and signed by a CA that hosts trust, which is one of
+ * the last signed bundle (of the first: the active one). KM_EINVAL, KM_EAUTH with a sentence.
+ * *number gets its number; *handover: another CA than the one before has signed it. */
 int authority_check_bundle(const struct authority *a, const char *pem, int64_t *number,
-			   struct km_errtext *err) __attribute__((warn_unused_result));
+			   bool *handover, struct km_errtext *err)
+    __attribute__((warn_unused_result));
 /* A CA's certificate as an authority's row: its mac for this state ("active", "trusted",
  * "retired"). */
 void authority_mac(const struct authority *a, const char *fingerprint, const char *state,

@@ -29,6 +29,7 @@ struct authority {
 	bool offline;
 	struct cas cas;
 	char *bundle;
+	char *signed_bundle; /* the last that bears a signature; NULL: none was signed */
 	struct km_bundle *obeyed; /* the same, parsed and believed; NULL: none yet */
 	int64_t number;
 
@@ -49,6 +50,9 @@ struct authority {
 
 /* Sets the metrics of the earliest ends, and warns of those that come near. */
 void authority_ends(struct authority *a);
+/* The last signed bundle; *out NULL: none was signed. The caller frees it. As km_bundle_parse. */
+int authority_last_signed(struct km_bundle **out, const struct authority *a,
+			  struct km_errtext *err) __attribute__((warn_unused_result));
 /* The active CA; NULL: there is none. */
 const struct ca *authority_active(const struct authority *a);
 void cas_free(struct cas *c);

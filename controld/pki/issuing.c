@@ -221,6 +221,20 @@ static bool same_place(const struct km_cert *c, const struct authority_place *p)
 	       (!p->has_subnet || km_prefix_eq(&c->unsafe_networks[0], &p->subnet));
 }
 
+/* Whether hosts have been told of its CA: nobody would believe it before. */
+static int told_of(const struct authority *a, const struct km_cert *c, struct km_errtext *err)
+{
+	struct km_bundle *told;
+	int rc = authority_last_signed(&told, a, err);
+
+	if (!rc && told && !km_bundle_find(told, c->issuer))
+		rc = km_errtext_set(err, KM_EAUTH,
+				    "hosts have not been told of its CA yet: kmctl trust sign, with "
+				    "the key of a CA that they trust");
+	km_bundle_free(told);
+	return rc;
+}
+
 int authority_take(const struct authority *a, struct issued *out, const char *pem,
 		   const struct authority_host *h, struct km_errtext *err)
 {
@@ -237,6 +251,8 @@ int authority_take(const struct authority *a, struct issued *out, const char *pe
 				    "the certificate's networks are not those of the host");
 	if (!rc && km_cert_valid_at(c, (struct km_cert_when){km_wall_ms() / 1000, DAY, 0}))
 		rc = km_errtext_set(err, KM_EAUTH, "the certificate is not valid now");
+	if (!rc)
+		rc = told_of(a, c, err);
 	if (!rc)
 		rc = describe(out, c);
 	km_cert_free(c);

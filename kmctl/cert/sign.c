@@ -3,6 +3,9 @@
  */
 #include "libkm/cert/sign.h"
 #include "kmctl/cert/cert.h"
+#include "kmctl/cert/enrol.h"
+#include "kmctl/cert/signer.h"
+#include "kmctl/control.h"
 #include "kmctl/file.h"
 #include "libkm/base/util.h"
 #include <stdio.h>
@@ -29,19 +32,24 @@ static struct flag flags[] = {
      .kind = FLAG_DURATION,
      .text = "0s",
      .help = "Optional: how long the cert should be valid for; 0 is until 1 second before the "
-	     "signing cert expires. Units are \"s\", \"m\", \"h\""},
+	     "signing cert expires (of requests: 2160h). Units are \"s\", \"m\", \"h\""},
     {.name = "in-pub",
      .help = "Optional (if out-key not set): path to read a previously generated public key"},
     {.name = "out-key",
      .help = "Optional (if in-pub not set): path to write the private key to; NAME.key"},
     {.name = "out-crt", .help = "Optional: path to write the certificate to; NAME.crt"},
+    {.name = "all",
+     .kind = FLAG_BOOL,
+     .help = "In place of -name: go through every request that waits at control"},
+    {.name = "id", .help = "Likewise: a comma separated list of requests, or of hosts' names"},
+    {.name = "yes", .kind = FLAG_BOOL, .help = "Optional: sign them without asking"},
+    CONTROL_FLAGS,
 };
 
 struct signing {
 	struct cert_mode *m;
 	char *out_key, *out_crt; /* the paths when they follow from the name */
-	struct km_cert *ca;
-	struct km_cert_key ca_key;
+	struct cert_signer by;
 	struct km_cert_key host; /* with -in-pub its public half alone */
 	struct cert_list groups;
 	struct km_prefix *networks, *unsafe;
@@ -116,83 +124,6 @@ static int check_v1(struct signing *s, struct km_errtext *err)
 	return 0;
 }
 
-/* ---- the CA ---- */
-
-static int open_encrypted(struct signing *s, const char *text, size_t n, struct km_errtext *err)
-{
-	struct km_errtext why = {""};
-	char *passphrase;
-	int rc =
-	    cert_passphrase(&passphrase, "ca-key is encrypted and must be decrypted interactively",
-			    "cannot open encrypted ca-key without passphrase", err);
-
-	if (rc)
-		return rc;
-	rc = km_cert_key_decrypt(&s->ca_key, text, n, passphrase, strlen(passphrase),
-				 CERT_KDF_MAX_KIB, &why);
-	km_wipe(passphrase, strlen(passphrase));
-	free(passphrase);
-	return rc ? km_errtext_set(err, 1, "error while parsing encrypted ca-key: %s", why.text)
-		  : 0;
-}
-
-static int read_ca_key(struct signing *s, struct km_errtext *err)
-{
-	struct km_errtext why = {""};
-	char *text;
-	size_t n;
-	int rc = file_read(cert_text(s->m, "ca-key"), CERT_FILE_MAX, &text, &n, &why);
-
-	if (rc)
-		return km_errtext_set(err, 1, "error while reading ca-key: %s", why.text);
-	if (file_is_open_to_others(cert_text(s->m, "ca-key")))
-		fprintf(stderr, "Warning: others may use %s: chmod 600\n",
-			cert_text(s->m, "ca-key"));
-	rc = km_cert_key_from_pem(&s->ca_key, text, n, &why);
-	if (rc == KM_CERT_EENCRYPTED)
-		rc = open_encrypted(s, text, n, err);
-	else if (rc)
-		rc = km_errtext_set(err, 1, "error while parsing ca-key: %s", why.text);
-	else if (!s->ca_key.is_ca)
-		rc = km_errtext_set(err, 1, "error while parsing ca-key: it is a host's key");
-	km_wipe(text, n);
-	free(text);
-	return rc;
-}
-
-static int read_ca_crt(struct signing *s, struct km_errtext *err)
-{
-	struct km_errtext why = {""};
-	const char *at;
-	char *text;
-	size_t n;
-	int rc = file_read(cert_text(s->m, "ca-crt"), CERT_FILE_MAX, &text, &n, &why);
-
-	if (rc) {
-		km_errtext_set(err, 1, "error while reading ca-crt: %s", why.text);
-		return 1;
-	}
-	at = text;
-	rc = km_cert_from_pem(&s->ca, &at, &n, &why);
-	free(text);
-	if (rc || !s->ca) {
-		km_errtext_set(err, 1, "error while parsing ca-crt: %s", why.text);
-		return 1;
-	}
-	return 0;
-}
-
-static int check_ca(struct signing *s, struct km_errtext *err)
-{
-	if (km_cert_key_fits(&s->ca_key, s->ca, NULL))
-		return km_errtext_set(err, 1,
-				      "refusing to sign, root certificate does not match private "
-				      "key");
-	if (cert_now_ns() / 1000000000 > s->ca->not_after)
-		return km_errtext_set(err, 1, "ca certificate is expired");
-	return 0;
-}
-
 /* ---- the host ---- */
 
 static int read_pub(struct signing *s, struct km_errtext *err)
@@ -210,7 +141,7 @@ static int read_pub(struct signing *s, struct km_errtext *err)
 		return km_errtext_set(err, 1, "error while parsing in-pub: %s", why.text);
 	if (s->host.is_ca)
 		return km_errtext_set(err, 1, "error while parsing in-pub: it is a CA's key");
-	if (s->host.curve != s->ca->curve)
+	if (s->host.curve != s->by.ca->curve)
 		return km_errtext_set(err, 1, "curve of in-pub does not match ca");
 	return 0;
 }
@@ -221,7 +152,7 @@ static int get_host_key(struct signing *s, struct km_errtext *err)
 
 	if (has_pub(s))
 		return read_pub(s, err);
-	rc = km_cert_key_new(&s->host, s->ca->curve, false);
+	rc = km_cert_key_new(&s->host, s->by.ca->curve, false);
 	return rc ? km_errtext_set(err, 1, "error while generating keys: %s", km_strerror(rc)) : 0;
 }
 
@@ -231,8 +162,8 @@ static int sign(struct signing *s, struct km_errtext *err)
 	int64_t now = cert_now_ns(), duration = cert_flag(s->m, "duration")->ns, end;
 	struct km_errtext why = {""};
 	struct km_cert_spec spec = {
-	    .version = version ? version : s->ca->version,
-	    .curve = s->ca->curve,
+	    .version = version ? version : s->by.ca->version,
+	    .curve = s->by.ca->curve,
 	    .name = cert_text(s->m, "name"),
 	    .networks = s->networks,
 	    .n_networks = s->n_networks,
@@ -241,7 +172,7 @@ static int sign(struct signing *s, struct km_errtext *err)
 	    .groups = s->groups.items,
 	    .n_groups = s->groups.n,
 	    .not_before = now / 1000000000,
-	    .not_after = s->ca->not_after - 1,
+	    .not_after = s->by.ca->not_after - 1,
 	    .public_key = s->host.pub,
 	    .public_key_len = s->host.pub_len,
 	};
@@ -254,7 +185,7 @@ static int sign(struct signing *s, struct km_errtext *err)
 			return km_errtext_set(err, CERT_USAGE, "-duration is too long");
 		spec.not_after = end / 1000000000;
 	}
-	rc = km_cert_sign(&s->cert, &spec, s->ca, &s->ca_key, &why);
+	rc = km_cert_sign(&s->cert, &spec, s->by.ca, &s->by.key, &why);
 	if (!rc)
 		return 0;
 	if (rc <= KM_CERT_EOUTLIVES && rc >= KM_CERT_EUNSAFE)
@@ -297,17 +228,32 @@ out:
 	return rc ? 1 : 0;
 }
 
+/* A host is named by hand, or the requests that wait at control are answered. */
+static bool by_hand(struct cert_mode *m)
+{
+	static const char *const hand[] = {"name",    "networks", "ip",     "unsafe-networks",
+					   "subnets", "groups",   "in-pub", "out-key",
+					   "out-crt"};
+
+	if (cert_flag(m, "all")->on || *cert_text(m, "id"))
+		return false;
+	for (size_t i = 0; i < KM_ARRAY_LEN(hand); i++)
+		if (cert_flag(m, hand[i])->given)
+			return true;
+	return !control_named(m->flags, m->n_flags);
+}
+
 static int run(struct cert_mode *m, struct km_errtext *err)
 {
 	struct signing s = {.m = m};
-	int rc = check_options(&s, err);
+	int rc;
+
+	if (!by_hand(m))
+		return cert_enrolments(m, err);
+	rc = check_options(&s, err);
 
 	if (!rc)
-		rc = read_ca_key(&s, err);
-	if (!rc)
-		rc = read_ca_crt(&s, err);
-	if (!rc)
-		rc = check_ca(&s, err);
+		rc = cert_signer_open(&s.by, cert_text(m, "ca-crt"), cert_text(m, "ca-key"), err);
 	if (!rc)
 		rc = get_host_key(&s, err);
 	if (!rc)
@@ -318,9 +264,8 @@ static int run(struct cert_mode *m, struct km_errtext *err)
 		rc = sign(&s, err);
 	if (!rc)
 		rc = write_files(&s, err);
-	km_wipe(&s.ca_key, sizeof(s.ca_key));
+	cert_signer_close(&s.by);
 	km_wipe(&s.host, sizeof(s.host));
-	km_cert_free(s.ca);
 	km_cert_free(s.cert);
 	cert_list_free(&s.groups);
 	free(s.networks);
