@@ -29,12 +29,14 @@ echo "WireGuard of Linux $(uname -r), $(cut -d. -f1 /proc/uptime) s after power-
 # bad_input, cert_interop, control_api, edge, install, trust: no packet of theirs meets WireGuard, or the tunnel is not
 # what they are about), what concerns the engine alone (path_mtu, endpoints, wireguard_flood, _load and _model;
 # rootless: the agents here are root, for the kernel's device; rootless ones are in backends), bodies of gigabytes
-# or ten thousand frames (bulk, websocket), figures (test_from_post_to_first_answer).
+# or ten thousand frames (bulk, websocket), figures (test_from_post_to_first_answer), how
+# often threads wake (test_threads_at_rest).
 if [ $# = 0 ]; then
 	timeout -k 10 240 "$KM_BUILD/tests/unit/privnet/test_privnet" > /tmp/privnet 2>&1 || status=1
 	[ $status = 0 ] || cat /tmp/privnet
 	grep -a '\[  PASSED  \]' /tmp/privnet
-	set -- --deselect tests/e2e/test_first_request.py::test_from_post_to_first_answer
+	set -- --deselect tests/e2e/test_first_request.py::test_from_post_to_first_answer \
+		--deselect tests/e2e/test_wireguard_engine.py::test_threads_at_rest
 	for t in backends wireguard_engine first_request outage shutdown; do
 		set -- "$@" "tests/e2e/test_$t.py"
 	done
