@@ -64,6 +64,29 @@ static int sign(struct enrolling *e, const struct cert_request *r, const struct 
 	return rc;
 }
 
+/* What the operator is asked: a renewal that an earlier certificate vouches for needs no code. */
+static const char *question(struct enrolling *e, const struct cert_request *r)
+{
+	struct km_errtext why = {""};
+	json_t *host = NULL;
+	char *path;
+	bool renews;
+
+	if (strcmp(r->reason, "renewal") != 0)
+		return "Is this the code that the host has printed? Sign?";
+	path = km_xasprintf("/api/%ss/%s", r->group, r->host);
+	renews = control_call(e->control, "GET", path, NULL, &host, &why) == 0 &&
+		 cert_request_renews(r, control_text(host, "certificate"), e->by.ca, &why);
+	json_decref(host);
+	free(path);
+	if (renews) {
+		puts("  renews    a certificate by this CA for the same key, name and addresses");
+		return "Sign?";
+	}
+	printf("  Note      %s; compare the code with the host's log\n", why.text);
+	return "Is this the code that the host has logged? Sign?";
+}
+
 /* KM_EUNSUPPORTED and KM_EIO from ask() end it all; other errors are of this request. */
 static int one(struct enrolling *e, const json_t *item, struct km_errtext *err)
 {
@@ -77,10 +100,10 @@ static int one(struct enrolling *e, const json_t *item, struct km_errtext *err)
 	if (!rc) {
 		cert_request_spec(&spec, &r, e->by.ca, cert_now_ns() / 1000000000, s);
 		cert_request_show(&r, spec.not_after, stdout);
+		const char *ask_this = question(e, &r);
+
 		fflush(stdout);
-		rc = cert_flag(e->m, "yes")->on
-			 ? ANSWER_YES
-			 : ask("Is this the code that the host has printed? Sign?", err);
+		rc = cert_flag(e->m, "yes")->on ? ANSWER_YES : ask(ask_this, err);
 		if (rc < 0)
 			return rc;
 		if (rc == ANSWER_NO) {

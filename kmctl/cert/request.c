@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "kmctl/cert/request.h"
 #include "kmctl/table.h"
+#include "libkm/cert/pool.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -78,6 +79,9 @@ int cert_request_read(struct cert_request *r, const json_t *item, struct km_errt
 	if (!km_uuid_ok(text_of(item, "id")))
 		return bad(err, "id", text_of(item, "id"));
 	snprintf(r->id, sizeof(r->id), "%s", text_of(item, "id"));
+	if (!km_uuid_ok(text_of(item, "hostId")))
+		return bad(err, "host", text_of(item, "hostId"));
+	snprintf(r->host, sizeof(r->host), "%s", text_of(item, "hostId"));
 	r->gateway = !strcmp(kind, "gateway");
 	if (!r->gateway && strcmp(kind, "agent") != 0)
 		return bad(err, "kind", kind);
@@ -96,6 +100,47 @@ int cert_request_read(struct cert_request *r, const json_t *item, struct km_errt
 		return bad(err, "key", text_of(item, "wireguardPublicKey"));
 	km_wg_key_code(r->key, r->code);
 	return read_places(r, item, err);
+}
+
+/* Whether c says of its host what r asks for. */
+static bool same(const struct cert_request *r, const struct km_cert *c, struct km_errtext *err)
+{
+	const char *differs = NULL;
+
+	if (c->public_key_len != KM_WG_KEY_LEN || memcmp(c->public_key, r->key, KM_WG_KEY_LEN) != 0)
+		differs = "another key";
+	else if (strcmp(c->name, r->name) != 0)
+		differs = "another name";
+	else if (c->n_groups != 1 || strcmp(c->groups[0], r->group) != 0)
+		differs = "other groups";
+	else if (c->n_networks != 1 || !km_prefix_eq(&c->networks[0], &r->network) ||
+		 c->n_unsafe_networks != !r->gateway ||
+		 (!r->gateway && !km_prefix_eq(&c->unsafe_networks[0], &r->subnet)))
+		differs = "other addresses";
+	if (differs)
+		km_errtext_set(err, KM_EAUTH, "its present certificate has %s", differs);
+	return !differs;
+}
+
+bool cert_request_renews(const struct cert_request *r, const char *pem, const struct km_cert *ca,
+			 struct km_errtext *err)
+{
+	struct km_cert_pool *pool = km_cert_pool_new();
+	struct km_cert *c = NULL;
+	size_t left = pem ? strlen(pem) : 0;
+	bool yes = false;
+
+	if (!pool || km_cert_pool_add(pool, ca, err))
+		km_errtext_set(err, KM_ENOMEM, "no memory");
+	else if (!left || km_cert_from_pem(&c, &pem, &left, NULL))
+		km_errtext_set(err, KM_EAUTH, "control shows no present certificate of it");
+	else if (km_cert_verify(pool, c, KM_CERT_ANY_TIME, NULL))
+		km_errtext_set(err, KM_EAUTH, "its present certificate is not by this CA");
+	else
+		yes = same(r, c, err);
+	km_cert_free(c);
+	km_cert_pool_free(pool);
+	return yes;
 }
 
 void cert_request_spec(struct km_cert_spec *spec, const struct cert_request *r,

@@ -16,7 +16,7 @@
 #define REQUEST_REASON_MAX 32
 
 struct cert_request {
-	char id[KM_UUID_STRLEN];
+	char id[KM_UUID_STRLEN], host[KM_UUID_STRLEN]; /* its own, and the host's */
 	bool gateway; /* else an agent */
 	char name[REQUEST_NAME_MAX + 1];
 	char reason[REQUEST_REASON_MAX + 1];
@@ -33,6 +33,12 @@ struct cert_request {
  * is malformed. */
 int cert_request_read(struct cert_request *r, const json_t *item, struct km_errtext *err)
     __attribute__((warn_unused_result));
+
+/* Whether the certificate (PEM) that control shows as the host's present one vouches for the request,
+ * so that nobody need compare the code: ca has signed it, for this key, name, kind and these
+ * addresses. false with a sentence. */
+bool cert_request_renews(const struct cert_request *r, const char *pem, const struct km_cert *ca,
+			 struct km_errtext *err);
 
 /* What a certificate for r says (it borrows from r): valid from an hour before now_s for duration_s
  * seconds, within ca's own validity; in ca's version. */

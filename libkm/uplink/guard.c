@@ -356,7 +356,8 @@ void km_guard_identity(struct km_guard *g, const json_t *data)
 	struct km_errtext err = {""};
 	struct km_msg_identity m;
 	const struct km_cert *own;
-	char text[KM_ISO8601_LEN];
+	char text[KM_ISO8601_LEN], code[KM_WG_CODE_STRLEN] = "";
+	uint8_t key[KM_WG_KEY_LEN];
 
 	if (km_msg_parse(&km_msg_desc_identity, &m, data, &err)) {
 		km_error("identity malformed", km_ks("why", err.text));
@@ -364,14 +365,18 @@ void km_guard_identity(struct km_guard *g, const json_t *data)
 	}
 	if (km_trust_set_own(g->trust, m.certificate, &err))
 		km_error("own certificate not kept", km_ks("why", err.text));
+	if (m.wireguard_public_key && km_wg_key_parse(key, m.wireguard_public_key) == 0)
+		km_wg_key_code(key, code);
 	km_msg_clear(&km_msg_desc_identity, &m);
 	own = km_trust_own(g->trust);
 	km_metric_set(g->not_after, own ? own->not_after : 0);
 	if (own)
 		km_info("own certificate",
-			km_ks("not_after", km_iso8601(own->not_after * 1000, text)));
+			km_ks("not_after", km_iso8601(own->not_after * 1000, text)),
+			km_ks("code", code));
 	else
-		km_warn("this host has no certificate yet: it waits to be signed");
+		km_warn("this host has no certificate yet: it waits to be signed",
+			km_ks("code", code));
 }
 
 /* ---- life ---- */

@@ -17,6 +17,7 @@ struct km_rotation {
 	struct km_rotation_opts o;
 	struct event *timer;
 	bool authenticated;
+	uint8_t said[KM_WG_KEY_LEN]; /* the next key whose code has been logged */
 	struct km_metric *age, *done;
 };
 
@@ -57,6 +58,7 @@ static void tell(struct km_rotation *r, const uint8_t *pub, bool switched)
 
 static void begin(struct km_rotation *r)
 {
+	char code[KM_WG_CODE_STRLEN];
 	uint8_t pub[KM_WG_KEY_LEN];
 	struct km_errtext err = {""};
 	int rc = r->o.next(r->o.arg, pub, &err);
@@ -65,8 +67,12 @@ static void begin(struct km_rotation *r)
 		return;
 	if (rc)
 		km_error("no next WireGuard key", km_ks("why", err.text));
-	else
-		tell(r, pub, false);
+	if (rc)
+		return;
+	if (memcmp(pub, r->said, sizeof(r->said)) != 0)
+		km_info("next WireGuard key", km_ks("code", km_wg_key_code(pub, code)));
+	memcpy(r->said, pub, sizeof(r->said));
+	tell(r, pub, false);
 }
 
 static void on_look(evutil_socket_t none, short what, void *arg)

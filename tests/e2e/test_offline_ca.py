@@ -248,7 +248,7 @@ def test_renewal_asks(s):
     until(lambda: {(w["name"], w["reason"]) for w in o.waiting()}
           == {("agent-1", "renewal"), ("gateway-1", "renewal")})
     before = s.api("GET", f"/api/agents/{s.agent_id}", expect=200)["certificateFingerprint"]
-    o.ok("cert", "sign", *o.by("home"), "-all", "-yes")
+    assert o.ok("cert", "sign", *o.by("home"), "-all", "-yes").count("for the same key, name and") == 2
     assert not o.waiting()
     assert s.api("GET", f"/api/agents/{s.agent_id}", expect=200)["certificateFingerprint"] != before
     s.wait_served()
@@ -263,6 +263,7 @@ def test_host_key_rotation(s):
             return [w for w in o.waiting() if w["reason"] == "rotation"]
         until(asked)
         assert key_of(s, "agent") == before
+        s.procs["agentd"].wait_log("next WireGuard key", code_of(asked()[0]["wireguardPublicKey"]))
         o.ok("cert", "sign", *o.by("home"), "-all", "-yes")
 
         def switched():
@@ -292,7 +293,7 @@ def test_a_second_ca(s):
         signed = s.api("GET", "/api/trust", expect=200)["bundle"].strip()
         for role in ("agent", "gateway"):
             until(lambda r=role: (s.dir / f"{r}-state" / "trust.pem").read_text().strip() == signed)
-        o.ok("cert", "sign", *o.by("second"), "-all", "-yes")
+        assert o.ok("cert", "sign", *o.by("second"), "-all", "-yes").count("is not by this CA") == 2
         assert not o.waiting()
         old, = [a for a in s.api("GET", "/api/authorities", expect=200)["items"] if a["state"] == "trusted"]
         said, status = o.answered("no longer?", "y", "authorities", "retire", old["fingerprint"])

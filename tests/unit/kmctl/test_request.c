@@ -3,6 +3,7 @@
 #include "libkm/cert/key.h"
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -128,6 +129,56 @@ static void validity_stays_within_the_cas(void **state)
 	json_decref(j);
 }
 
+static char *pem_of(const struct km_cert *c)
+{
+	struct km_buf b;
+	char *text;
+
+	km_buf_init(&b, KM_CERT_PEM_MAX);
+	assert_int_equal(km_cert_to_pem(&b, c), 0);
+	text = strndup((char *)km_buf_head(&b), b.len);
+	km_buf_free(&b);
+	return text;
+}
+
+/* c vouches for r, and for nothing that differs. */
+static void renewals(const struct cert_request *r, const struct km_cert *c,
+		     const struct km_cert *ca)
+{
+	struct km_cert_spec spec = {.version = KM_CERT_V1, .name = "ca", .not_after = 100000};
+	char *pem = pem_of(c);
+	struct km_errtext err = {""};
+	struct cert_request other = *r;
+	struct km_cert *stranger;
+	struct km_cert_key key;
+
+	assert_true(cert_request_renews(r, pem, ca, &err));
+	other.key[0] ^= 1;
+	assert_false(cert_request_renews(&other, pem, ca, &err));
+	assert_non_null(strstr(err.text, "another key"));
+	other = *r;
+	strcpy(other.name, "office");
+	assert_false(cert_request_renews(&other, pem, ca, &err));
+	other = *r;
+	other.network.addr.ip[1] = 9;
+	assert_false(cert_request_renews(&other, pem, ca, &err));
+	other = *r;
+	other.subnet.bits = 16;
+	assert_false(cert_request_renews(&other, pem, ca, &err));
+	other = *r;
+	other.gateway = true;
+	other.group = "gateway";
+	assert_false(cert_request_renews(&other, pem, ca, &err));
+	assert_false(cert_request_renews(r, NULL, ca, &err));
+	assert_false(cert_request_renews(r, "nonsense", ca, &err));
+	assert_int_equal(km_cert_key_new(&key, KM_CERT_25519, true), 0);
+	assert_int_equal(km_cert_self_sign(&stranger, &spec, &key, &err), 0);
+	assert_false(cert_request_renews(r, pem, stranger, &err));
+	assert_non_null(strstr(err.text, "not by this CA"));
+	km_cert_free(stranger);
+	free(pem);
+}
+
 /* What was shown is what the certificate says. */
 static void the_certificate_says_what_was_shown(void **state)
 {
@@ -160,6 +211,7 @@ static void the_certificate_says_what_was_shown(void **state)
 	assert_int_equal(c->n_groups, 1);
 	assert_string_equal(c->groups[0], "agent");
 	assert_memory_equal(c->public_key, r.key, KM_WG_KEY_LEN);
+	renewals(&r, c, ca);
 	km_cert_free(c);
 	km_cert_free(ca);
 	json_decref(j);
