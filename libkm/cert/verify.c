@@ -109,6 +109,16 @@ int km_cert_constraints(const struct km_cert *ca, const struct km_cert *c, struc
 				   c->n_unsafe_networks, KM_CERT_EUNSAFE, ca, err);
 }
 
+int km_cert_verify_time(const struct km_cert_pool *pool, const struct km_cert *c,
+			struct km_cert_when when, struct km_errtext *err)
+{
+	const struct km_cert *ca = km_cert_pool_find(pool, c->issuer);
+
+	return ca ? check_validity(ca, c, when, err)
+		  : km_errtext_set(err, KM_CERT_EISSUER, "%s: %s",
+				   km_cert_strerror(KM_CERT_EISSUER), c->name);
+}
+
 /* ---- all of it ---- */
 
 int km_cert_verify(const struct km_cert_pool *pool, const struct km_cert *c,

@@ -263,14 +263,15 @@ static bool soft(int rc)
 	return rc == KM_CERT_EEXPIRED || rc == KM_CERT_ECA_EXPIRED;
 }
 
-/* Validity. 0, with a warning in err when it is borne with. */
+/* Validity of one that was verified in the present pool. 0, with a warning in err when it is borne
+ * with. */
 static int timely(struct km_trust *t, const struct km_cert *c, struct km_trust_clock now,
 		  struct km_errtext *err)
 {
 	const struct km_cert_when when = {now.wall_s, INT64_MAX, 0};
 	struct km_errtext why = {""};
 	int64_t left;
-	int rc = km_cert_verify(t->pool, c, when, &why);
+	int rc = km_cert_verify_time(t->pool, c, when, &why);
 
 	if (!soft(rc)) {
 		km_times_fine(t->times, c->fingerprint);

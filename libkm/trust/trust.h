@@ -81,7 +81,7 @@ bool km_trust_admitted(const struct km_trust *t, bool gateway, bool next, const 
 /* It is no peer any more. An unknown one is no error. */
 void km_trust_forget(struct km_trust *t, bool gateway, bool next, const char *id);
 /* Looks at all who were admitted: gone is called for each who may be a peer no longer (and is then
- * forgotten); it may call km_trust_forget, but not admit. */
+ * forgotten); it may call neither km_trust_forget nor km_trust_admit. */
 typedef void km_trust_gone_cb(void *arg, bool gateway, bool next, const char *id,
 			      const struct km_errtext *why);
 void km_trust_review(struct km_trust *t, struct km_trust_clock now, km_trust_gone_cb *gone,
