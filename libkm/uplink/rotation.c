@@ -21,15 +21,18 @@ struct km_rotation {
 	struct km_metric *age, *done;
 };
 
-/* Milliseconds since the key came into use; -1: there is none. */
+/* Milliseconds since the key came into use (0 too where the clock has been put back since); -1: there
+ * is none. */
 static int64_t key_age(const struct km_rotation *r)
 {
 	char *path = km_xasprintf("%s/wireguard.key", r->o.state_dir);
 	struct stat st;
 	int64_t age = -1;
 
-	if (stat(path, &st) == 0)
+	if (stat(path, &st) == 0) {
 		age = km_wall_ms() - (st.st_mtim.tv_sec * 1000LL + st.st_mtim.tv_nsec / 1000000);
+		age = age < 0 ? 0 : age;
+	}
 	free(path);
 	return age;
 }
