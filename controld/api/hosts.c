@@ -76,7 +76,9 @@ struct host_kind {
 	.drop = "DELETE FROM " table " WHERE id = $1::uuid",                                       \
 	.drop_audit = AUDIT_OF(what ".delete", "jsonb_build_object('name', name)", table),         \
 	.approve = "UPDATE " table " SET wireguard_public_key = pending_public_key, "              \
-		   "pending_public_key = NULL, certificate = NULL, updated_at = now() "            \
+		   "pending_public_key = NULL, certificate = NULL, certificate_fingerprint = NULL, " \
+		   "certificate_not_after = NULL, next_public_key = NULL, "                       \
+		   "next_certificate = NULL, updated_at = now() "                                 \
 		   "WHERE id = $1::uuid "            \
 		   "AND pending_public_key IS NOT NULL RETURNING wireguard_public_key",            \
 	.approve_audit = AUDIT_OF(what ".approve-key",                                             \
@@ -245,7 +247,7 @@ void hosts_create(struct req *rq)
 		return;
 	}
 	km_uuid_new(rq->id);
-	tx_add(&tx, "SELECT km_next_number($1)", k->kind);
+	tx_add(&tx, "SELECT km_next_number($1, $2)", k->kind, in.name);
 	req_run(rq, &tx, number_given);
 }
 
@@ -359,6 +361,7 @@ static void number_read(struct req *rq, PGresult *const *res, size_t n)
 	}
 	join_secret(rq, PQgetvalue(res[0], 0, 0), &join);
 	if (!rq->join_token) {
+		km_wipe(&join, sizeof(join));
 		req_error(rq, 503, "UNAVAILABLE", NULL,
 			  "control does not know under which name hosts reach it: set names or link_urls");
 		return;

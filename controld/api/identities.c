@@ -150,6 +150,11 @@ static void authority_named(struct req *rq, PGresult *const *res, size_t n)
 	       rq->id, mac);
 	tx_audit(&tx, rq, "authority.retire", NULL);
 	tx_add(&tx, "SELECT km_trust_wanted()");
+	if (authority_signs(rq->api->authority)) /* an offline CA has been asked for others already */
+		tx_add(&tx,
+		       "SELECT km_disown(fingerprint) FROM authorities WHERE id = $1::uuid "
+		       "AND state = 'retired'",
+		       rq->id);
 	req_run(rq, &tx, authority_retired);
 }
 

@@ -156,6 +156,7 @@ static const struct constraint conflicts[] = {
     {"tunnels_domain_path_key", "domain", "another tunnel has this domain"},
     {"agents_wireguard_public_key_key", "wireguardPublicKey", "another agent has this key"},
     {"gateways_wireguard_public_key_key", "wireguardPublicKey", "another gateway has this key"},
+    {"wireguard_keys_pkey", "wireguardPublicKey", "another host has this key"},
 };
 
 static void fail_conflict(struct req *rq, const struct store_error *e)

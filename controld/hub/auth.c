@@ -33,10 +33,10 @@ static void refuse_key(struct client *c)
 			      : "this key is not known");
 }
 
-static int check_public_ips(const struct km_msg_auth *m, struct km_errtext *err)
+int auth_check_ips(char *const *named, size_t n, struct km_errtext *err)
 {
-	for (size_t i = 0; i < m->n_public_ip; i++) {
-		const char *why = input_host_check(m->public_ip[i]);
+	for (size_t i = 0; i < n; i++) {
+		const char *why = input_host_check(named[i]);
 
 		if (why)
 			return km_errtext_set(err, KM_EINVAL, "publicIp[%zu]: %s", i, why);
@@ -48,7 +48,7 @@ void auth_message(struct client *c, const json_t *data)
 {
 	struct km_errtext err;
 	if (km_msg_parse(&km_msg_desc_auth, &c->auth, data, &err) < 0 ||
-	    check_public_ips(&c->auth, &err) < 0) {
+	    auth_check_ips(c->auth.public_ip, c->auth.n_public_ip, &err) < 0) {
 		client_refuse(c, err.text);
 		return;
 	}
@@ -170,9 +170,13 @@ static void bound(void *arg, const struct store_error *error, PGresult *const *r
 		return;
 	}
 	const PGresult *row = res[2], *own = res[n - 3];
+	if (PQntuples(row) == 0) { /* since its key was found */
+		client_refuse(c, "this key has been revoked");
+		return;
+	}
 	c->number = strtoull(PQgetvalue(res[n - 1], 0, 0), NULL, 10);
 	const char *key = c->auth.wireguard_public_key;
-	bool pending = PQntuples(row) && key && strcmp(PQgetvalue(row, 0, 0), key) != 0;
+	bool pending = key && strcmp(PQgetvalue(row, 0, 0), key) != 0;
 	km_info("link authenticated", km_ks("type", client_kind(c)), km_ks("id", c->id),
 		km_ks("name", c->name), km_ks("peer", km_addr_str(&c->peer, peer)),
 		km_ks("version", c->auth.version), km_ki("revision", c->auth.revision));
@@ -185,6 +189,8 @@ static void bound(void *arg, const struct store_error *error, PGresult *const *r
 	if (PQntuples(own) && !PQgetisnull(own, 0, 0)) {
 		json_t *host = json_loads(PQgetvalue(own, 0, 0), 0, NULL);
 		auth_tell_identity(c, host);
+		if (json_object_get(host, "certificate"))
+			c->certify = false;
 		json_decref(host);
 	}
 	if (pending) {
@@ -295,9 +301,9 @@ void auth_bind(struct client *c)
 	     .params = {c->id, peer, m->wireguard_public_key}},
 	    {.sql = c->gateway ? "UPDATE gateways SET " BIND_COMMON ", reported_ip = $5::text[], "
 				 "wireguard_port = coalesce($6::int, wireguard_port) "
-				 "WHERE id = $1::uuid RETURNING wireguard_public_key"
+				 "WHERE id = $1::uuid AND revoked_at IS NULL RETURNING wireguard_public_key"
 			       : "UPDATE agents SET " BIND_COMMON
-				 " WHERE id = $1::uuid RETURNING wireguard_public_key",
+				 " WHERE id = $1::uuid AND revoked_at IS NULL RETURNING wireguard_public_key",
 	     .n = c->gateway ? 6 : 4,
 	     .params = {c->id, m->wireguard_public_key, m->version, m->hostname, ips,
 			m->has_wireguard_port ? port : NULL}},

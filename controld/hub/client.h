@@ -50,6 +50,7 @@ struct client {
 	struct store_req *db_key;
 	char rotation_key[KM_WG_KEY_STRLEN];
 	int64_t rotation_revision, rotation_ms;
+	char switched_key[KM_WG_KEY_STRLEN]; /* that it uses, and that is not written down; "": none */
 	bool promote; /* it comes with its next key */
 	bool come_again; /* it is closed with the next tick, so that it authenticates anew */
 	bool certify; /* it has the bound key, and no certificate */
@@ -89,6 +90,7 @@ struct hub {
 	struct limit *failures;  /* unknown keys, by address */
 	struct limit *takeovers; /* by id */
 	struct limit *lost;      /* by id: to links at other controlds */
+	struct limit *wishes;    /* by id: next WireGuard keys */
 
 	/* What other controlds are told of our links. */
 	char instance[KM_UUID_STRLEN];
@@ -145,6 +147,9 @@ static inline const char *client_kind(const struct client *c)
 void auth_message(struct client *c, const json_t *data);
 void auth_find(struct client *c);
 void auth_bind(struct client *c);
+/* Whether a gateway may name these as its addresses: KM_EINVAL with a sentence. */
+int auth_check_ips(char *const *named, size_t n, struct km_errtext *err)
+    __attribute__((warn_unused_result));
 /* A gateway's addresses as a PostgreSQL array: those that it names, or else that of its connection;
  * malloc'd. The texts have been checked and need no quotes. */
 char *auth_reported_ips(char *const *named, size_t n, const struct km_addr *peer);

@@ -164,7 +164,8 @@ static void read_whole(struct client *c)
 	struct store_stmt agent[] = {
 	    {.sql = "SELECT e.id, r.value FROM epoch e, revision r"},
 	    {.sql = "SELECT json_build_object('id', id, 'name', name, 'virtualIp', "
-		    "host(virtual_ip), 'subnet', subnet::text) FROM agents WHERE id = $1::uuid",
+		    "host(virtual_ip), 'subnet', subnet::text) FROM agents "
+		    "WHERE id = $1::uuid AND revoked_at IS NULL",
 	     .n = 1,
 	     .params = {c->id}},
 	    {.sql = "SELECT km_gateway_json(id) FROM gateways WHERE revoked_at IS NULL "
@@ -177,7 +178,8 @@ static void read_whole(struct client *c)
 	struct store_stmt gateway[] = {
 	    {.sql = "SELECT e.id, r.value FROM epoch e, revision r"},
 	    {.sql = "SELECT json_build_object('id', id, 'name', name, 'virtualIps', "
-		    "json_build_array(host(virtual_ip))) FROM gateways WHERE id = $1::uuid",
+		    "json_build_array(host(virtual_ip))) FROM gateways "
+		    "WHERE id = $1::uuid AND revoked_at IS NULL",
 	     .n = 1,
 	     .params = {c->id}},
 	    {.sql = "SELECT km_gateway_json(id) FROM gateways WHERE id <> $1::uuid "

@@ -194,9 +194,10 @@ int hub_start(struct hub **out, struct event_base *base, const struct hub_opts *
 	hub->failures = limit_new(10, 6000, 4096);
 	hub->takeovers = limit_new(5, 12000, 4096);
 	hub->lost = limit_new(5, 12000, 4096);
+	hub->wishes = limit_new(20, 600000, 65536);
 	km_uuid_new(hub->instance);
 	hub->tick = event_new(base, -1, EV_PERSIST, tick, hub);
-	if (!hub->failures || !hub->takeovers || !hub->lost || !hub->tick ||
+	if (!hub->failures || !hub->takeovers || !hub->lost || !hub->wishes || !hub->tick ||
 	    event_add(hub->tick, &second) < 0)
 		goto out;
 	hub->watch = store_listen(hub->store, feed_wake, hub);
@@ -302,5 +303,6 @@ void hub_free(struct hub *hub)
 	limit_free(hub->failures);
 	limit_free(hub->takeovers);
 	limit_free(hub->lost);
+	limit_free(hub->wishes);
 	free(hub);
 }

@@ -56,7 +56,8 @@ void join_message(struct client *c, const json_t *data)
 {
 	struct km_errtext err;
 
-	if (km_msg_parse(&km_msg_desc_join, &c->join, data, &err) < 0) {
+	if (km_msg_parse(&km_msg_desc_join, &c->join, data, &err) < 0 ||
+	    auth_check_ips(c->join.public_ip, c->join.n_public_ip, &err) < 0) {
 		refuse(c, "INVALID_MESSAGE", err.text);
 		return;
 	}
@@ -129,6 +130,10 @@ static void joined(void *arg, const struct store_error *error, PGresult *const *
 	json_t *m;
 
 	c->db = NULL;
+	if (error && error->err == KM_ENOTFOUND) { /* the token was used, replaced or taken away meanwhile */
+		client_go(c, STEP_JOIN_FIND);
+		return;
+	}
 	if (error && error->err == KM_EEXIST) {
 		refuse(c, "KEY_IN_USE", "this WireGuard key belongs to another host");
 		return;
@@ -137,18 +142,14 @@ static void joined(void *arg, const struct store_error *error, PGresult *const *
 		client_failed(c, error);
 		return;
 	}
-	if (PQntuples(res[2]) == 0) { /* another one was faster */
-		client_go(c, STEP_JOIN_FIND);
-		return;
-	}
 	(void)n;
 	m = json_pack("{s:s, s:s, s:s, s:s}", "id", c->id, "name", c->name, "apiKey", c->new_key,
 		      "bundle", authority_signed_bundle(c->hub->authority));
-	if (!PQgetisnull(res[2], 0, 0))
-		json_object_set_new(m, "certificate", json_string(PQgetvalue(res[2], 0, 0)));
+	if (!PQgetisnull(res[1], 0, 0))
+		json_object_set_new(m, "certificate", json_string(PQgetvalue(res[1], 0, 0)));
 	km_info("host joined", km_ks("type", client_kind(c)), km_ks("id", c->id),
 		km_ks("name", c->name), km_ks("peer", km_addr_str(&c->peer, peer)),
-		km_ks("certificate", PQgetisnull(res[2], 0, 0) ? "waits for the CA" : "issued"));
+		km_ks("certificate", PQgetisnull(res[1], 0, 0) ? "waits for the CA" : "issued"));
 	count("joined");
 	client_send(c, "join_success", m);
 	client_close(c, "joined");
@@ -170,24 +171,30 @@ static void joined(void *arg, const struct store_error *error, PGresult *const *
 	"$2, $3::inet, $1 || '.join', $4::uuid, jsonb_build_object('wireguardPublicKey', "         \
 	"$5::text))"
 /* $1 id, $2 key, $3 and $4 the API key's digest and prefix, $5 version, $6 host name, $7 to $9 the
- * certificate or NULL. The same key keeps the certificate that it has. */
-#define KEPT(value, column)                                                                        \
-	"coalesce(" value ", CASE WHEN wireguard_public_key = $2 THEN " column " END)"
+ * certificate or NULL, $10 the token's digest: it may have been taken away since it was found. Without
+ * a new certificate the same key keeps the one that it has. */
+#define KEPT(column, value)                                                                        \
+	column " = CASE WHEN $7::text IS NULL AND wireguard_public_key = $2 THEN " column " ELSE " value \
+	       " END, "
 #define BIND_COMMON                                                                                \
 	"wireguard_public_key = $2, pending_public_key = NULL, next_public_key = NULL, "           \
 	"next_certificate = NULL, api_key_hash = $3::bytea, api_key_prefix = $4, join_key = $2, "  \
-	"version = $5, hostname = $6, certificate = " KEPT("$7", "certificate")                    \
-	", certificate_fingerprint = " KEPT("$8", "certificate_fingerprint")                       \
-	", certificate_not_after = " KEPT("$9::timestamptz", "certificate_not_after")              \
-	", certificate_due = false, revoked_at = NULL, "                                           \
-	"updated_at = now()"
-#define BIND_WHERE                                                                                 \
-	" WHERE id = $1::uuid AND (join_key IS NULL OR join_key = $2) RETURNING certificate"
+	"version = $5, hostname = $6, " KEPT("certificate", "$7")                                  \
+	KEPT("certificate_fingerprint", "$8")                                                      \
+	KEPT("certificate_not_after", "$9::timestamptz")                                           \
+	"certificate_due = false, revoked_at = NULL, updated_at = now()"
+/* Nothing of the transaction stays when it is not so. */
+#define BIND(table, more)                                                                          \
+	"WITH bound AS (UPDATE " table " SET " BIND_COMMON more                                    \
+	" WHERE id = $1::uuid AND join_token_hash = $10::bytea AND join_token_expires_at > now() " \
+	"AND (join_key IS NULL OR join_key = $2) RETURNING certificate) "                          \
+	"SELECT (SELECT certificate FROM bound), "                                                 \
+	"km_must_find(EXISTS (SELECT FROM bound), 'the join token is gone')"
 
-static const char *const bind_agent = "UPDATE agents SET " BIND_COMMON BIND_WHERE;
-static const char *const bind_gateway =
-    "UPDATE gateways SET " BIND_COMMON ", reported_ip = $10::text[], "
-    "wireguard_port = coalesce($11::int, wireguard_port)" BIND_WHERE;
+static const char *const bind_agent = BIND("agents", "");
+static const char *const bind_gateway = BIND(
+    "gateways",
+    ", reported_ip = $11::text[], wireguard_port = coalesce($12::int, wireguard_port)");
 
 /* false: it has been answered, or waits. */
 static bool certify(struct client *c, struct issued *cert, const uint8_t *key)
@@ -217,7 +224,7 @@ void join_bind(struct client *c)
 	const char *kind = client_kind(c);
 	struct issued cert = {.pem = NULL};
 	uint8_t key[KM_WG_KEY_LEN], random[32];
-	char hash[VAULT_TEXT_LEN], prefix[PREFIX_LEN + 1], number[24], port[24];
+	char hash[VAULT_TEXT_LEN], token[VAULT_TEXT_LEN], prefix[PREFIX_LEN + 1], number[24], port[24];
 	char peer[KM_ADDR_STRLEN], *ips;
 
 	if (km_wg_key_parse(key, m->wireguard_public_key)) {
@@ -234,18 +241,19 @@ void join_bind(struct client *c)
 	snprintf(number, sizeof(number), "%lld", (long long)c->place);
 	snprintf(port, sizeof(port), "%lld", (long long)m->wireguard_port);
 	vault_digest_text(c->hub->vault, hash, VAULT_API_KEY(kind, c->id, number, c->new_key));
+	vault_digest_text(c->hub->vault, token, VAULT_JOIN_TOKEN(kind, c->id, number, m->token));
 	km_addr_str(&c->peer, peer);
 	ips = auth_reported_ips(m->public_ip, m->n_public_ip, &c->peer);
 
 	struct store_stmt s[8] = {
 	    {.sql = "SELECT km_before($1, $2::uuid)", .n = 2, .params = {kind, c->id}},
-	    {.sql = AUDIT, .n = 5, .params = {kind, c->name, peer, c->id, m->wireguard_public_key}},
 	    {.sql = c->gateway ? bind_gateway : bind_agent,
-	     .n = c->gateway ? 11 : 9,
+	     .n = c->gateway ? 12 : 10,
 	     .params = {c->id, m->wireguard_public_key, hash, prefix, m->version, m->hostname,
 			cert.pem, cert.pem ? cert.fingerprint : NULL,
-			cert.pem ? cert.not_after : NULL, ips,
+			cert.pem ? cert.not_after : NULL, token, ips,
 			m->has_wireguard_port ? port : NULL}},
+	    {.sql = AUDIT, .n = 5, .params = {kind, c->name, peer, c->id, m->wireguard_public_key}},
 	    {.sql = BLOCK_OTHERS, .n = 2, .params = {c->id, m->wireguard_public_key}},
 	    {.sql = FORGET_OTHERS, .n = 2, .params = {c->id, m->wireguard_public_key}},
 	};

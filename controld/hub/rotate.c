@@ -23,10 +23,11 @@ static void failed(struct client *c, const char *what, const struct store_error 
 
 /* clang-format off */
 
-/* $1 id, $2 key, $3 certificate or NULL. */
+/* $1 id, $2 key, $3 certificate or NULL. Nothing of the transaction stays when it may not be. */
 #define WISH(table)                                                                                \
-	"UPDATE " table " SET next_public_key = $2, next_certificate = $3 WHERE id = $1::uuid "    \
-	"AND wireguard_public_key <> $2 AND revoked_at IS NULL"
+	"WITH wish AS (UPDATE " table " SET next_public_key = $2, next_certificate = $3 "          \
+	"WHERE id = $1::uuid AND wireguard_public_key <> $2 AND revoked_at IS NULL RETURNING 1) "  \
+	"SELECT km_must_find(EXISTS (SELECT FROM wish), 'it has this key already, or is revoked')"
 #define ASK                                                                                        \
 	"INSERT INTO enrolments (kind, host_id, public_key, reason) VALUES ($1, $2::uuid, $3, "    \
 	"'rotation') ON CONFLICT (public_key) DO NOTHING"
@@ -49,11 +50,28 @@ static void wished(void *arg, const struct store_error *error, PGresult *const *
 
 	(void)res, (void)n;
 	c->db_key = NULL;
+	if (error && error->err == KM_EEXIST)
+		client_send_error(c, "KEY_IN_USE", "this WireGuard key belongs to another host");
 	if (error)
 		failed(c, "next WireGuard key not taken", error);
 	else
 		km_info("host changes its WireGuard key", km_ks("type", client_kind(c)),
 			km_ks("id", c->id), km_ks("name", c->name));
+}
+
+/* Each next key costs a certificate, and its peers a change. */
+static bool may_wish(struct client *c)
+{
+	int64_t now = km_now_ms();
+
+	if (limit_wait_ms(c->hub->wishes, c->id, now) > 0) {
+		km_warn("too many WireGuard keys", km_ks("type", client_kind(c)),
+			km_ks("id", c->id), km_ks("name", c->name));
+		client_send_error(c, "TOO_MANY", "too many next WireGuard keys; try again later");
+		return false;
+	}
+	limit_failed(c->hub->wishes, c->id, now);
+	return true;
 }
 
 static void wish(struct client *c)
@@ -67,7 +85,7 @@ static void wish(struct client *c)
 	size_t n = 0;
 
 	h.key = key;
-	if (km_wg_key_parse(key, c->rotation_key))
+	if (km_wg_key_parse(key, c->rotation_key) || !may_wish(c))
 		return;
 	if (authority_signs(c->hub->authority) &&
 	    authority_issue(c->hub->authority, &cert, &h, &err)) {
@@ -118,10 +136,11 @@ static void promoted(void *arg, const struct store_error *error, PGresult *const
 
 	(void)n;
 	c->db_key = NULL;
-	if (error) {
+	if (error) { /* the next tick tries again */
 		failed(c, "next WireGuard key not made the present one", error);
 		return;
 	}
+	c->switched_key[0] = 0;
 	if (strcmp(PQcmdTuples(res[1]), "0") == 0)
 		return;
 	km_info("host has changed its WireGuard key", km_ks("type", client_kind(c)),
@@ -138,12 +157,13 @@ struct store_stmt rotate_promote(const struct client *c, const char *key)
 				   .params = {c->id, key}};
 }
 
-static void promote(struct client *c, const char *key)
+/* The host says once that it has switched: this is tried until it is written down. */
+static void promote(struct client *c)
 {
 	const char *kind = client_kind(c);
 	struct store_stmt s[] = {
 	    {.sql = "SELECT km_before($1, $2::uuid)", .n = 2, .params = {kind, c->id}},
-	    rotate_promote(c, key),
+	    rotate_promote(c, c->switched_key),
 	    {.sql = "SELECT km_change($1, 'update', $2::uuid)", .n = 2, .params = {kind, c->id}},
 	};
 
@@ -158,11 +178,13 @@ void rotate_update(struct client *c, const struct km_msg_key_update *m)
 			       .n = 1,
 			       .params = {c->id}};
 
-	if (c->db_key)
-		return; /* it tells it again */
-	snprintf(c->rotation_key, sizeof(c->rotation_key), "%s", m->wireguard_public_key);
 	if (m->has_switched && m->switched)
-		promote(c, c->rotation_key);
+		snprintf(c->switched_key, sizeof(c->switched_key), "%s", m->wireguard_public_key);
+	if (c->db_key)
+		return; /* a wish is told again */
+	snprintf(c->rotation_key, sizeof(c->rotation_key), "%s", m->wireguard_public_key);
+	if (c->switched_key[0])
+		promote(c);
 	else if (store_read(c->hub->store, &s, 1, looked, c, &c->db_key))
 		c->db_key = NULL;
 }
@@ -201,6 +223,8 @@ void rotate_tick(struct client *c, int64_t now_ms)
 {
 	char revision[24];
 
+	if (c->switched_key[0] && !c->db_key)
+		promote(c);
 	if (!c->rotation_revision || c->db_key || c->step != STEP_LIVE)
 		return;
 	if (now_ms - c->rotation_ms > PATIENCE_MS) {

@@ -80,18 +80,69 @@ ALTER TABLE gateways
 	ADD certificate_fingerprint text, ADD certificate_not_after timestamptz,
 	ADD certificate_due boolean NOT NULL DEFAULT false, ADD revoked_at timestamptz;
 
--- A number that the host is to have, told before the row is made: the secrets' digests name it.
-CREATE FUNCTION km_next_number(kind text) RETURNS integer LANGUAGE plpgsql AS $$
+-- Whose WireGuard keys these are, present and next, of agents and gateways together: nobody can
+-- bind, or announce as the next one, the key of somebody else. What was asked of a CA for a key that
+-- its host has no more is forgotten.
+CREATE TABLE wireguard_keys (
+	public_key text CONSTRAINT wireguard_keys_pkey PRIMARY KEY,
+	host_id    uuid NOT NULL
+);
+CREATE INDEX wireguard_keys_host_id_idx ON wireguard_keys (host_id);
+INSERT INTO wireguard_keys
+	SELECT wireguard_public_key, id FROM agents WHERE wireguard_public_key IS NOT NULL
+	UNION ALL SELECT wireguard_public_key, id FROM gateways WHERE wireguard_public_key IS NOT NULL
+	ON CONFLICT DO NOTHING;
+CREATE FUNCTION km_own_keys() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	IF TG_OP = 'DELETE' THEN
+		DELETE FROM wireguard_keys WHERE host_id = OLD.id;
+		DELETE FROM enrolments WHERE host_id = OLD.id;
+		RETURN NULL;
+	END IF;
+	DELETE FROM wireguard_keys WHERE host_id = NEW.id
+		AND public_key IS DISTINCT FROM NEW.wireguard_public_key
+		AND public_key IS DISTINCT FROM NEW.next_public_key;
+	DELETE FROM enrolments WHERE host_id = NEW.id
+		AND public_key IS DISTINCT FROM NEW.wireguard_public_key
+		AND public_key IS DISTINCT FROM NEW.next_public_key;
+	INSERT INTO wireguard_keys
+		SELECT DISTINCT k, NEW.id FROM unnest(ARRAY[NEW.wireguard_public_key, NEW.next_public_key]) k
+		WHERE k IS NOT NULL
+		AND NOT EXISTS (SELECT FROM wireguard_keys w WHERE w.public_key = k AND w.host_id = NEW.id);
+	RETURN NULL;
+END $$;
+CREATE TRIGGER agents_keys AFTER INSERT OR DELETE OR UPDATE OF wireguard_public_key, next_public_key
+	ON agents FOR EACH ROW EXECUTE FUNCTION km_own_keys();
+CREATE TRIGGER gateways_keys AFTER INSERT OR DELETE OR UPDATE OF wireguard_public_key, next_public_key
+	ON gateways FOR EACH ROW EXECUTE FUNCTION km_own_keys();
+
+-- Gateways' numbers that certificates still name, or that have just been told to somebody.
+CREATE TABLE retired_numbers (
+	number integer PRIMARY KEY,
+	until  timestamptz NOT NULL
+);
+
+-- A number that a host of this name is to have, told before the row is made: the secrets' digests
+-- name it. A name that is taken uses no number up.
+CREATE FUNCTION km_next_number(kind text, wanted text DEFAULT NULL) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
 	n integer;
+	taken boolean;
 BEGIN
+	EXECUTE format('SELECT EXISTS (SELECT FROM %I WHERE name = $1)', kind || 's') INTO taken USING wanted;
+	IF taken THEN
+		RAISE EXCEPTION USING ERRCODE = '23505', CONSTRAINT = kind || 's_name_key',
+			MESSAGE = format('another %s has this name', kind);
+	END IF;
 	IF kind = 'agent' THEN
 		IF (SELECT is_called AND last_value >= 65535 FROM agent_numbers) THEN
 			RAISE EXCEPTION USING ERRCODE = 'KM507', MESSAGE = 'every agent number has been given';
 		END IF;
 		RETURN nextval('agent_numbers');
 	END IF;
-	-- One that a certificate still names is not given again.
+	-- One that a certificate still names is not given again, nor one that was told to somebody else
+	-- a moment ago: his row comes with the next transaction.
+	PERFORM pg_advisory_xact_lock(hashtext('km_gateway_place'));
 	n := (SELECT i FROM generate_series(1, 254) i
 		WHERE NOT EXISTS (SELECT FROM gateways g WHERE g.number = i)
 		AND NOT EXISTS (SELECT FROM retired_numbers r WHERE r.number = i AND r.until > now())
@@ -99,14 +150,10 @@ BEGIN
 	IF n IS NULL THEN
 		RAISE EXCEPTION USING ERRCODE = 'KM507', MESSAGE = 'there are 254 gateways already';
 	END IF;
+	INSERT INTO retired_numbers VALUES (n, now() + interval '15 seconds')
+		ON CONFLICT (number) DO UPDATE SET until = excluded.until;
 	RETURN n;
 END $$;
-
--- Gateways' numbers that certificates still name.
-CREATE TABLE retired_numbers (
-	number integer PRIMARY KEY,
-	until  timestamptz NOT NULL
-);
 
 CREATE OR REPLACE FUNCTION km_agent_place() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
@@ -174,4 +221,22 @@ BEGIN
 		PERFORM km_trust_wanted();
 	END IF;
 	RETURN n;
+END $$;
+
+-- A CA is retired although hosts' certificates are by it: they have none any more, come again, and
+-- get new ones for the secrets that they prove.
+CREATE FUNCTION km_disown(ca text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+	h record;
+BEGIN
+	FOR h IN SELECT 'agent' AS kind, a.id FROM agents a
+			JOIN host_certificates c ON c.fingerprint = a.certificate_fingerprint WHERE c.authority = ca
+		UNION ALL SELECT 'gateway', g.id FROM gateways g
+			JOIN host_certificates c ON c.fingerprint = g.certificate_fingerprint WHERE c.authority = ca
+	LOOP
+		PERFORM km_before(h.kind, h.id);
+		EXECUTE format('UPDATE %I SET certificate = NULL, certificate_fingerprint = NULL, '
+			'certificate_not_after = NULL WHERE id = $1', h.kind || 's') USING h.id;
+		PERFORM km_change(h.kind, 'update', h.id);
+	END LOOP;
 END $$;

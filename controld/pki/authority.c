@@ -308,9 +308,11 @@ static void on_kept(void *arg, const struct store_error *error, PGresult *const 
 
 	(void)n;
 	a->db = NULL;
-	if (error)
+	if (error) { /* the next wake tries again */
 		km_warn("trust bundle not kept", km_ks("why", error->message));
-	else if (PQntuples(res[0]) == 0)
+		return;
+	}
+	if (PQntuples(res[0]) == 0)
 		km_debug("another control has made the trust bundle");
 	look(a);
 }
@@ -652,6 +654,7 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 {
 	(void)fd, (void)what;
 	authority_sweep(arg);
+	authority_tidy(arg);
 }
 
 int authority_start(struct authority *a, struct event_base *base, struct store *store)

@@ -48,6 +48,8 @@ struct authority {
 	struct authority_watch *watches;
 };
 
+/* Removes the rows of certificates that ended long ago. */
+void authority_tidy(struct authority *a);
 /* Sets the metrics of the earliest ends, and warns of those that come near. */
 void authority_ends(struct authority *a);
 /* The last signed bundle; *out NULL: none was signed. The caller frees it. As km_bundle_parse. */

@@ -108,7 +108,11 @@ static void on_retired(void *arg, const struct store_error *error, PGresult *con
 	"AND NOT EXISTS (SELECT FROM host_certificates c JOIN agents h "                           \
 	"ON h.certificate_fingerprint = c.fingerprint WHERE c.authority = $1) "                    \
 	"AND NOT EXISTS (SELECT FROM host_certificates c JOIN gateways h "                         \
-	"ON h.certificate_fingerprint = c.fingerprint WHERE c.authority = $1) RETURNING 1) "       \
+	"ON h.certificate_fingerprint = c.fingerprint WHERE c.authority = $1) "                    \
+	"AND NOT EXISTS (SELECT FROM host_certificates c JOIN agents h "                           \
+	"ON h.next_certificate = c.certificate WHERE c.authority = $1) "                           \
+	"AND NOT EXISTS (SELECT FROM host_certificates c JOIN gateways h "                         \
+	"ON h.next_certificate = c.certificate WHERE c.authority = $1) RETURNING 1) "              \
 	"SELECT km_trust_wanted() FROM gone"
 
 static void retire(struct authority *a)
@@ -213,6 +217,30 @@ static void next(struct authority *a)
 	if (ca->has_key ? store_read(a->store, &due, 1, on_due, a, &a->sweep)
 			: store_run(a->store, ask, 2, on_asked, a, &a->sweep))
 		a->sweep = NULL;
+}
+
+static void on_tidied(void *arg, const struct store_error *error, PGresult *const *res, size_t n)
+{
+	(void)arg, (void)res, (void)n;
+	if (error)
+		km_debug("old certificates not removed", km_ks("why", error->message));
+}
+
+/* Who is blocked stays so for longer, until the blocklist has been made without it. */
+#define OLD(age) "not_after < now() - interval '" age "'"
+#define UNUSED(table)                                                                              \
+	"AND NOT EXISTS (SELECT FROM " table " h WHERE h.certificate_fingerprint = c.fingerprint) "
+
+void authority_tidy(struct authority *a)
+{
+	static const struct store_stmt s[] = {
+	    {.sql = "DELETE FROM host_certificates c WHERE " OLD("400 days") " AND (blocked_at IS "
+		    "NULL OR " OLD("800 days") ") " UNUSED("agents") UNUSED("gateways")},
+	    {.sql = "DELETE FROM retired_numbers WHERE until < now()"},
+	};
+
+	if (store_run(a->store, s, KM_ARRAY_LEN(s), on_tidied, a, NULL))
+		return; /* the next time does it */
 }
 
 void authority_sweep(struct authority *a)

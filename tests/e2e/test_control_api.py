@@ -8,6 +8,7 @@ import asyncio
 import base64
 import concurrent.futures
 import contextlib
+import datetime
 import http.client
 import itertools
 import json
@@ -802,6 +803,205 @@ def test_keys(ctl):
         for x in (f"agents/{a['id']}", f"agents/{b['id']}", f"gateways/{g['id']}"):
             ctl.ok("DELETE", "/api/" + x)
     run(main())
+
+
+@contextlib.contextmanager
+def locked(ctl, table, id_):
+    """The row is locked meanwhile; gives a function that runs more SQL in the same transaction."""
+    p = subprocess.Popen(["psql", "-h", ctl.state / "postgres/run", "-U", "postgres", "-Atq", "kakuremichi"],
+                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def say(sql):
+        p.stdin.write(sql + "\n\\echo done\n")
+        p.stdin.flush()
+        while p.stdout.readline().strip() != "done":
+            assert p.poll() is None
+    try:
+        say(f"BEGIN; SELECT id FROM {table} WHERE id = '{id_}' FOR UPDATE;")
+        yield say
+        say("COMMIT;")
+    finally:
+        p.stdin.close()
+        p.wait(20)
+        p.stdout.close()
+
+
+def waiters(ctl):
+    return int(ctl.sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND pid <> pg_backend_pid()"))
+
+
+async def join(ctl, token, public_key, kind="agent", **more):
+    async with ctl.connect(kind) as ws:
+        await ws.send(json.dumps({"type": "join", "data": {"token": token.split(".")[0],
+                                                           "wireguardPublicKey": public_key, **more}}))
+        m = json.loads(await asyncio.wait_for(ws.recv(), 20))
+        return m["type"], m["data"]
+
+
+def test_one_of_two_joins_at_once(ctl):
+    a, keys = ctl.agent(), [key(), key()]
+
+    async def main():
+        with locked(ctl, "agents", a["id"]):  # both have found the token when the first one uses it up
+            both = [asyncio.ensure_future(join(ctl, a["joinToken"], k)) for k in keys]
+            while await asyncio.to_thread(waiters, ctl) < 2:
+                assert not any(b.done() for b in both), both
+        return await asyncio.gather(*both)
+    answers = run(main())
+    assert sorted(t for t, _ in answers) == ["join_error", "join_success"], answers
+    won = answers[0][0] == "join_success"
+    assert answers[won][1]["code"] == "USED"
+    winner = keys[0 if won else 1]
+    assert ctl.ok("GET", f"/api/agents/{a['id']}")["wireguardPublicKey"] == winner
+    # The loser has left nothing behind, and has blocked nothing.
+    rows = ctl.sql(f"SELECT public_key, blocked_at IS NULL FROM host_certificates WHERE host_id = '{a['id']}'")
+    assert rows == f"{winner}|t"
+    assert ctl.sql(f"SELECT count(*) FROM audit_log WHERE entity_id = '{a['id']}' AND action = 'agent.join'") == "1"
+    ctl.ok("DELETE", f"/api/agents/{a['id']}")
+
+
+def test_a_token_that_is_taken_away_while_it_is_used(ctl):
+    a = ctl.agent()
+
+    async def main():
+        with locked(ctl, "agents", a["id"]) as say:
+            joining = asyncio.ensure_future(join(ctl, a["joinToken"], key()))
+            while not await asyncio.to_thread(waiters, ctl):
+                assert not joining.done(), joining
+            say(f"UPDATE agents SET join_token_hash = NULL, join_token_prefix = NULL, revoked_at = now() WHERE id = '{a['id']}';")
+        return await joining
+    answer = run(main())
+    assert answer[0] == "join_error" and answer[1]["code"] == "INVALID_TOKEN", answer
+    assert ctl.ok("GET", f"/api/agents/{a['id']}")["status"] == "revoked"
+    ctl.ok("DELETE", f"/api/agents/{a['id']}")
+
+
+def test_what_a_joining_gateway_says_of_itself_is_checked(ctl):
+    g = ctl.gateway()
+    for bad in ("a,b", "two words", '"', "{", "a\nb"):
+        answer = run(join(ctl, g["joinToken"], key(), "gateway", publicIp=["192.0.2.1", bad]))
+        assert answer[0] == "join_error" and "publicIp[1]" in answer[1]["message"], answer
+    answer = run(join(ctl, g["joinToken"], key(), "gateway", publicIp=["192.0.2.1", "gw.example.com"]))
+    assert answer[0] == "join_success", answer
+    assert ctl.ok("GET", f"/api/gateways/{g['id']}")["publicIp"] == ["192.0.2.1", "gw.example.com"]
+    ctl.ok("DELETE", f"/api/gateways/{g['id']}")
+
+
+def test_nobody_takes_the_key_of_another_host(ctl):
+    async def main():
+        a, b, g = ctl.agent(), ctl.agent(), ctl.gateway()
+        mine, other = key(), key()
+        async with Link(ctl, a, mine) as la, Link(ctl, b, other) as lb:
+            await lb.data("config")
+            await lb.send("key_update", wireguardPublicKey=mine)
+            assert (await lb.data("error"))["code"] == "KEY_IN_USE"
+            async with Link(ctl, g, mine) as lg:  # nor does a gateway the key of an agent
+                assert lg.first[0] == "auth_error" and "another host" in lg.first[1]["message"]
+            # A next key belongs to its host as the present one does.
+            await la.send("key_update", wireguardPublicKey=(second := key()))
+            assert (await la.data("key_ready"))["wireguardPublicKey"] == second
+            await lb.send("key_update", wireguardPublicKey=second)
+            assert (await lb.data("error"))["code"] == "KEY_IN_USE"
+        ctl.ok("DELETE", f"/api/agents/{a['id']}")
+        async with Link(ctl, b, other) as lb:  # who is deleted has none any more
+            await lb.send("key_update", wireguardPublicKey=mine)
+            assert (await lb.data("key_ready"))["wireguardPublicKey"] == mine
+        for x in (f"agents/{b['id']}", f"gateways/{g['id']}"):
+            ctl.ok("DELETE", "/api/" + x)
+        assert ctl.sql(f"SELECT count(*) FROM wireguard_keys WHERE host_id IN ('{a['id']}', '{b['id']}')") == "0"
+    run(main())
+
+
+def test_that_a_host_has_switched_is_not_lost(ctl):
+    async def main():
+        a = ctl.agent()
+        async with Link(ctl, a, key()) as la:
+            await la.data("config")
+            await la.send("key_update", wireguardPublicKey=(second := key()))
+            await la.data("key_ready")
+            path = f"/api/agents/{a['id']}"
+            with locked(ctl, "agents", a["id"]):  # told once, while the database cannot take it
+                await la.send("key_update", wireguardPublicKey=second, switched=True)
+                await asyncio.to_thread(until, lambda: "key not made the present one" in ctl.log())
+            until(lambda: ctl.ok("GET", path)["wireguardPublicKey"] == second)
+            assert ctl.ok("GET", path)["nextPublicKey"] is None
+        ctl.ok("DELETE", path)
+    run(main())
+
+
+def test_too_many_next_keys(ctl):
+    async def main():
+        a = ctl.agent()
+        async with Link(ctl, a, key()) as la:
+            await la.data("config")
+            for _ in range(20):
+                await la.send("key_update", wireguardPublicKey=(k := key()))
+                assert (await la.data("key_ready"))["wireguardPublicKey"] == k
+            await la.send("key_update", wireguardPublicKey=key())
+            assert (await la.data("error"))["code"] == "TOO_MANY"
+        assert ctl.sql(f"SELECT count(*) FROM host_certificates WHERE host_id = '{a['id']}'") == "21"
+        ctl.ok("DELETE", f"/api/agents/{a['id']}")
+    run(main())
+
+
+def test_numbers(ctl):
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:  # each gets one of its own
+        gateways = list(pool.map(lambda _: ctl.gateway(), range(8)))
+    assert len({g["virtualIps"][0] for g in gateways}) == 8
+    for g in gateways:
+        ctl.ok("DELETE", f"/api/gateways/{g['id']}")
+    a = ctl.agent()
+    for _ in range(3):  # a name that is taken uses none up
+        refused = ctl.request("POST", "/api/agents", {"name": a["name"]})
+        assert refused.status == 409 and refused.fields == {"name"}, refused
+    b = ctl.agent()
+    assert int(b["subnet"].split(".")[2]) == (int(a["subnet"].split(".")[2]) + 1) % 256
+    for x in (a, b):
+        ctl.ok("DELETE", f"/api/agents/{x['id']}")
+
+
+def test_a_ca_that_is_retired_before_its_time(ctl):
+    async def main():
+        a, k = ctl.agent(), key()
+        path = f"/api/agents/{a['id']}"
+        async with Link(ctl, a, k) as la:
+            await la.data("config")
+            old = ctl.ok("GET", path)["certificate"]
+            authority = [x for x in ctl.ok("GET", "/api/authorities?limit=1000")["items"] if x["state"] == "active"][0]
+            with locked(ctl, "agents", a["id"]):  # so its certificate cannot be renewed
+                await rest(ctl, "POST", "/api/authorities/rotate", {}, 201)
+                await asyncio.to_thread(until, lambda: "certificates not renewed" in ctl.log())
+            await rest(ctl, "DELETE", f"/api/authorities/{authority['id']}")
+            await la.closed()
+        async with Link(ctl, a, k) as la:
+            await la.data("config")
+        new = ctl.ok("GET", path)["certificate"]
+        assert new and new != old
+        ctl.ok("DELETE", path)
+    run(main())
+
+
+def test_short_lifetimes_end_no_sweep():
+    c = Control(certificate_lifetime="10s")
+
+    async def main():
+        a = c.agent()
+        path = f"/api/agents/{a['id']}"
+        async with Link(c, a, key()) as la:
+            await la.data("config")
+            first = c.ok("GET", path)["certificateNotAfter"]
+            await asyncio.to_thread(until, lambda: c.ok("GET", path)["certificateNotAfter"] != first, 60)
+        ends = c.sql(f"SELECT not_after FROM host_certificates WHERE host_id = '{a['id']}' ORDER BY not_after LIMIT 2")
+        return [datetime.datetime.fromisoformat(x + ":00") for x in ends.splitlines()]
+    try:
+        c.start()
+        first, second = run(main(), 90)
+        assert (second - first).total_seconds() >= 6  # a third was left, and not more
+        assert c.stop() == 0
+    finally:
+        if c.proc and c.proc.poll() is None:
+            c.stop(signal.SIGKILL)
+        shutil.rmtree(c.dir, ignore_errors=True)
 
 
 def test_status_is_seen(ctl):
