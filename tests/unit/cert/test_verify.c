@@ -121,10 +121,11 @@ static void time_is_judged_last_and_with_margins(void **state)
 	};
 
 	(void)state;
-	for (size_t i = 0; i < KM_ARRAY_LEN(cases); i++)
+	for (size_t i = 0; i < KM_ARRAY_LEN(cases); i++) {
 		assert_int_equal(km_cert_verify(pool, c, cases[i].when, NULL), cases[i].verdict);
 		assert_int_equal(km_cert_verify_time(pool, c, cases[i].when, NULL),
 				 cases[i].verdict);
+	}
 	/* Something else is wrong as well: that is what is said. */
 	assert_int_equal(km_cert_pool_block(pool, c->fingerprint), 0);
 	assert_int_equal(km_cert_verify(pool, c, (struct km_cert_when){TO + 1, 0, 0}, NULL),
