@@ -270,7 +270,8 @@ class Wire:
 
     def __init__(self, pair):
         self._seen, self._stop = [], False
-        self._sock = pair.hosts[0].call(socket.socket, socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
+        # Protocol 0: it hears nothing before the filter and the link are set.
+        self._sock = pair.hosts[0].call(socket.socket, socket.AF_PACKET, socket.SOCK_DGRAM, 0)
         code = b"".join(struct.pack("HBBI", *x) for x in _FILTER)
         buf = ctypes.create_string_buffer(code)
         self._sock.setsockopt(socket.SOL_SOCKET, 26, struct.pack("HL", len(_FILTER), ctypes.addressof(buf)))
