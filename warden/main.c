@@ -114,6 +114,7 @@ static int start(struct warden *w, int signal_fd, struct km_errtext *err)
 	    (w->dev->gone_fd >= 0 && watch(w->epoll_fd, w->dev->gone_fd, &on_device)))
 		return km_errtext_set(err, KM_EIO, "epoll: %s", strerror(errno));
 	w->hello.pid = getpid();
+	warden_stamp_open(w);
 	return 0;
 }
 
@@ -160,13 +161,23 @@ static int lonely_ms(const struct warden *w)
 	return left <= 0 ? 0 : left > 3600000 ? 3600000 : (int)left;
 }
 
+/* Until something is to be done that nobody asks for; -1: nothing is. */
+static int wait_ms(const struct warden *w)
+{
+	int lonely = lonely_ms(w), stamp = warden_stamp_due_ms(w);
+
+	return lonely < 0 || (stamp >= 0 && stamp < lonely) ? stamp : lonely;
+}
+
 static void run(struct warden *w, int signal_fd)
 {
 	struct epoll_event ev; /* one at a time: serving one event may end what another is about */
 	int n;
 
 	while (!w->stop) {
-		n = epoll_wait(w->epoll_fd, &ev, 1, lonely_ms(w));
+		n = epoll_wait(w->epoll_fd, &ev, 1, wait_ms(w));
+		if (!n && !warden_stamp_due_ms(w))
+			warden_stamp_keep(w, false);
 		if (n > 0)
 			handle(w, signal_fd, ev.data.ptr);
 		else if (n < 0 && errno != EINTR)
@@ -245,6 +256,7 @@ int main(int argc, char **argv)
 	km_info("warden started", km_ks("backend", w->hello.backend), km_ks("why", w->hello.why),
 		km_ks("device", w->dev->ifname), km_ki("port", w->settings.port));
 	run(w, signal_fd);
+	warden_stamp_keep(w, true);
 	km_info("warden stopped", km_ki("clients", w->n_conns));
 out:
 	warden_unlisten(w);

@@ -35,6 +35,8 @@ struct warden {
 	size_t n_paths;
 	uint32_t mended; /* peers since this was last told */
 
+	int64_t stamped_ms; /* stamp.c: when the time of handshakes was written down last */
+
 	/* serve.c */
 	int epoll_fd, listen_fd, lock_fd;
 	char socket_path[KM_WIRE_PATH_MAX];
@@ -51,6 +53,11 @@ struct warden {
  * there is in both cases. */
 int warden_space_open(struct warden *w, struct km_errtext *err) __attribute__((warn_unused_result));
 void warden_space_close(struct warden *w);
+/* stamp.c: handshakes of an embedded device go on from the time that those of earlier runs bore;
+ * when that is due to be written down again (-1: never); and that. ended: no other will follow. */
+void warden_stamp_open(struct warden *w);
+int warden_stamp_due_ms(const struct warden *w);
+void warden_stamp_keep(struct warden *w, bool ended);
 /* Makes DIR/wireguard.key when there is none, and prints its public half. Gives the exit status. */
 int warden_key(const char *dir);
 /* The key to come of a rotation (DIR/wireguard.key.next), made when there is none: its public half. */

@@ -158,6 +158,11 @@ static int embedded_paths(struct km_wg_device *d, struct km_wg_path **out, size_
 	return room && !*out ? KM_ENOMEM : 0;
 }
 
+static int64_t embedded_stamp(struct km_wg_device *d, int64_t not_before_s)
+{
+	return wg_engine_stamp(((struct embedded *)d)->engine, not_before_s);
+}
+
 static int embedded_set_key(struct km_wg_device *d, const uint8_t key[static KM_WG_KEY_LEN])
 {
 	wg_engine_set_key(((struct embedded *)d)->engine, key);
@@ -178,6 +183,7 @@ static const struct km_wg_ops embedded_ops = {
     .name = "embedded",
     .change = embedded_change,
     .set_key = embedded_set_key,
+    .stamp = embedded_stamp,
     .remove = embedded_remove,
     .dump = embedded_dump,
     .paths = embedded_paths,

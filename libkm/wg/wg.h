@@ -70,6 +70,9 @@ struct km_wg_ops {
 	 * root's) one at this path; does nothing where it could. NULL: such a device has none.
 	 * KM_EIO. */
 	int (*control_at)(struct km_wg_device *d, const char *path);
+	/* Handshakes bear no time before this (Unix seconds); gives the time that the next would
+	 * bear. NULL: they bear what the clock says, as the kernel's do. */
+	int64_t (*stamp)(struct km_wg_device *d, int64_t not_before_s);
 	void (*free)(struct km_wg_device *d);
 };
 struct km_wg_device {

@@ -112,6 +112,28 @@ def test_a_host_whose_clock_is_wrong(clocks, role):
     s.nobody_was_cut_off()
 
 
+@pytest.mark.parametrize("role", ["agent", "gateway"])
+def test_handshakes_go_on_after_a_clock_is_put_back(fresh, role):
+    """WireGuard refuses handshakes that are older than those it has seen; here the other end has seen some
+    from a year ahead, and this one is started anew with the right time, then with one a year behind."""
+    s = fresh
+    s.clock(f"{role}d", YEAR)
+    warden = s.warden_with_clock(role)
+    s.clock(f"{role}d", 0)
+    s.up(**{role: {"warden": warden}})
+    s.create_tunnel()
+    s.wait_served()
+    start = {"gateway": s.start_gateway, "agent": s.start_agent}[role]
+    for seconds in (YEAR, 0, -YEAR):
+        s.stop(f"{role}d")
+        s.clock(f"{role}d", seconds)
+        start(wait=False, warden=warden)
+        if seconds < YEAR:
+            line = s.procs[f"{role}d"].wait_log("the clock stands before the time of earlier handshakes")
+            assert int(line.split("behind_s=")[1]) > 360 * 86400, line
+        s.wait_served()
+
+
 def test_the_grace_time_is_one(clocks):
     """What the test above is measured by: when the grace time is over, peers are cut off; they come back when
     the clock is put right."""

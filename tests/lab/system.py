@@ -278,6 +278,15 @@ class System:
         with open(file, "r+b") as f:
             f.write(seconds.to_bytes(8, sys.byteorder, signed=True))
 
+    def warden_with_clock(self, role):
+        """A warden whose clock is its daemon's (see clock), for the setting of that name."""
+        path = self.dir / f"warden-{role}"
+        env = self.clocks[f"{role}d"]
+        path.write_text("#!/bin/sh\n" + "".join(f"export {k}='{v}'\n" for k, v in env.items()) +
+                        f'exec {self.program("km-warden")} "$@"\n')
+        path.chmod(0o755)
+        return path
+
     def wg_peers(self, role):
         """The WireGuard keys of the peers that gatewayd's or agentd's device has."""
         folder = self.dir / f"{role}-run"

@@ -180,6 +180,8 @@ struct wg_core {
 
 /* NULL without memory or a needed algorithm. */
 struct wg_core *wg_core_new(const struct wg_core_io *io);
+/* Initiations bear no time before this from now on; gives the time that one would bear now. */
+int64_t wg_core_stamp(struct wg_core *c, int64_t not_before_ns, const struct wg_clock *now);
 /* Peers, sessions, keys and memory; every thread has left. */
 void wg_core_free(struct wg_core *c);
 /* A new private key: every session ends; a peer with our own public key, or one of low order, is

@@ -266,6 +266,16 @@ void wg_engine_unlock(struct wg_engine *e)
 	wg_ring(e->wake_control);
 }
 
+int64_t wg_engine_stamp(struct wg_engine *e, int64_t not_before_s)
+{
+	struct wg_core *c = wg_engine_lock(e);
+	const struct wg_clock t = now();
+	int64_t ns = wg_core_stamp(c, not_before_s * 1000000000LL, &t);
+
+	wg_engine_unlock(e);
+	return ns / 1000000000;
+}
+
 void wg_engine_set_key(struct wg_engine *e, const uint8_t priv[static WG_KEY])
 {
 	struct wg_core *c = wg_engine_lock(e);

@@ -38,6 +38,9 @@ void wg_engine_unlock(struct wg_engine *e);
 void wg_engine_give_way(struct wg_engine *e);
 /* As wg_core_set_key; takes the lock itself. */
 void wg_engine_set_key(struct wg_engine *e, const uint8_t priv[static WG_KEY]);
+/* Handshakes bear no time before this (Unix seconds), whatever the clock says: the other ends refuse
+ * what is older than what they have seen. Gives the time that the next would bear. */
+int64_t wg_engine_stamp(struct wg_engine *e, int64_t not_before_s);
 /* The port that the socket has, in host order; and another one (KM_EEXIST, KM_EIO: all stays). */
 uint16_t wg_engine_port(struct wg_engine *e);
 int wg_engine_set_port(struct wg_engine *e, uint16_t port);

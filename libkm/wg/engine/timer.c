@@ -50,6 +50,13 @@ static int64_t stamp_ns(struct wg_core *c, const struct wg_clock *now)
 	return now->ms * 1000000 + c->ahead_ns;
 }
 
+int64_t wg_core_stamp(struct wg_core *c, int64_t not_before_ns, const struct wg_clock *now)
+{
+	if (not_before_ns - now->ms * 1000000 > c->ahead_ns)
+		c->ahead_ns = not_before_ns - now->ms * 1000000;
+	return stamp_ns(c, now);
+}
+
 /* Whether p may begin now, as initiations cost time that others wait for. */
 static bool may_begin(struct wg_peer *p, bool packet, const struct wg_clock *now)
 {

@@ -465,6 +465,21 @@ static void test_clock_back(void **state)
 	assert_int_equal(w->b.got, 2);
 }
 
+/* What is kept over a restart: the time that the next initiation bears, and must bear at least. */
+static void test_stamp(void **state)
+{
+	const int64_t year = 31536000LL * 1000000000;
+	struct world *w = *state;
+	int64_t clock = w->now.unix_ns;
+
+	assert_int_equal(wg_core_stamp(w->a.core, 0, &w->now), clock);
+	assert_int_equal(wg_core_stamp(w->a.core, clock - year, &w->now), clock);
+	assert_int_equal(wg_core_stamp(w->a.core, clock + year, &w->now), clock + year);
+	w->now.ms += 1000;
+	w->now.unix_ns -= year;
+	assert_int_equal(wg_core_stamp(w->a.core, 0, &w->now), clock + year + 1000000000);
+}
+
 /* A packet that is to be sent while initiations go unanswered begins their count anew. */
 static void test_retries_with_traffic(void **state)
 {
@@ -613,6 +628,7 @@ int main(void)
 	    TEST(test_many_packets),
 	    TEST(test_keepalive_after_boot),
 	    TEST(test_clock_back),
+	    TEST(test_stamp),
 	    TEST(test_retries_with_traffic),
 	    TEST(test_key_taken_away),
 	    TEST(test_late_endpoint),
