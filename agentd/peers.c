@@ -27,7 +27,7 @@ struct peer {
 	struct km_wg_peer wg;
 	bool has_key;
 	/* The key to come of a rotation: a peer without addresses, until the gateway uses it. */
-	bool has_next;
+	bool has_next, adopted;
 	uint8_t next[KM_WG_KEY_LEN];
 	char *entries; /* its port and public addresses as they were given, one per line */
 	struct reach *reach;
@@ -72,11 +72,30 @@ struct peers *peers_new(struct event_base *base, struct resolver_port *port, con
 
 /* ---- the endpoint ---- */
 
+/* The addresses are with the next key once the gateway uses it, though control cannot know that yet. */
+static struct km_wg_peer wanted(const struct peer *p)
+{
+	struct km_wg_peer wg = p->wg;
+
+	if (p->adopted)
+		memcpy(wg.key, p->next, KM_WG_KEY_LEN);
+	return wg;
+}
+
 static int apply(struct peer *p, struct km_errtext *err)
 {
+	const struct km_wg_peer wg = wanted(p);
+
 	if (!p->ps->net || !p->has_key)
 		return 0;
-	return km_privnet_peer_set(p->ps->net, &p->wg, err);
+	return km_privnet_peer_set(p->ps->net, &wg, err);
+}
+
+static int start_anew(struct peer *p, struct km_errtext *err)
+{
+	const struct km_wg_peer wg = wanted(p);
+
+	return km_privnet_peer_kick(p->ps->net, &wg, err);
 }
 
 /* A name has resolved to something better. Where the path works, or nothing was known before, this
@@ -90,7 +109,7 @@ static void on_moved(void *arg)
 
 	p->wg.has_endpoint = reach_endpoint(p->reach, &p->wg.endpoint);
 	if (anew && p->ps->net && p->has_key)
-		rc = km_privnet_peer_kick(p->ps->net, &p->wg, &err);
+		rc = start_anew(p, &err);
 	else
 		rc = apply(p, &err);
 	if (rc)
@@ -112,6 +131,7 @@ static void set_timer(struct peer *p, int64_t now)
 /* What the device knows of the peer. */
 static bool look(struct peer *p, struct km_wg_peer_status *out)
 {
+	const struct km_wg_peer wg = wanted(p);
 	struct km_wg_peer_status *s = NULL;
 	bool found = false;
 	size_t n = 0;
@@ -119,7 +139,7 @@ static bool look(struct peer *p, struct km_wg_peer_status *out)
 	if (km_privnet_peers(p->ps->net, &s, &n, NULL) != 0)
 		return false;
 	for (size_t i = 0; i < n && !found; i++) {
-		found = memcmp(s[i].key, p->wg.key, KM_WG_KEY_LEN) == 0;
+		found = memcmp(s[i].key, wg.key, KM_WG_KEY_LEN) == 0;
 		*out = s[i];
 	}
 	free(s);
@@ -144,7 +164,7 @@ static int apply_next(struct peer *p, struct km_errtext *err)
 {
 	struct km_wg_peer next = {.n_allowed = 0};
 
-	if (!p->has_next || !p->ps->net)
+	if (!p->has_next || p->adopted || !p->ps->net)
 		return 0;
 	memcpy(next.key, p->next, KM_WG_KEY_LEN);
 	return km_privnet_peer_set(p->ps->net, &next, err);
@@ -154,21 +174,22 @@ static int apply_next(struct peer *p, struct km_errtext *err)
  */
 static bool adopt_next(struct peer *p)
 {
-	struct km_wg_peer now = p->wg;
 	struct km_wg_peer_status *all = NULL;
 	struct km_errtext err = {0};
 	size_t n = 0;
 	bool used = false;
 
-	if (!p->has_next || km_privnet_peers(p->ps->net, &all, &n, &err))
+	if (!p->has_next || p->adopted || km_privnet_peers(p->ps->net, &all, &n, &err))
 		return false;
 	for (size_t i = 0; i < n; i++)
 		used |=
 		    memcmp(all[i].key, p->next, KM_WG_KEY_LEN) == 0 && all[i].last_handshake_ms > 0;
 	free(all);
-	memcpy(now.key, p->next, KM_WG_KEY_LEN);
-	if (!used || km_privnet_peer_set(p->ps->net, &now, &err))
+	p->adopted = used;
+	if (!used || apply(p, &err)) {
+		p->adopted = false;
 		return false;
+	}
 	km_info("gateway uses its next WireGuard key", km_ks("gateway", p->name));
 	return true;
 }
@@ -190,7 +211,7 @@ static void kick(struct peer *p)
 	p->wg.has_endpoint = reach_endpoint(p->reach, &p->wg.endpoint);
 	km_metric_add(p->kicks, 1);
 	km_debug("handshake started anew", km_ks("gateway", p->name));
-	if (km_privnet_peer_kick(p->ps->net, &p->wg, &err))
+	if (start_anew(p, &err))
 		km_warn("handshake not started anew", km_ks("gateway", p->name),
 			km_ks("error", err.text));
 }
@@ -480,8 +501,13 @@ static int set_next(struct peer *p, const char *text, struct km_errtext *err)
 
 	if (text && km_wg_key_parse(key, text))
 		return km_errtext_set(err, KM_EINVAL, "gateway %s: malformed next key", p->name);
-	if (p->has_next && (!text || memcmp(p->next, key, sizeof(key)) != 0))
+	if (p->has_next && (!text || memcmp(p->next, key, sizeof(key)) != 0)) {
 		rc = remove_key(p, p->next, err);
+		if (p->adopted) { /* the addresses were there */
+			p->adopted = false;
+			rc = rc || !text ? rc : apply(p, err);
+		}
+	}
 	p->has_next = text != NULL;
 	if (text)
 		memcpy(p->next, key, sizeof(key));
@@ -506,7 +532,7 @@ static int read_key(struct peer *p, const struct km_msg_gateway *g, uint8_t *old
 	*has_old = p->has_key && memcmp(key, p->wg.key, sizeof(key)) != 0;
 	memcpy(old, p->wg.key, KM_WG_KEY_LEN);
 	if (p->has_next && memcmp(p->next, key, sizeof(key)) == 0)
-		p->has_next = false; /* it is the present one now */
+		p->has_next = p->adopted = false; /* it is the present one now */
 	memcpy(p->wg.key, key, sizeof(key));
 	p->has_key = true;
 	return 0;
@@ -579,7 +605,7 @@ void peers_rekeyed(struct peers *ps)
 	struct km_errtext err;
 
 	for (struct peer *p = ps->by_id; p; p = p->hh.next)
-		if (ps->net && p->has_key && km_privnet_peer_kick(ps->net, &p->wg, &err))
+		if (ps->net && p->has_key && start_anew(p, &err))
 			km_warn("handshake not started anew", km_ks("gateway", p->name),
 				km_ks("error", err.text));
 }
@@ -589,7 +615,7 @@ void peers_rekeyed(struct peers *ps)
 static struct peer *by_key(struct peers *ps, const uint8_t key[static KM_WG_KEY_LEN])
 {
 	for (struct peer *p = ps->by_id; p; p = p->hh.next) {
-		if (p->has_key && memcmp(p->wg.key, key, KM_WG_KEY_LEN) == 0)
+		if (p->has_key && memcmp(p->adopted ? p->next : p->wg.key, key, KM_WG_KEY_LEN) == 0)
 			return p;
 	}
 	return NULL;

@@ -151,6 +151,17 @@ static int peer_remove(struct peers *p, const uint8_t *key, struct km_errtext *e
 	return p->net ? km_privnet_peer_remove(p->net, key, err) : 0;
 }
 
+/* The addresses are with the next key once the agent uses it, though control cannot know that yet. */
+static int want_set(const struct peers *p, const struct peer *e, struct km_errtext *err)
+{
+	struct km_wg_peer want = e->want;
+	if (e->adopted) {
+		memcpy(want.key, e->next, KM_WG_KEY_LEN);
+		want.has_endpoint = false; /* the device knows it */
+	}
+	return km_privnet_peer_set(p->net, &want, err);
+}
+
 /* The next key as a peer without addresses; NULL: there is none. */
 static int next_set(struct peers *p, struct peer *e, const char *key, struct km_errtext *err)
 {
@@ -165,7 +176,7 @@ static int next_set(struct peers *p, struct peer *e, const char *key, struct km_
 	if (!key)
 		return rc;
 	memcpy(e->next, next.key, KM_WG_KEY_LEN);
-	return !rc && p->net ? km_privnet_peer_set(p->net, &next, err) : rc;
+	return !rc && p->net && !e->adopted ? km_privnet_peer_set(p->net, &next, err) : rc;
 }
 
 /* The agent has another key: the addresses go over to it, and then the old one goes. */
@@ -180,7 +191,7 @@ static int key_change(struct peers *p, struct peer *e, const uint8_t *key, struc
 	e->has_seen = false;
 	e->knock_until = 0;
 	if (expected) {
-		e->has_next = false;
+		e->has_next = e->adopted = false;
 		memcpy(now.key, key, KM_WG_KEY_LEN);
 		now.has_endpoint = false; /* the device knows it */
 		if (p->net)
@@ -223,7 +234,7 @@ int peers_agent(struct peers *p, const struct km_msg_agent *was, const struct km
 	if ((rc = next_set(p, e, is->next_public_key, err)) || !p->net)
 		return rc;
 	knock(p, e);
-	rc = km_privnet_peer_set(p->net, &e->want, err);
+	rc = want_set(p, e, err);
 	e->want.has_endpoint = false; /* from now on the device knows better */
 	return rc;
 }
@@ -241,7 +252,7 @@ static void rekeyed(struct peers *p)
 	HASH_ITER (hh, p->all, e, tmp) {
 		e->want.keepalive_s = KNOCK_KEEPALIVE_S;
 		e->knock_until = km_now_ms() + KNOCK_MS;
-		if (p->net && km_privnet_peer_set(p->net, &e->want, &err))
+		if (p->net && want_set(p, e, &err))
 			km_warn("peer cannot be set", km_ks("agent", e->id), km_ks("why", err.text));
 	}
 }
@@ -331,7 +342,7 @@ static void knock_end(struct peers *p, struct peer *e, int64_t now_ms)
 		return;
 	e->knock_until = 0;
 	e->want.keepalive_s = 0;
-	if (km_privnet_peer_set(p->net, &e->want, &err))
+	if (want_set(p, e, &err))
 		km_warn("peer cannot be set", km_ks("agent", e->id), km_ks("why", err.text));
 }
 
@@ -348,19 +359,18 @@ static struct km_wg_peer_status *status_of(struct km_wg_peer_status *all, size_t
 static void next_adopt(struct peers *p, struct peer *e, const struct km_wg_peer_status *s,
 		       const struct km_wg_peer_status *next)
 {
-	struct km_wg_peer now = e->want;
 	struct km_errtext err;
 	if (e->adopted || !next || !next->last_handshake_ms ||
 	    (s && s->last_handshake_ms >= next->last_handshake_ms))
 		return;
-	memcpy(now.key, e->next, KM_WG_KEY_LEN);
-	now.has_endpoint = false;
-	if (km_privnet_peer_set(p->net, &now, &err))
+	e->adopted = true;
+	if (want_set(p, e, &err)) {
 		km_warn("agent's next key cannot be used", km_ks("agent", e->id),
 			km_ks("why", err.text));
-	else
+		e->adopted = false;
+	} else {
 		km_info("agent uses its next WireGuard key", km_ks("agent", e->id));
-	e->adopted = true;
+	}
 }
 
 void peers_look(struct peers *p, int64_t now_ms)
