@@ -170,8 +170,10 @@ static int obeyed(struct km_bundle **out, const struct authority *a, struct km_e
 
 	if (rc || *out)
 		return rc;
-	if (!cert)
-		return km_errtext_set(err, KM_EINVAL, "there is no CA that could have signed it");
+	if (!cert) {
+		km_errtext_set(err, KM_EINVAL, "there is no CA that could have signed it");
+		return KM_EINVAL;
+	}
 	return km_bundle_new(out, 0, &cert, 1, NULL, 0, err);
 }
 

@@ -193,15 +193,16 @@ static void next(struct authority *a)
 {
 	const struct ca *ca = authority_active(a);
 	char fp[KM_CERT_FP_STRLEN], now[24], third[24], end[24], batch[8];
-	int64_t wall = km_wall_ms() / 1000;
+	int64_t wall = km_wall_ms() / 1000, later = wall;
 
 	if (!ca)
 		return;
 	if (wall < ca->cert->not_before)
 		wall = ca->cert->not_before; /* as certificates are issued then */
+	later = wall + a->lifetime_s / 3;
 	km_cert_fp_str(ca->cert, fp);
 	snprintf(now, sizeof(now), "%lld", (long long)wall);
-	snprintf(third, sizeof(third), "%lld", (long long)(wall + a->lifetime_s / 3));
+	snprintf(third, sizeof(third), "%lld", (long long)later);
 	snprintf(end, sizeof(end), "%lld", (long long)ca->cert->not_after);
 	snprintf(batch, sizeof(batch), "%d", BATCH);
 	struct store_stmt due = {

@@ -47,7 +47,8 @@ char *vault_digest_text(const struct vault *v, char out[static VAULT_TEXT_LEN],
 	uint8_t digest[VAULT_DIGEST_LEN];
 
 	vault_digest(v, digest, parts);
-	memcpy(out, "\\x", 2);
+	out[0] = '\\';
+	out[1] = 'x';
 	km_hex(digest, sizeof(digest), out + 2);
 	return out;
 }
