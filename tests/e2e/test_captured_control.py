@@ -168,7 +168,14 @@ def test_offline_ca_no_host_believes_a_captured_control(w, kind):
         logged("peer refused", says)
         w.goes_on()
     role = "agent" if kind == "gateway" else "gateway"
-    ack, _ = w.push(kind, [w.agent() if role == "agent" else w.gateway()])
+    peer = w.agent if role == "agent" else w.gateway
+    # A key to come that no CA has certified stays away; the present one is not touched.
+    key = new_key()
+    for certificate in (w.sign(role, key, w.thief), w.certificates[role]):
+        _, logged = w.push(kind, [peer(nextPublicKey=key, nextCertificate=certificate)])
+        logged("peer refused", f"{role}-1: its next key: ")
+        w.goes_on()
+    ack, _ = w.push(kind, [peer()])
     assert ack["success"], ack
 
 
