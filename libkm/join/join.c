@@ -219,12 +219,32 @@ static int ask_control(struct join *j)
 
 /* ---- after it has agreed ---- */
 
+/* What this host has obeyed so far may be of another installation: a CA that the token names replaces
+ * it. */
+static int take_bundle(struct join *j, struct km_trust **t, struct km_trust_clock now)
+{
+	const struct km_trust_opts o = {j->host->state_dir, &j->token.cas, 0};
+	char *path;
+	bool changed;
+	int rc = km_trust_open(t, &o, now, &j->err);
+
+	if (!rc)
+		rc = km_trust_take(*t, j->answer.bundle, now, &changed, &j->err);
+	if (!rc || !j->force || j->token.cas.n == 0)
+		return rc;
+	km_trust_free(*t);
+	path = km_xasprintf("%s/trust.pem", j->host->state_dir);
+	unlink(path);
+	free(path);
+	rc = km_trust_open(t, &o, now, &j->err);
+	return rc ? rc : km_trust_take(*t, j->answer.bundle, now, &changed, &j->err);
+}
+
 /* The bundle is signed by a CA that the token names, and the certificate is by a CA of the bundle
  * for this host's key. */
 static int check_trust(struct join *j)
 {
 	const bool gateway = strcmp(j->o->type, "gateway") == 0;
-	struct km_trust_opts o = {j->host->state_dir, &j->token.cas, 0};
 	struct km_trust_peer self = {.gateway = gateway,
 				     .id = j->answer.id,
 				     .name = j->answer.name,
@@ -232,14 +252,11 @@ static int check_trust(struct join *j)
 				     .certificate = j->answer.certificate};
 	struct km_trust_clock now = km_trust_clock();
 	struct km_trust *t = NULL;
-	bool changed;
-	int rc = 0;
+	int rc;
 
 	if (!j->answer.bundle || !j->answer.bundle[0])
 		return 0; /* an offline CA that has signed none yet */
-	rc = km_trust_open(&t, &o, now, &j->err);
-	if (!rc)
-		rc = km_trust_take(t, j->answer.bundle, now, &changed, &j->err);
+	rc = take_bundle(j, &t, now);
 	if (!rc && self.certificate)
 		rc = km_trust_admit(t, &self, now, &j->err);
 	if (!rc && self.certificate)

@@ -981,6 +981,27 @@ def test_a_ca_that_is_retired_before_its_time(ctl):
     run(main())
 
 
+def test_a_host_moves_to_another_installation(tmp_path):
+    """`join -f` replaces the trust in an installation by that in another one."""
+    conf = tmp_path / "agent.conf"
+    conf.write_text(f"api_key_file = {tmp_path}/key\nstate_dir = {tmp_path}/state\nruntime_dir = {tmp_path}/run\n"
+                    f"warden = {BUILD}/km-warden\n")
+    for more in ([], ["-f"]):
+        c = Control(names="localhost")
+        try:
+            c.start()
+            text = c.agent()["joinToken"]
+            p = subprocess.run([BUILD / "agentd", "join", *more, "-c", conf], input=text, capture_output=True, text=True)
+            assert p.returncode == 0, p.stderr
+            bundle = c.ok("GET", "/api/trust")["bundle"]
+            assert (tmp_path / "state/trust.pem").read_text().strip() == bundle.strip()
+            assert c.stop() == 0
+        finally:
+            if c.proc and c.proc.poll() is None:
+                c.stop(signal.SIGKILL)
+            shutil.rmtree(c.dir, ignore_errors=True)
+
+
 def test_short_lifetimes_end_no_sweep():
     c = Control(certificate_lifetime="10s")
 
