@@ -37,7 +37,8 @@ static void failed(struct client *c, const char *what, const struct store_error 
 	"certificate = next_certificate, certificate_fingerprint = c.fingerprint, "                \
 	"certificate_not_after = c.not_after, certificate_due = false, next_public_key = NULL, "   \
 	"next_certificate = NULL, pending_public_key = NULL FROM host_certificates c "             \
-	"WHERE h.id = $1::uuid AND h.next_public_key = $2 AND c.certificate = h.next_certificate"
+	"WHERE h.id = $1::uuid AND h.next_public_key = $2 AND c.host_id = h.id "                   \
+	"AND c.certificate = h.next_certificate"
 #define LOOK(table)                                                                                \
 	"SELECT wireguard_public_key, next_public_key, next_certificate IS NOT NULL FROM " table   \
 	" WHERE id = $1::uuid AND revoked_at IS NULL"

@@ -80,6 +80,13 @@ ALTER TABLE gateways
 	ADD certificate_fingerprint text, ADD certificate_not_after timestamptz,
 	ADD certificate_due boolean NOT NULL DEFAULT false, ADD revoked_at timestamptz;
 
+-- Secrets are found by what is shown of them.
+CREATE INDEX agents_api_key_prefix_idx ON agents (api_key_prefix);
+CREATE INDEX agents_join_token_prefix_idx ON agents (join_token_prefix);
+CREATE INDEX gateways_api_key_prefix_idx ON gateways (api_key_prefix);
+CREATE INDEX gateways_join_token_prefix_idx ON gateways (join_token_prefix);
+CREATE INDEX tokens_prefix_idx ON tokens (prefix);
+
 -- Whose WireGuard keys these are, present and next, of agents and gateways together: nobody can
 -- bind, or announce as the next one, the key of somebody else. What was asked of a CA for a key that
 -- its host has no more is forgotten.
