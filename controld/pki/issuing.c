@@ -99,6 +99,13 @@ static void validity(const struct km_cert *ca, int64_t lifetime_s, struct km_cer
 		spec->not_after = ca->not_after;
 }
 
+/* Whether it is refused by the newest bundle: the same key, certified in the same second, is the
+ * same certificate. */
+static bool is_blocked(const struct authority *a, const struct km_cert *c)
+{
+	return a->obeyed && km_bundle_blocks(a->obeyed, c->fingerprint);
+}
+
 static int sign(const struct authority *a, struct issued *out, struct km_cert_spec *spec,
 		struct km_errtext *err)
 {
@@ -114,6 +121,12 @@ static int sign(const struct authority *a, struct issued *out, struct km_cert_sp
 	spec->public_key_len = KM_WG_KEY_LEN;
 	validity(ca->cert, a->lifetime_s, spec);
 	rc = km_cert_sign(&c, spec, ca->cert, &ca->key, err);
+	if (!rc && is_blocked(a, c)) {
+		km_cert_free(c);
+		c = NULL;
+		spec->not_after--;
+		rc = km_cert_sign(&c, spec, ca->cert, &ca->key, err);
+	}
 	if (!rc)
 		rc = describe(out, c);
 	km_cert_free(c);
@@ -251,6 +264,9 @@ int authority_take(const struct authority *a, struct issued *out, const char *pe
 				    "the certificate's networks are not those of the host");
 	if (!rc && km_cert_valid_at(c, (struct km_cert_when){km_wall_ms() / 1000, DAY, 0}))
 		rc = km_errtext_set(err, KM_EAUTH, "the certificate is not valid now");
+	if (!rc && is_blocked(a, c))
+		rc = km_errtext_set(err, KM_EAUTH,
+				    "this very certificate has been revoked: sign anew");
 	if (!rc)
 		rc = told_of(a, c, err);
 	if (!rc)
