@@ -352,10 +352,12 @@ static void numbers_and_addresses(void **state)
 	fix_value(db, NEW_GATEWAY("g1") ";" NEW_GATEWAY("g2") ";" NEW_GATEWAY(
 			  "g3") ";"
 				"DELETE FROM gateways WHERE number = 2;" NEW_GATEWAY("g4"));
+	/* A gateway's number is given again, but not in the seconds after it was told. */
+	fix_value(db, "DELETE FROM retired_numbers;" NEW_GATEWAY("g5"));
 	assert_string_equal(
 	    fix_value(db, "SELECT string_agg(name || '=' || host(virtual_ip), ' ' ORDER BY name) "
 			  "FROM gateways"),
-	    "g1=10.0.0.1 g3=10.0.0.3 g4=10.0.0.2");
+	    "g1=10.0.0.1 g3=10.0.0.3 g4=10.0.0.4 g5=10.0.0.2");
 }
 
 static void full_network_says_so(void **state)
