@@ -8,6 +8,8 @@
 
 #define DAY 86400
 #define EARLY_S 3600 /* hosts' clocks differ */
+#define APART_S 1800 /* how much later than that a certificate may begin */
+#define TRIES 8
 #define CA_NAME "kakuremichi"
 #define AGENT_NUMBERS 256 /* agents' begin here */
 
@@ -86,21 +88,34 @@ struct store_stmt issued_insert(const struct issued *i, bool gateway, const char
 
 /* ---- signing ---- */
 
+/* Certificates have no serial number: two for one host that begin and end in the same seconds would be
+ * one and the same, and a host that was revoked and let in again would have the one that is blocked, or
+ * is about to be. So each begins at another second. Main loop only. */
+static int64_t other_beginning(void)
+{
+	static uint32_t n;
+
+	if (!n)
+		n = 1 + km_random_below(APART_S);
+	return n++ % APART_S;
+}
+
 /* Validity within the CA's own; a clock that stands before the CA's beginning is behind. */
 static void validity(const struct km_cert *ca, int64_t lifetime_s, struct km_cert_spec *spec)
 {
-	int64_t now = km_wall_ms() / 1000;
+	int64_t now = km_wall_ms() / 1000, apart = other_beginning();
 
 	if (now < ca->not_before)
 		now = ca->not_before;
-	spec->not_before = now - EARLY_S < ca->not_before ? ca->not_before : now - EARLY_S;
+	spec->not_before = now - EARLY_S + apart;
+	if (spec->not_before < ca->not_before)
+		spec->not_before = ca->not_before + apart % (lifetime_s / 2 + 1);
 	spec->not_after = now + lifetime_s;
 	if (spec->not_after > ca->not_after)
 		spec->not_after = ca->not_after;
 }
 
-/* Whether it is refused by the newest bundle: the same key, certified in the same second, is the
- * same certificate. */
+/* Whether it is refused by the newest bundle. */
 static bool is_blocked(const struct authority *a, const struct km_cert *c)
 {
 	return a->obeyed && km_bundle_blocks(a->obeyed, c->fingerprint);
@@ -111,7 +126,7 @@ static int sign(const struct authority *a, struct issued *out, struct km_cert_sp
 {
 	const struct ca *ca = authority_active(a);
 	struct km_cert *c = NULL;
-	int rc;
+	int rc = 0;
 
 	memset(out, 0, sizeof(*out));
 	if (!ca || !ca->has_key)
@@ -119,13 +134,13 @@ static int sign(const struct authority *a, struct issued *out, struct km_cert_sp
 	spec->version = KM_CERT_V2;
 	spec->curve = KM_CERT_25519;
 	spec->public_key_len = KM_WG_KEY_LEN;
-	validity(ca->cert, a->lifetime_s, spec);
-	rc = km_cert_sign(&c, spec, ca->cert, &ca->key, err);
-	if (!rc && is_blocked(a, c)) {
+	for (int i = 0; i < TRIES; i++) {
 		km_cert_free(c);
 		c = NULL;
-		spec->not_after--;
+		validity(ca->cert, a->lifetime_s, spec);
 		rc = km_cert_sign(&c, spec, ca->cert, &ca->key, err);
+		if (rc || !is_blocked(a, c))
+			break;
 	}
 	if (!rc)
 		rc = describe(out, c);

@@ -91,9 +91,6 @@ int km_bundle_new(struct km_bundle **out, uint64_t number, const struct km_cert 
 	*out = NULL;
 	if (!n_cas)
 		return km_errtext_set(err, KM_EINVAL, "a trust bundle without a CA");
-	if (n_blocked > KM_CERT_BLOCKED_MAX)
-		return km_errtext_set(err, KM_EFULL, "more than %d blocked certificates",
-				      KM_CERT_BLOCKED_MAX);
 	b = empty(number, n_blocked);
 	if (!b)
 		return km_errtext_set(err, KM_ENOMEM, "no memory");
@@ -112,6 +109,11 @@ int km_bundle_new(struct km_bundle **out, uint64_t number, const struct km_cert 
 		memcpy(b->blocked, blocked, n_blocked * KM_CERT_FP_LEN);
 	b->n_blocked = n_blocked;
 	normalize(b);
+	if (b->n_blocked > KM_CERT_BLOCKED_MAX) {
+		km_bundle_free(b);
+		return km_errtext_set(err, KM_EFULL, "more than %d blocked certificates",
+				      KM_CERT_BLOCKED_MAX);
+	}
 	*out = b;
 	return 0;
 }

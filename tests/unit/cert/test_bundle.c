@@ -390,6 +390,28 @@ static void a_pool_of_it(void **state)
 	km_cert_free(other);
 }
 
+/* What is blocked may be named twice without counting twice. */
+static void how_many_are_blocked(void **state)
+{
+	struct desk *d = *state;
+	const struct km_cert *ca = d->ca[0].cert;
+	size_t n = 2 * (KM_CERT_BLOCKED_MAX + 1);
+	uint8_t(*fps)[KM_CERT_FP_LEN] = calloc(n, sizeof(*fps));
+	struct km_bundle *b;
+
+	assert_non_null(fps);
+	for (size_t i = 0; i < n; i++)
+		memcpy(fps[i], &(uint32_t){(uint32_t)(i / 2)}, sizeof(uint32_t));
+	assert_int_equal(
+	    km_bundle_new(&b, 1, &ca, 1, (const uint8_t(*)[KM_CERT_FP_LEN])fps, n - 2, NULL), 0);
+	assert_int_equal(b->n_blocked, KM_CERT_BLOCKED_MAX);
+	km_bundle_free(b);
+	assert_int_equal(km_bundle_new(&b, 1, &ca, 1, (const uint8_t(*)[KM_CERT_FP_LEN])fps, n, NULL),
+			 KM_EFULL);
+	assert_null(b);
+	free(fps);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -402,6 +424,7 @@ int main(void)
 	    cmocka_unit_test(the_signature_is_over_the_documented_bytes),
 	    cmocka_unit_test(what_is_no_bundle),
 	    cmocka_unit_test(a_pool_of_it),
+	    cmocka_unit_test(how_many_are_blocked),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

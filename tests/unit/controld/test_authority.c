@@ -279,6 +279,11 @@ static void what_is_issued(void **state)
 	assert_in_range(c->not_after - time(NULL), 90 * DAY - 60, 90 * DAY);
 	assert_in_range(time(NULL) - c->not_before, 0, 3660);
 
+	/* At once again it is another one: the first may be revoked. */
+	again = issue(a, false, 256, key);
+	assert_string_not_equal(again.fingerprint, i.fingerprint);
+	issued_free(&again);
+
 	/* Another like it, under another name; nothing else may differ. */
 	assert_int_equal(authority_reissue(a, &again, i.pem, false, "new", key, &err), 0);
 	n = parsed(again.pem);
