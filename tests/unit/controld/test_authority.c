@@ -2,6 +2,7 @@
 /* The hosts' CA in a real database: made once, believed only with its mac, its bundle and renewals.
  */
 #include "controld/pki/authority.h"
+#include "libkm/base/metrics.h"
 #include "libkm/cert/bundle.h"
 #include "libkm/cert/sign.h"
 #include "tests/unit/controld/fixture.h"
@@ -573,6 +574,45 @@ static void what_is_due_is_renewed(void **state)
 	issued_free(&j);
 }
 
+static int64_t gauge(const char *name, const char *labels)
+{
+	return atomic_load(&km_metric(KM_METRIC_GAUGE, name, labels, "")->value);
+}
+
+/* As of the last look; looks again. */
+static int64_t first_end(struct authority *a)
+{
+	authority_sweep(a);
+	return gauge("kakuremichi_host_certificate_not_after_seconds", "");
+}
+
+/* The earliest end of the hosts' certificates, and each CA's, as metrics. */
+static void ends_are_told(void **state)
+{
+	struct running r = running(90 * DAY);
+	struct issued i = issue(r.a, false, 256, key);
+	struct km_strlist fps = {NULL, 0};
+	struct km_cert *c = parsed(i.pem), *ca;
+	char label[96];
+
+	(void)state;
+	authority_fingerprints(r.a, &fps);
+	snprintf(label, sizeof(label), "fingerprint=\"%s\"", fps.items[0]);
+	ca = parsed(fix_value(db, "SELECT certificate FROM authorities"));
+	assert_int_equal(gauge("kakuremichi_authority_not_after_seconds", label), ca->not_after);
+	keep(&i, false);
+	add_agent(HOST, "home", 256, &i);
+	fix_until(fix.base, first_end(r.a) == c->not_after);
+	fix_value(db, "UPDATE agents SET revoked_at = now()");
+	fix_until(fix.base, first_end(r.a) == 0);
+	ended(&r);
+	km_cert_free(ca);
+	km_cert_free(c);
+	issued_free(&i);
+	free(fps.items[0]);
+	free(fps.items);
+}
+
 static void a_new_ca_takes_over(void **state)
 {
 	struct running r = running(90 * DAY);
@@ -633,6 +673,7 @@ int main(void)
 	    T(what_ended_long_ago_leaves_the_blocklist),
 	    T(a_foreign_bundle_is_made_anew),
 	    T(what_is_due_is_renewed),
+	    T(ends_are_told),
 	    T(a_new_ca_takes_over),
 	};
 
