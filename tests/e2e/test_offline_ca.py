@@ -213,7 +213,7 @@ def test_who_is_not_control_gets_no_token(s):
 
 def test_revoked_while_the_ca_is_offline(s):
     o = s.operator
-    served(s)
+    served(s, agent={"drain_timeout": "2s"})  # what the gateway has reset the agent does not hear of
     number = s.api("GET", "/api/trust", expect=200)["number"]
     o.ok("agents", "revoke", "agent-1", "-yes")
     s.procs["gatewayd"].wait_log("trust bundle taken")
