@@ -193,7 +193,7 @@ static void next(struct authority *a)
 {
 	const struct ca *ca = authority_active(a);
 	char fp[KM_CERT_FP_STRLEN], now[24], third[24], end[24], batch[8];
-	int64_t wall = km_wall_ms() / 1000, later = wall;
+	int64_t wall = km_wall_ms() / 1000, later;
 
 	if (!ca)
 		return;
