@@ -4,11 +4,12 @@
     stranger ── gateway ══ WireGuard ══ (NAT) agent ── target
                     └── control ──┘
 """
+import contextlib
 import time
 
 import pytest
 
-from tests.lab import System
+from tests.lab import System, net
 from tests.lab.proc import LabError, patience
 
 
@@ -16,13 +17,30 @@ from tests.lab.proc import LabError, patience
 def s(request):
     system = System("kmtr")
     try:
-        system.up()
+        system.up(agent={"drain_timeout": "1s"})
         yield system
     finally:
         if request.node.stash.get("failed", False):
             system.dump_logs()
         complaints = system.close()
     assert not complaints, complaints
+
+
+def upgraded(s):
+    """A connection that has left HTTP and echoes, through the tunnel."""
+    s.start_upgrade_target()
+    s.add_certificate("ws.demo.test")
+    s.create_tunnel("ws.demo.test", "127.0.0.1:8082")
+    s.wait_status("ws.demo.test", "/", 426)
+    sock = s.tls.wrap_socket(s.net.stranger.connect(net.GATEWAY, 443), server_hostname="ws.demo.test")
+    sock.sendall(b"GET / HTTP/1.1\r\nHost: ws.demo.test\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += sock.recv(1)
+    assert head.startswith(b"HTTP/1.1 101 ")
+    sock.sendall(b"x")
+    assert sock.recv(1) == b"x"
+    return sock
 
 
 def test_a_joined_host_has_a_certificate(s):
@@ -65,10 +83,17 @@ def test_cut_off_at_once(s, how):
         s.api("DELETE", f"/api/tunnels/{t['id']}", expect=204)
         s.api("DELETE", f"/api/agents/{s.agent_id}", expect=204)
     else:
+        held = upgraded(s)
         s.api("POST", f"/api/agents/{s.agent_id}/revoke", expect=200)
         began = time.monotonic()
+        held.settimeout(patience(10))
+        with contextlib.suppress(OSError):
+            assert held.recv(1) == b""
+        cut = time.monotonic() - began
+        held.close()
         s.wait_status(s.domain, "/", 502)
-        assert time.monotonic() - began < patience(10)
+        print(f"revoked: a connection that ran was cut {cut * 1000:.0f} ms, and requests refused "
+              f"{(time.monotonic() - began) * 1000:.0f} ms after the answer to POST …/revoke")
         h = s.api("GET", f"/api/agents/{s.agent_id}", expect=200)
         assert h["status"] == "revoked" and h["certificate"] is None
     s.procs["gatewayd"].wait_log("trust bundle taken")
