@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define LOOK_S 60
+#define LOOKS 8 /* in a grace time that is shorter */
 #define SAVE_S 3600
 #define WARN_S 86400 /* how often an end that comes near is told */
 #define SKEW_S 60
@@ -392,7 +393,9 @@ static struct km_metric *metric(const struct km_guard *g, enum km_metric_kind ki
 
 static int start(struct km_guard *g, struct km_errtext *err)
 {
-	static const struct timeval every = {LOOK_S, 0};
+	/* Often enough that the end of the grace time is seen in time. */
+	int64_t look_s = g->o.grace_s / LOOKS < LOOK_S ? g->o.grace_s / LOOKS + 1 : LOOK_S;
+	const struct timeval every = {look_s, 0};
 	const struct km_trust_opts o = {g->o.state_dir, g->o.ca_pin, g->o.grace_s};
 	struct km_trust_clock now = km_trust_clock();
 	int rc = km_trust_open(&g->trust, &o, now, err);
