@@ -138,13 +138,6 @@ static void make_urls(struct control *c)
 		c->link_urls.items[c->link_urls.n++] = km_xasprintf("wss://%s:%d", host, port);
 }
 
-static void free_urls(struct km_strlist *l)
-{
-	for (size_t i = 0; i < l->n; i++)
-		free(l->items[i]);
-	free(l->items);
-}
-
 static int start_serving(struct control *c, struct km_errtext *err)
 {
 	struct api_opts api = {.listen = c->settings.rest_listen,
@@ -401,7 +394,7 @@ static void stop(struct control *c)
 	store_free(c->store);
 	pki_free(c->pki);
 	if (c->link_urls.items != c->settings.link_urls.items)
-		free_urls(&c->link_urls);
+		km_strlist_free(&c->link_urls);
 	embedded_free(c->embedded);
 	free_event(c->retry);
 	free_event(c->sigint);

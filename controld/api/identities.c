@@ -87,9 +87,7 @@ static void put_authority(struct req *rq, const struct new_authority *ca, const 
 	tx_add(&tx, "SELECT km_trust_wanted()");
 	tx_add(&tx, "SELECT " AUTHORITY_VIEW " FROM authorities a WHERE id = $1::uuid", rq->id);
 	req_run(rq, &tx, authority_added);
-	for (size_t i = 0; i < fps.n; i++)
-		free(fps.items[i]);
-	free(fps.items);
+	km_strlist_free(&fps);
 }
 
 void authorities_create(struct req *rq)

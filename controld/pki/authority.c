@@ -528,27 +528,10 @@ static void on_wake(void *arg, const char *epoch, int64_t revision)
 
 /* ---- the first CA ---- */
 
-static int failed(PGconn *db, const PGresult *r, struct km_errtext *err)
-{
-	struct store_error e;
-
-	store_error_from(&e, r, db);
-	return km_errtext_set(err, e.err == KM_ECLOSED ? KM_ECLOSED : KM_EIO,
-			      "the authorities in the database: %s", e.message);
-}
-
 static PGresult *query(PGconn *db, const char *sql, int n, const char *const *params, int *rc,
 		       struct km_errtext *err)
 {
-	PGresult *r = n ? PQexecParams(db, sql, n, NULL, params, NULL, NULL, 0) : PQexec(db, sql);
-	ExecStatusType st = PQresultStatus(r);
-
-	*rc = 0;
-	if (st == PGRES_TUPLES_OK || st == PGRES_COMMAND_OK)
-		return r;
-	*rc = failed(db, r, err);
-	PQclear(r);
-	return NULL;
+	return store_query(db, "the authorities in the database", sql, n, params, rc, err);
 }
 
 static int insert(const struct authority *a, PGconn *db, const struct new_authority *n,

@@ -49,16 +49,8 @@ int authority_place(const struct authority *a, bool gateway, int64_t number,
 static int describe(struct issued *out, const struct km_cert *c)
 {
 	char hex[KM_CERT_FP_STRLEN];
-	struct km_buf pem;
-	int rc;
 
-	km_buf_init(&pem, KM_CERT_PEM_MAX);
-	rc = km_cert_to_pem(&pem, c);
-	if (!rc) {
-		out->pem = strndup((const char *)km_buf_head(&pem), pem.len);
-		rc = out->pem ? 0 : KM_ENOMEM;
-	}
-	km_buf_free(&pem);
+	out->pem = km_cert_text(c);
 	km_cert_fp_str(c, out->fingerprint);
 	snprintf(out->authority, sizeof(out->authority), "%s",
 		 km_hex(c->issuer, KM_CERT_FP_LEN, hex));
@@ -66,7 +58,7 @@ static int describe(struct issued *out, const struct km_cert *c)
 		km_wg_key_str(c->public_key, out->key);
 	km_iso8601(c->not_before * 1000, out->not_before);
 	km_iso8601(c->not_after * 1000, out->not_after);
-	return rc;
+	return out->pem ? 0 : KM_ENOMEM;
 }
 
 void issued_free(struct issued *i)
@@ -175,14 +167,6 @@ int authority_issue(const struct authority *a, struct issued *out, const struct 
 	return sign(a, out, &spec, err);
 }
 
-static int parse(struct km_cert **out, const char *pem, struct km_errtext *err)
-{
-	size_t left = strlen(pem);
-	int rc = km_cert_from_pem(out, &pem, &left, err);
-
-	return rc == KM_ENOTFOUND ? km_errtext_set(err, KM_EINVAL, "no certificate in PEM") : rc;
-}
-
 /* Whether one of our CAs has signed it for this key and kind. */
 static int ours(const struct authority *a, const struct km_cert *c, bool gateway,
 		const uint8_t *key, struct km_errtext *err)
@@ -221,7 +205,7 @@ int authority_reissue(const struct authority *a, struct issued *out, const char 
 	int rc;
 
 	memset(out, 0, sizeof(*out));
-	rc = parse(&c, pem, err);
+	rc = km_cert_from_text(&c, pem, err);
 	if (!rc)
 		rc = ours(a, c, gateway, key, err);
 	if (!rc)
@@ -271,7 +255,7 @@ int authority_take(const struct authority *a, struct issued *out, const char *pe
 	int rc;
 
 	memset(out, 0, sizeof(*out));
-	rc = parse(&c, pem, err);
+	rc = km_cert_from_text(&c, pem, err);
 	if (!rc)
 		rc = ours(a, c, h->gateway, h->key, err);
 	if (!rc && (authority_place(a, h->gateway, h->number, &place) || !same_place(c, &place)))
@@ -303,19 +287,10 @@ static char *seal_key(const struct authority *a, const struct km_cert *ca,
 
 static int describe_ca(struct new_authority *out, const struct km_cert *c)
 {
-	struct km_buf pem;
-	int rc;
-
-	km_buf_init(&pem, KM_CERT_PEM_MAX);
-	rc = km_cert_to_pem(&pem, c);
-	if (!rc) {
-		out->pem = strndup((const char *)km_buf_head(&pem), pem.len);
-		rc = out->pem ? 0 : KM_ENOMEM;
-	}
-	km_buf_free(&pem);
+	out->pem = km_cert_text(c);
 	km_cert_fp_str(c, out->fingerprint);
 	km_iso8601(c->not_after * 1000, out->not_after);
-	return rc;
+	return out->pem ? 0 : KM_ENOMEM;
 }
 
 int authority_make(const struct authority *a, struct new_authority *out, struct km_errtext *err)
@@ -361,7 +336,7 @@ int authority_adopt(const struct authority *a, struct new_authority *out, const 
 
 	(void)a;
 	memset(out, 0, sizeof(*out));
-	rc = pool ? parse(&c, pem, err) : KM_ENOMEM;
+	rc = pool ? km_cert_from_text(&c, pem, err) : KM_ENOMEM;
 	if (!rc)
 		rc = km_cert_pool_add(pool, c, err);
 	if (!rc && km_cert_valid_at(c, (struct km_cert_when){km_wall_ms() / 1000, DAY, 0}))

@@ -329,9 +329,7 @@ void pki_free(struct pki *p)
 		return;
 	if (p->timer)
 		event_free(p->timer);
-	for (size_t i = 0; i < p->names.n; i++)
-		free(p->names.items[i]);
-	free(p->names.items);
+	km_strlist_free(&p->names);
 	X509_free(p->root);
 	EVP_PKEY_free(p->root_key);
 	free(p->root_pem);

@@ -8,22 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The result, or NULL with err set and *rc. */
 static PGresult *query(PGconn *db, const char *sql, int n, const char *const *params, int *rc,
 		       struct km_errtext *err)
 {
-	PGresult *r = n ? PQexecParams(db, sql, n, NULL, params, NULL, NULL, 0) : PQexec(db, sql);
-	ExecStatusType st = PQresultStatus(r);
-	struct store_error e;
-
-	*rc = 0;
-	if (st == PGRES_TUPLES_OK || st == PGRES_COMMAND_OK)
-		return r;
-	store_error_from(&e, r, db);
-	*rc = km_errtext_set(err, e.err == KM_ECLOSED ? KM_ECLOSED : KM_EIO, "database: %s",
-			     e.message);
-	PQclear(r);
-	return NULL;
+	return store_query(db, "database", sql, n, params, rc, err);
 }
 
 int first_network(PGconn *db, const char *network, struct km_errtext *err)

@@ -145,6 +145,23 @@ void store_error_from(struct store_error *e, const PGresult *r, const PGconn *db
 	e->err = err_of(e->sqlstate);
 }
 
+PGresult *store_query(PGconn *db, const char *what, const char *sql, int n,
+		      const char *const *params, int *rc, struct km_errtext *err)
+{
+	PGresult *r = n ? PQexecParams(db, sql, n, NULL, params, NULL, NULL, 0) : PQexec(db, sql);
+	ExecStatusType st = PQresultStatus(r);
+	struct store_error e;
+
+	*rc = 0;
+	if (st == PGRES_TUPLES_OK || st == PGRES_COMMAND_OK)
+		return r;
+	store_error_from(&e, r, db);
+	*rc = km_errtext_set(err, e.err == KM_ECLOSED ? KM_ECLOSED : KM_EIO, "%s: %s", what,
+			     e.message);
+	PQclear(r);
+	return NULL;
+}
+
 /* ---- a connection of the pool ---- */
 
 static bool send_all(PGconn *db, const struct store_req *q)

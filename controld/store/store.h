@@ -115,5 +115,10 @@ const char *store_epoch(const struct store *s);
 
 /* Fills error from a failed result (NULL: from the connection). For blocking code at start. */
 void store_error_from(struct store_error *error, const PGresult *res, const PGconn *db);
+/* One statement on a connection of the caller's, blocking, for the start; n parameters in text form
+ * (n of 0: sql may be several). The result, to be cleared by the caller, with *rc 0; or NULL with
+ * KM_ECLOSED or KM_EIO in *rc and "WHAT: the database's message" in err. */
+PGresult *store_query(PGconn *db, const char *what, const char *sql, int n,
+		      const char *const *params, int *rc, struct km_errtext *err);
 
 #endif

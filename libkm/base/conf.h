@@ -25,6 +25,8 @@ struct km_strlist {
 	char **items;
 	size_t n;
 };
+/* Frees the texts and the list, which is empty afterwards. */
+void km_strlist_free(struct km_strlist *l);
 struct km_opt {
 	const char *key;
 	enum km_opt_type type;

@@ -164,7 +164,7 @@ static int set_string(const struct km_opt *o, char **at, const char *text, struc
 	return 0;
 }
 
-static void list_free(struct km_strlist *l)
+void km_strlist_free(struct km_strlist *l)
 {
 	for (size_t i = 0; i < l->n; i++)
 		free(l->items[i]);
@@ -187,7 +187,7 @@ static int list_split(const struct km_opt *o, struct km_strlist *l, const char *
 		l->items[l->n++] = km_xstrdup(w);
 	}
 	if (e || !l->n)
-		list_free(l);
+		km_strlist_free(l);
 	free(copy);
 	return e;
 }
@@ -200,7 +200,7 @@ static int set_list(const struct km_opt *o, struct km_strlist *at, const char *t
 
 	if (e)
 		return e;
-	list_free(at);
+	km_strlist_free(at);
 	*at = l;
 	return 0;
 }
@@ -262,7 +262,7 @@ void km_conf_value_free(const struct km_opt *o, void *out)
 	void *at = (char *)out + o->offset;
 
 	if (o->type == KM_OPT_LIST) {
-		list_free(at);
+		km_strlist_free(at);
 	} else if (o->type == KM_OPT_STRING || o->type == KM_OPT_PATH) {
 		free(*(char **)at);
 		*(char **)at = NULL;

@@ -253,3 +253,23 @@ bool km_cert_has_group(const struct km_cert *c, const char *group)
 			return true;
 	return false;
 }
+
+int km_cert_from_text(struct km_cert **out, const char *text, struct km_errtext *err)
+{
+	size_t left = strlen(text);
+	int rc = km_cert_from_pem(out, &text, &left, err);
+
+	return rc == KM_ENOTFOUND ? km_errtext_set(err, KM_EINVAL, "no certificate in PEM") : rc;
+}
+
+char *km_cert_text(const struct km_cert *c)
+{
+	struct km_buf pem;
+	char *text = NULL;
+
+	km_buf_init(&pem, KM_CERT_PEM_MAX);
+	if (!km_cert_to_pem(&pem, c))
+		text = strndup((const char *)km_buf_head(&pem), pem.len);
+	km_buf_free(&pem);
+	return text;
+}

@@ -97,6 +97,13 @@ int km_cert_parse(struct km_cert **out, int version, const void *p, size_t n,
 int km_cert_from_pem(struct km_cert **out, const char **text, size_t *left, struct km_errtext *err)
     __attribute__((warn_unused_result));
 
+/* The same of a text that must hold one; what stands behind the first is not read. KM_EINVAL also when
+ * there is no block. */
+int km_cert_from_text(struct km_cert **out, const char *text, struct km_errtext *err)
+    __attribute__((warn_unused_result));
+
+/* The PEM text, malloc'd. NULL: no memory. */
+char *km_cert_text(const struct km_cert *c) __attribute__((warn_unused_result));
 /* Appends the PEM text. KM_ETOOBIG, KM_ENOMEM. */
 int km_cert_to_pem(struct km_buf *out, const struct km_cert *c) __attribute__((warn_unused_result));
 

@@ -187,18 +187,11 @@ int km_join_token_parse(struct km_join_token *t, const char *text, struct km_err
 	return rc;
 }
 
-static void free_list(struct km_strlist *l)
-{
-	for (size_t i = 0; i < l->n; i++)
-		free(l->items[i]);
-	free(l->items);
-}
-
 void km_join_token_free(struct km_join_token *t)
 {
 	km_wipe(t->secret, sizeof(t->secret));
-	free_list(&t->urls);
-	free_list(&t->cas);
+	km_strlist_free(&t->urls);
+	km_strlist_free(&t->cas);
 	free(t->pin);
 	memset(t, 0, sizeof(*t));
 }

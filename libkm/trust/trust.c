@@ -116,14 +116,6 @@ static int load_bundle(struct km_trust *t, struct km_errtext *err)
 	return rc;
 }
 
-static const struct km_cert *ca_of(const struct km_bundle *b, const uint8_t *fp)
-{
-	for (size_t i = 0; i < b->n_cas; i++)
-		if (memcmp(b->cas[i]->fingerprint, fp, KM_CERT_FP_LEN) == 0)
-			return b->cas[i];
-	return NULL;
-}
-
 /* The first bundle: one of the pinned CAs is in it and has signed it. */
 static int first_ok(const struct km_trust *t, const struct km_bundle *b, struct km_cert_when when,
 		    struct km_errtext *err)
@@ -136,7 +128,7 @@ static int first_ok(const struct km_trust *t, const struct km_bundle *b, struct 
 		return 0;
 	for (size_t i = 0; i < t->n_pins && !ca; i++)
 		if (b->is_signed && memcmp(b->signer, t->pins[i], KM_CERT_FP_LEN) == 0)
-			ca = ca_of(b, t->pins[i]);
+			ca = km_bundle_find(b, t->pins[i]);
 	if (!ca)
 		return km_errtext_set(err, KM_EAUTH,
 				      "the trust bundle is not signed by the CA that ca_pin names");
@@ -296,14 +288,6 @@ static int verify(struct km_trust *t, const struct km_cert *c, const struct km_t
 	return rc ? rc : timely(t, c, now, err);
 }
 
-static int parse(struct km_cert **out, const char *pem, struct km_errtext *err)
-{
-	size_t left = strlen(pem);
-	int rc = km_cert_from_pem(out, &pem, &left, err);
-
-	return rc == KM_ENOTFOUND ? km_errtext_set(err, KM_EINVAL, "no certificate in PEM") : rc;
-}
-
 /* Remembers it; takes the certificate over. */
 static int remember(struct km_trust *t, const struct km_trust_peer *p, struct km_cert *c)
 {
@@ -336,7 +320,7 @@ static int judge(struct km_trust *t, const struct km_trust_peer *p, struct km_tr
 		return km_errtext_set(err, KM_EAUTH, "there is no trust bundle yet");
 	if (!p->certificate || !*p->certificate)
 		return km_errtext_set(err, KM_EAUTH, "it has no certificate");
-	rc = parse(&c, p->certificate, err);
+	rc = km_cert_from_text(&c, p->certificate, err);
 	if (!rc)
 		rc = verify(t, c, p, now, err);
 	if (rc) {
@@ -429,7 +413,7 @@ int km_trust_set_own(struct km_trust *t, const char *certificate, struct km_errt
 	int rc = 0;
 
 	if (certificate && *certificate)
-		rc = parse(&c, certificate, err);
+		rc = km_cert_from_text(&c, certificate, err);
 	if (!rc && (c || t->own) &&
 	    !(c && t->own && memcmp(c->fingerprint, t->own->fingerprint, KM_CERT_FP_LEN) == 0))
 		rc = write_file(t, OWN, certificate ? certificate : "",
@@ -454,7 +438,7 @@ static int load_own(struct km_trust *t, struct km_errtext *err)
 	size_t n;
 	int rc = read_file(t, OWN, KM_CERT_PEM_MAX, &text, &n, err);
 
-	if (!rc && text && *text && parse(&t->own, text, NULL))
+	if (!rc && text && *text && km_cert_from_text(&t->own, text, NULL))
 		t->own = NULL; /* control will send it again */
 	free(text);
 	return rc;
