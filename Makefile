@@ -36,6 +36,7 @@ LIBKM_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(call srcs,libkm)) $(OBJ)/wg_embed.o
 UNIT_SRC  := $(wildcard tests/unit/*/test_*.c)
 UNIT      := $(patsubst %.c,$(BUILD)/%,$(UNIT_SRC))
 UNIT_KMCTL := $(filter $(BUILD)/tests/unit/kmctl/%,$(UNIT))
+UNIT_GATEWAYD := $(filter $(BUILD)/tests/unit/gatewayd/%,$(UNIT))
 HEADERS   := $(wildcard libkm/*/*.h libkm/*/*/*.h $(WITH_LIB:%=%/*.h) $(WITH_LIB:%=%/*/*.h) warden/*.h)
 
 all: $(PROGRAMS:%=$(BUILD)/%)
@@ -53,8 +54,9 @@ $(BUILD)/$(1): $(OBJ)/$(1)/main.o $(BUILD)/lib$(1).a $(BUILD)/libkm.a
 	$(Q)$$(CC) $$(KM_CFLAGS) $$(CFLAGS) $$(LDFLAGS) -o $$@ $$^ $$(LDLIBS)
 endef
 $(foreach d,$(WITH_LIB),$(eval $(call program_rules,$(d))))
-# kmctl alone speaks with control over HTTPS.
+# kmctl speaks with control over HTTPS; gatewayd with CAs, and with the DNS.
 $(BUILD)/kmctl $(UNIT_KMCTL): LDLIBS += -lcurl
+$(BUILD)/gatewayd $(UNIT_GATEWAYD): LDLIBS += -lcurl -lcares -lldns
 # The SQL files, each after a line that names it, as one object.
 $(BUILD)/libcontrold.a: $(OBJ)/migrations.o
 $(OBJ)/migrations.o: $(wildcard controld/migrations/*.sql)
@@ -138,7 +140,7 @@ fuzz-run: $(FUZZ)
 	  -artifact_prefix=$$f. $$f.corpus tests/fuzz/corpus/$${f##*/fuzz_}; done
 $(BUILD)/fuzz_%: $(OBJ)/tests/fuzz/fuzz_%.o $(BUILD)/libgatewayd.a $(BUILD)/libkm.a
 	$(call say,LD,$@)
-	$(Q)$(CC) $(KM_CFLAGS) -fsanitize=fuzzer $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) $(KM_CFLAGS) -fsanitize=fuzzer $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcurl -lcares -lldns
 # What is judged by memory and size runs on the plain build.
 MEMORY    := tests/e2e/test_edge.py::test_memory_of_idle_connections
 PLAIN     := tests/e2e/test_bulk.py tests/e2e/test_wireguard_flood.py

@@ -70,12 +70,22 @@ static int tunnel_check(const struct control *c, const struct km_msg_tunnel *t,
 	return 0;
 }
 
+static enum route_tls tunnel_tls(const struct km_msg_tunnel *t)
+{
+	static const char *const names[] = {"auto", "own", "passthrough", "off"};
+	for (size_t i = 0; t->tls && i < KM_ARRAY_LEN(names); i++)
+		if (!strcmp(t->tls, names[i]))
+			return (enum route_tls)i;
+	return ROUTE_TLS_AUTO;
+}
+
 static int tunnel_entry(struct route_entry *e, const struct km_msg_tunnel *t,
 			struct km_errtext *err)
 {
 	memset(e, 0, sizeof(*e));
 	snprintf(e->domain, sizeof(e->domain), "%s", t->domain);
 	e->enabled = t->enabled;
+	e->tls = tunnel_tls(t);
 	if (km_uuid_parse(e->target, t->target_id) || km_addr_parse(&e->agent, t->agent_virtual_ip))
 		return km_errtext_set(err, KM_EINVAL, "%s: malformed target or address", t->domain);
 	return 0;

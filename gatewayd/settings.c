@@ -2,6 +2,43 @@
 #include "gatewayd/settings.h"
 #include "libkm/base/addr.h"
 #include "libkm/base/util.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *const gw_certificate_keys[] = {"ecdsa", "rsa", "both", NULL};
+const char *const gw_dns_providers[] = {"none", "rfc2136", "cloudflare", "route53", "hook", NULL};
+
+static const char *https_url_check(const char *v)
+{
+	return strncmp(v, "https://", 8) || !v[8] ? "an https:// URL is needed" : NULL;
+}
+
+static const char *challenge_check(const char *v)
+{
+	static const char *const known[] = {"tls-alpn-01", "http-01", "dns-01", "dns-persist-01"};
+	for (size_t i = 0; i < KM_ARRAY_LEN(known); i++)
+		if (!strcmp(v, known[i]))
+			return NULL;
+	return "not one of tls-alpn-01, http-01, dns-01, dns-persist-01";
+}
+
+int gw_rate_parse(int64_t *n, int64_t *ms, const char *s)
+{
+	char *end;
+	errno = 0;
+	long long count = strtoll(s, &end, 10);
+	if (errno || end == s || *end != '/' || count < 1 || count > 1000000000)
+		return KM_EINVAL;
+	*n = count;
+	return km_duration_parse(ms, end + 1) || *ms < 1 ? KM_EINVAL : 0;
+}
+
+static const char *rate_check(const char *v)
+{
+	int64_t n, ms;
+	return gw_rate_parse(&n, &ms, v) ? "not a number/time such as 300/3h" : NULL;
+}
 
 #define AT(member) offsetof(struct gw_settings, member)
 static const struct km_opt opts[] = {
@@ -37,6 +74,147 @@ static const struct km_opt opts[] = {
      .def = "/etc/kakuremichi/certificates",
      .help = "One PEM file per domain (DOMAIN or DOMAIN.pem, also *.parent) with private key and "
 	     "certificate chain. A replaced file is noticed within seconds."},
+    {.key = "certificate_key",
+     .type = KM_OPT_ENUM,
+     .offset = AT(certificate_key),
+     .def = "ecdsa",
+     .choices = gw_certificate_keys,
+     .help = "The keys of certificates that the gateway obtains: ecdsa (P-256), rsa (2048 bits), or "
+	     "both (RSA for clients that cannot do better)."},
+    {.key = "certificate_cache",
+     .type = KM_OPT_INT,
+     .offset = AT(certificate_cache),
+     .def = "4096",
+     .min = 16,
+     .max = 1000000,
+     .help = "Certificates kept in memory, about 12 KiB each; others are loaded when asked for."},
+    {.key = "certificate_alert",
+     .type = KM_OPT_STRING,
+     .offset = AT(certificate_alert),
+     .help = "A program (absolute path) or an http(s) URL that is told when a certificate cannot be "
+	     "obtained, is close to its end, or is well again."},
+    {.key = "share_certificates",
+     .type = KM_OPT_BOOL,
+     .offset = AT(share_certificates),
+     .def = "on",
+     .help = "Gateways obtain one certificate for a name together and give it to each other inside "
+	     "the private network. Off: each obtains its own."},
+    {.key = "acme",
+     .type = KM_OPT_BOOL,
+     .offset = AT(acme),
+     .def = "on",
+     .help = "Obtain certificates for tunnels by ACME. By using it you agree to the terms of the CA "
+	     "that acme_directory names."},
+    {.key = "acme_directory",
+     .type = KM_OPT_STRING,
+     .offset = AT(acme_directory),
+     .check = https_url_check,
+     .def = "https://acme-v02.api.letsencrypt.org/directory",
+     .help = "The CA's directory. Default: Let's Encrypt."},
+    {.key = "acme_staging",
+     .type = KM_OPT_BOOL,
+     .offset = AT(acme_staging),
+     .def = "off",
+     .help = "Use Let's Encrypt's staging CA, whose certificates no browser trusts, in place of "
+	     "acme_directory: for tries."},
+    {.key = "acme_ca_file",
+     .type = KM_OPT_PATH,
+     .offset = AT(acme_ca_file),
+     .help = "PEM file of the CAs by which the directory's own server certificate is checked. Unset: "
+	     "those of the system."},
+    {.key = "acme_email",
+     .type = KM_OPT_STRING,
+     .offset = AT(acme_email),
+     .help = "An address that the CA may write to."},
+    {.key = "acme_eab_file",
+     .type = KM_OPT_PATH,
+     .offset = AT(acme_eab_file),
+     .help = "For CAs that want an account of theirs first: a file (0600) with two words, the key id "
+	     "and the HMAC key in base64url."},
+    {.key = "acme_profile",
+     .type = KM_OPT_STRING,
+     .offset = AT(acme_profile),
+     .help = "The CA's profile to ask for, such as tlsserver or shortlived; used when the CA offers "
+	     "it."},
+    {.key = "acme_chain",
+     .type = KM_OPT_STRING,
+     .offset = AT(acme_chain),
+     .help = "The common name of the root or intermediate that is preferred when the CA offers "
+	     "several chains."},
+    {.key = "acme_challenges",
+     .type = KM_OPT_LIST,
+     .offset = AT(acme_challenges),
+     .check = challenge_check,
+     .def = "tls-alpn-01 http-01 dns-01",
+     .help = "The challenges that are tried, in this order. Wildcards need dns-01 (or "
+	     "dns-persist-01)."},
+    {.key = "acme_dir",
+     .type = KM_OPT_PATH,
+     .offset = AT(acme_dir),
+     .help = "Where account key and certificates are kept, in autocert's layout. Unset: acme in "
+	     "state_dir."},
+    {.key = "acme_preflight",
+     .type = KM_OPT_BOOL,
+     .offset = AT(acme_preflight),
+     .def = "on",
+     .help = "Ask the DNS before an order whether the name leads to a gateway and whether its CAA "
+	     "records allow the CA."},
+    {.key = "acme_wait",
+     .type = KM_OPT_DURATION,
+     .offset = AT(acme_wait),
+     .def = "15s",
+     .min = 0,
+     .max = 300000,
+     .help = "How long a stranger's handshake waits for a certificate that is being obtained."},
+    {.key = "acme_jobs",
+     .type = KM_OPT_INT,
+     .offset = AT(acme_jobs),
+     .def = "32",
+     .min = 1,
+     .max = 1000,
+     .help = "Orders under way at once."},
+    {.key = "acme_order_rate",
+     .type = KM_OPT_STRING,
+     .offset = AT(acme_order_rate),
+     .check = rate_check,
+     .def = "280/3h",
+     .help = "New orders of this gateway, as number/time. The default keeps under Let's Encrypt's "
+	     "limit for an account."},
+    {.key = "acme_domain_rate",
+     .type = KM_OPT_STRING,
+     .offset = AT(acme_domain_rate),
+     .check = rate_check,
+     .def = "45/7d",
+     .help = "New certificates below one registered domain; renewals that the CA knows as such are "
+	     "not counted."},
+    {.key = "dns_resolvers",
+     .type = KM_OPT_LIST,
+     .offset = AT(dns_resolvers),
+     .help = "DNS servers (address or address:port) for what ACME looks up. Unset: those of the "
+	     "system."},
+    {.key = "dns_provider",
+     .type = KM_OPT_ENUM,
+     .offset = AT(dns_provider),
+     .def = "none",
+     .choices = gw_dns_providers,
+     .help = "Who writes the records of dns-01: rfc2136, cloudflare, route53, hook (a program), or "
+	     "none."},
+    {.key = "dns_provider_file",
+     .type = KM_OPT_PATH,
+     .offset = AT(dns_provider_file),
+     .help = "What the provider needs to know, as key = value lines, in a file (0600). gatewayd(8) "
+	     "lists the keys."},
+    {.key = "dns_hook",
+     .type = KM_OPT_PATH,
+     .offset = AT(dns_hook),
+     .help = "With dns_provider = hook: the program, run as PROGRAM present|cleanup NAME VALUE."},
+    {.key = "dns_timeout",
+     .type = KM_OPT_DURATION,
+     .offset = AT(dns_timeout),
+     .def = "2m",
+     .min = 1000,
+     .max = 3600000,
+     .help = "How long a record may take to be seen on the zone's servers."},
     {.key = "allow_domains",
      .type = KM_OPT_LIST,
      .offset = AT(allow_domains),

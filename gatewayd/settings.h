@@ -5,11 +5,28 @@
 
 #include "libkm/host/settings.h"
 
+enum gw_certificate_key { GW_KEY_ECDSA, GW_KEY_RSA, GW_KEY_BOTH };
+enum gw_dns_provider { GW_DNS_NONE, GW_DNS_RFC2136, GW_DNS_CLOUDFLARE, GW_DNS_ROUTE53, GW_DNS_HOOK };
+
 struct gw_settings {
 	struct km_host_settings host;
 	struct km_strlist public_ip;
 	struct km_strlist https_listen, http_listen;
 	char *certificate_dir;
+	int certificate_key; /* enum gw_certificate_key */
+	int64_t certificate_cache;
+	char *certificate_alert;
+	bool share_certificates;
+	bool acme, acme_staging, acme_preflight;
+	char *acme_directory, *acme_ca_file, *acme_email, *acme_eab_file, *acme_profile, *acme_chain;
+	struct km_strlist acme_challenges;
+	char *acme_dir; /* NULL: "acme" in the state folder */
+	int64_t acme_wait, acme_jobs;
+	char *acme_order_rate, *acme_domain_rate;
+	struct km_strlist dns_resolvers;
+	int dns_provider; /* enum gw_dns_provider */
+	char *dns_provider_file, *dns_hook;
+	int64_t dns_timeout;
 	struct km_strlist allow_domains;
 	int64_t workers, max_connections;
 	int64_t header_timeout, idle_timeout, body_timeout, upstream_timeout, connect_timeout;
@@ -19,5 +36,8 @@ struct gw_settings {
 };
 
 extern const struct km_conf_spec gw_settings_spec;
+
+/* "300/3h": a number and a time in milliseconds, both above zero. KM_EINVAL. */
+int gw_rate_parse(int64_t *n, int64_t *ms, const char *s) __attribute__((warn_unused_result));
 
 #endif

@@ -5,10 +5,10 @@
 set -eu
 build="gcc make pkg-config libc6-dev libevent-dev libssl-dev libpq-dev libjansson-dev libwebsockets-dev
  libwebsockets-evlib-uv liburcu-dev libsodium-dev libinih-dev libmnl-dev libidn2-dev
- libargon2-dev libcurl4-openssl-dev uthash-dev wireguard-tools"
+ libargon2-dev libcurl4-openssl-dev libc-ares-dev libldns-dev uthash-dev wireguard-tools"
 run="postgresql-15"
 demo="iproute2 nftables python3 curl openssl ca-certificates"
-check="wireguard-go iperf3 nebula dnsmasq-base libcmocka-dev python3-pytest python3-websockets conntrack procps"
+check="pebble knot knot-dnsutils testssl.sh python3-pytest-xdist wireguard-go iperf3 nebula dnsmasq-base libcmocka-dev python3-pytest python3-websockets conntrack procps"
 vm="qemu-system-x86 busybox-static cpio kmod"
 lint="clang clang-tidy clang-format cppcheck mandoc"
 

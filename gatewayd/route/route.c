@@ -281,6 +281,7 @@ bool route_find(const struct route_table *t, const char *host, struct route *out
 		memcpy(out->target, e->e.target, sizeof(out->target));
 		out->agent = e->e.agent;
 		out->enabled = e->e.enabled;
+		out->tls = e->e.tls;
 		out->wildcard = wildcard;
 		out->serial = e->e.serial;
 		out->state = route_state_ref(e->e.state);

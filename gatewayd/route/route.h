@@ -21,11 +21,20 @@ struct route_state *route_state_ref(struct route_state *s);
 /* Gives a reference back; the last one frees. Accepts NULL. Any thread. */
 void route_state_put(struct route_state *s);
 
+/* How strangers' connections for a domain are ended. */
+enum route_tls {
+	ROUTE_TLS_AUTO,        /* TLS with a certificate that the gateway obtains, or of the operator's */
+	ROUTE_TLS_OWN,         /* TLS with a certificate of the operator's only */
+	ROUTE_TLS_PASSTHROUGH, /* the target ends TLS itself; nothing is looked into but the SNI */
+	ROUTE_TLS_OFF,         /* plain HTTP on port 80, no TLS */
+};
+
 struct route_entry {
 	char domain[ROUTE_DOMAIN_MAX + 1]; /* as configured: lower case, may begin with "*." */
 	uint8_t tunnel[16], target[16];
 	struct km_addr agent; /* virtual IP */
 	bool enabled;
+	enum route_tls tls;
 	uint64_t serial; /* another one for every version of every entry */
 	struct route_state *state;
 };
@@ -37,7 +46,7 @@ struct route_table *route_table_new(void);
 /* No reader may be left. Accepts NULL. */
 void route_table_free(struct route_table *t);
 
-/* Writer: the tunnel e->tunnel is now as e says (domain, target, agent, enabled are copied; serial
+/* Writer: the tunnel e->tunnel is now as e says (domain, target, agent, enabled, tls are copied; serial
  * and state are the table's). Takes effect with route_publish. KM_EINVAL: the domain is none;
  * KM_EEXIST: another tunnel has it; KM_ENOMEM. A tunnel that fails keeps its older version. */
 int route_set(struct route_table *t, const struct route_entry *e)
@@ -58,6 +67,7 @@ struct route {
 	uint8_t tunnel[16], target[16];
 	struct km_addr agent;
 	bool enabled;
+	enum route_tls tls;
 	bool wildcard; /* found by "*.parent" */
 	uint64_t serial;
 	struct route_state *state; /* give back with route_state_put */

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: MIT */
+/* Certificates and account key on disk, in the layout and form of Go's autocert DirCache, so that a
+ * folder of autocert's works as it is: DOMAIN, DOMAIN+rsa (private key first, then the chain, PEM),
+ * acme_account+key. Written through a temp file, fsync and rename, 0600 in a folder of 0700. What is no
+ * file of ours is set aside (renamed to NAME.broken), never fatal. Blocking; any thread. */
+#ifndef GATEWAYD_ACME_CACHE_H
+#define GATEWAYD_ACME_CACHE_H
+
+#include "libkm/base/err.h"
+#include <openssl/evp.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Makes DIR if there is none and checks that it is a folder only of ours. KM_EIO, KM_EPERM, with a
+ * sentence. */
+int cache_open(const char *dir, struct km_errtext *err) __attribute__((warn_unused_result));
+
+/* What an entry is. */
+struct cache_facts {
+	int64_t not_before_ms, not_after_ms; /* wall clock */
+	char fingerprint[65];                /* SHA-256 of the leaf, hex */
+	char issuer[128];                    /* common name */
+	bool rsa;
+};
+/* Private key and chain of a domain as one PEM text (the caller wipes and frees). KM_ENOTFOUND;
+ * KM_EINVAL: it was broken and has been set aside; KM_EIO. facts may be NULL. */
+int cache_get(const char *dir, const char *domain, bool rsa, char **pem, struct cache_facts *facts,
+	      struct km_errtext *err) __attribute__((warn_unused_result));
+/* Checks that the key is the leaf's and that the leaf names the domain, then writes. KM_EINVAL, KM_EIO
+ * (errno; the older entry stays). */
+int cache_put(const char *dir, const char *domain, bool rsa, const char *pem,
+	      struct cache_facts *facts, struct km_errtext *err) __attribute__((warn_unused_result));
+/* An absent one is no error. */
+int cache_remove(const char *dir, const char *domain, bool rsa, struct km_errtext *err);
+/* PEM of a key (PKCS#8 is read too; written as autocert does: SEC1 or PKCS#1) and a chain in one text; the
+ * caller wipes and frees. NULL: no memory. */
+char *cache_pem(EVP_PKEY *key, const char *chain);
+
+/* The account key: acme_account+key, else acme_account.key, else a new one that is written. */
+int cache_account_key(const char *dir, EVP_PKEY **out, struct km_errtext *err)
+    __attribute__((warn_unused_result));
+int cache_account_key_put(const char *dir, EVP_PKEY *key, struct km_errtext *err)
+    __attribute__((warn_unused_result));
+
+/* Calls each for every entry that looks like a domain's, by name only (nothing is read). */
+int cache_each(const char *dir, void (*each)(void *arg, const char *domain, bool rsa), void *arg,
+	       struct km_errtext *err) __attribute__((warn_unused_result));
+
+#endif

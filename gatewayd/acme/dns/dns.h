@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: MIT */
+/* What ACME asks the DNS, and the records that dns-01 writes there. Asynchronous on the main loop; every
+ * callback comes once, never before the function that began it has returned. */
+#ifndef GATEWAYD_ACME_DNS_DNS_H
+#define GATEWAYD_ACME_DNS_DNS_H
+
+#include "gatewayd/acme/http.h"
+#include "gatewayd/settings.h"
+#include "libkm/base/addr.h"
+
+/* ---- the resolver (c-ares) ---- */
+struct dns;
+/* servers: "address" or "address:port"; n = 0: the system's. */
+int dns_new(struct dns **out, struct event_base *base, const struct km_strlist *servers,
+	    struct km_errtext *err) __attribute__((warn_unused_result));
+void dns_free(struct dns *d);
+
+/* ---- preflight: would an order for this name succeed? ---- */
+enum dns_verdict {
+	DNS_FINE,
+	DNS_ELSEWHERE,  /* the name leads somewhere else, or nowhere */
+	DNS_FORBIDDEN,  /* a CAA record does not allow the CA (RFC 8659, RFC 8657) */
+	DNS_UNKNOWN,    /* the DNS did not answer: not a reason to wait for ever */
+};
+struct dns_preflight_opts {
+	const char *name;               /* without "*." */
+	bool wildcard;                  /* only CAA is looked at */
+	const struct km_addr *ours;     /* addresses by which strangers reach gateways; 0: unknown, any
+					   address will do */
+	size_t n_ours;
+	const char *const *caa_issuers; /* the CA's domains, NULL-terminated; NULL: CAA is not looked at */
+	const char *account_url;        /* for accounturi; may be NULL */
+	const char *const *methods;     /* challenge types for validationmethods; NULL-terminated */
+};
+struct dns_ask;
+struct dns_ask *dns_preflight(struct dns *d, const struct dns_preflight_opts *o,
+			      void (*done)(void *arg, enum dns_verdict v, const char *text), void *arg);
+void dns_cancel(struct dns_ask *a);
+
+/* ---- records for dns-01 ---- */
+/* A provider: base struct first. present and cleanup call done(arg, NULL) or with a sentence. fqdn has no
+ * trailing dot. */
+struct dns_provider;
+struct dns_provider_ops {
+	const char *name;
+	void (*present)(struct dns_provider *p, const char *fqdn, const char *value,
+			void (*done)(void *arg, const char *failed), void *arg);
+	void (*cleanup)(struct dns_provider *p, const char *fqdn, const char *value,
+			void (*done)(void *arg, const char *failed), void *arg);
+	void (*free)(struct dns_provider *p); /* cancels what runs; nobody is told */
+};
+struct dns_provider {
+	const struct dns_provider_ops *ops;
+};
+/* The provider that the settings name, with its file read and checked; *out is NULL for `none`. */
+int dns_provider_new(struct dns_provider **out, struct event_base *base, struct dns *d,
+		     struct acme_http *http, const struct gw_settings *s, struct km_errtext *err)
+    __attribute__((warn_unused_result));
+void dns_provider_free(struct dns_provider *p);
+
+/* Follows CNAMEs from _acme-challenge.NAME, has the provider present the value there, and waits until
+ * all of the zone's servers show it (at most timeout_ms). done(arg, NULL) or with a sentence. */
+struct dns_record;
+struct dns_record *dns_record_present(struct dns *d, struct dns_provider *p, const char *name,
+				      const char *value, int64_t timeout_ms,
+				      void (*done)(void *arg, const char *failed), void *arg);
+/* Takes it away (in the background) and frees the handle; cancels done if it has not come. */
+void dns_record_remove(struct dns_record *r);
+/* dns-persist-01: whether _validation-persist.NAME has a record that names this account at one of the
+ * issuers (done(arg, NULL)), else a sentence with the record to publish. */
+struct dns_ask *dns_persist_check(struct dns *d, const char *name, bool wildcard,
+				  const char *const *issuers, const char *account_url,
+				  void (*done)(void *arg, const char *failed), void *arg);
+
+#endif
