@@ -7,6 +7,8 @@
       nat       .4 ──┘
          └─ 192.168.77.1 ── agent 192.168.77.10   (masquerade, nothing forwarded inwards)
 
+and gateway2 .22, gateway3 .23 … where add_gateway is called.
+
 Names are looked up in a hosts file that `ip netns exec` binds over /etc/hosts."""
 import concurrent.futures
 import ctypes
@@ -22,6 +24,7 @@ _CLONE_NEWNET = 0x40000000
 
 STRANGER, GATEWAY, CONTROL, NAT = "203.0.113.10", "203.0.113.2", "203.0.113.3", "203.0.113.4"
 GATEWAY2 = "203.0.113.5"
+GATEWAYS = {1: GATEWAY, **{n: f"203.0.113.{20 + n}" for n in range(2, 10)}}  # by number
 AGENT, AGENT_ROUTER = "192.168.77.10", "192.168.77.1"
 
 
@@ -112,7 +115,7 @@ class Net:
         self._n = 0
         self.ns = {}
         self._had_etc_netns = os.path.isdir("/etc/netns")
-        hosts = (f"{GATEWAY} gateway.demo.test {' '.join(domains)}\n{CONTROL} control.demo.test\n")
+        hosts = self._hosts = (f"{GATEWAY} gateway.demo.test {' '.join(domains)}\n{CONTROL} control.demo.test\n")
         try:
             self.inet = self._add("inet", hosts)
             self.inet.ip("link", "add", "br0", "type", "bridge")
@@ -156,6 +159,14 @@ class Net:
         for a in addrs:
             ns.ip("addr", "add", a, "dev", ifname)
         ns.ip("link", "set", ifname, "up")
+
+    def add_gateway(self, number):
+        """The host of one more gateway (from 2 on), unless it is there."""
+        name = f"gateway{number}"
+        if name not in self.ns:
+            setattr(self, name, self._add(name, self._hosts))
+            self.attach(self.ns[name], "eth0", f"{GATEWAYS[number]}/24")
+        return self.ns[name]
 
     def drop_nat(self):
         """Forgets every mapping of the NAT router, as a reboot or a timeout would."""

@@ -78,6 +78,7 @@ class System:
         self.net = None
         self.token = None
         self.agent_number = 0
+        self.gateway_ids = {}  # number -> id
         try:
             self.net = net.Net(self.prefix, domains=(domain, "other.demo.test", "ws.demo.test"))
             make_ca(self.dir)
@@ -160,8 +161,8 @@ class System:
         settings = dict(api_key_file=self.dir / f"{role}.key", state_dir=self.dir / f"{role}-state",
                         runtime_dir=self.dir / f"{role}-run", log_level="info",
                         warden=self.build / "km-warden")
-        if role == "gateway":
-            settings.update(public_ip=net.GATEWAY, wireguard_port=51820, https_listen="0.0.0.0:443",
+        if role.startswith("gateway"):
+            settings.update(public_ip=net.GATEWAYS[int(role[7:] or 1)], wireguard_port=51820, https_listen="0.0.0.0:443",
                             http_listen="0.0.0.0:80", certificate_dir=self.certificates,
                             metrics_listen="127.0.0.1:9101")
         else:
@@ -170,10 +171,11 @@ class System:
         return settings
 
     def join(self, role, token, *options, conf=None, **settings):
-        """gatewayd join, or agentd join: what a new host does, once. What it has printed."""
+        """gatewayd join, or agentd join: what a new host does, once. What it has printed. The role is "agent",
+        "gateway", or "gateway2" and so on."""
         ns = getattr(self.net, role)
         conf = conf or self.conf(role, **{**self._edge_settings(role), **settings})
-        out = ns.exec(str(self.build / f"{role}d"), "join", "-c", str(conf), *options, input=token)
+        out = ns.exec(str(self.build / f"{role.rstrip('0123456789')}d"), "join", "-c", str(conf), *options, input=token)
         self.joined[role] = {}
         for line in conf.read_text().splitlines():
             key, _, value = line.partition("=")
@@ -184,15 +186,25 @@ class System:
                 self.joined[role][last] = value.strip()
         return out
 
-    def start_gateway(self, token=None, wait=True, **settings):
-        """With a join token it joins first."""
+    def start_gateway(self, token=None, wait=True, number=1, **settings):
+        """With a join token it joins first. Gateway 2 is the role "gateway2" and the process "gateway2d" on
+        a host of its own, net.gateway2; and so on up to 9."""
+        role = "gateway" if number == 1 else f"gateway{number}"
+        if number > 1:
+            self.net.add_gateway(number)
         if token:
-            self.join("gateway", token, **settings)
-        conf = self.conf("gateway", **{**self._edge_settings("gateway"), **settings})
-        p = self.start("gatewayd", self.net.gateway, self.build / "gatewayd", "-c", conf)
+            self.join(role, token, **settings)
+        conf = self.conf(role, **{**self._edge_settings(role), **settings})
+        p = self.start(f"{role}d", getattr(self.net, role), self.build / "gatewayd", "-c", conf)
         if wait:
             p.wait_log("configuration applied", timeout=30)
         return p
+
+    def add_gateway(self, number, **settings):
+        """A further gateway: made at control, joined, started. Its id is in gateway_ids[number]."""
+        gw = self.api("POST", "/api/gateways", {"name": f"gateway-{number}"}, expect=201)
+        self.gateway_ids[number] = gw["id"]
+        return self.start_gateway(gw["joinToken"], number=number, **settings)
 
     def start_agent(self, token=None, wait=True, **settings):
         """Likewise."""
@@ -229,6 +241,7 @@ class System:
         gw = self.api("POST", "/api/gateways", {"name": "gateway-1"}, expect=201)
         ag = self.api("POST", "/api/agents", {"name": "agent-1"}, expect=201)
         self.gateway_id, self.agent_id = gw["id"], ag["id"]
+        self.gateway_ids[1] = gw["id"]
         self.start_target()
         self.start_gateway(gw["joinToken"], **(gateway or {}))
         self.start_agent(ag["joinToken"], **(agent or {}))
@@ -288,7 +301,7 @@ class System:
         return path
 
     def wg_peers(self, role):
-        """The WireGuard keys of the peers that gatewayd's or agentd's device has."""
+        """The WireGuard keys of the peers that the device of this role has."""
         folder = self.dir / f"{role}-run"
         if (folder / "wireguard.sock").exists():
             shown = run(str(self.build / "km-warden"), "--show", str(folder))
@@ -331,26 +344,26 @@ class System:
                                                  "agentId": self.agent_id, "target": target, **more},
                         expect=201, conn=conn)
 
-    def stranger(self, domain=None, timeout=30, rcvbuf=None):
-        """A connection (made at its first request) from the stranger to the gateway."""
-        return client.NsConnection(self.net.stranger, net.GATEWAY, 443, domain or self.domain, self.tls,
+    def stranger(self, domain=None, timeout=30, rcvbuf=None, number=1):
+        """A connection (made at its first request) from the stranger to the gateway (of this number)."""
+        return client.NsConnection(self.net.stranger, net.GATEWAYS[number], 443, domain or self.domain, self.tls,
                                    patience(timeout), rcvbuf=rcvbuf)
 
-    def get(self, path="/", domain=None, timeout=30, **kw):
-        conn = self.stranger(domain, timeout)
+    def get(self, path="/", domain=None, timeout=30, number=1, **kw):
+        conn = self.stranger(domain, timeout, number=number)
         try:
             return client.request(conn, "GET", path, **kw)
         finally:
             conn.close()
 
-    def wait_served(self, path="/", domain=None, timeout=30, attempt_timeout=3):
+    def wait_served(self, path="/", domain=None, timeout=30, attempt_timeout=3, number=1):
         """Asks until a 200 comes; returns (answer, seconds)."""
         timeout = patience(timeout)
         began = time.monotonic()
         last = None
         while time.monotonic() - began < timeout:
             try:
-                a = self.get(path, domain, timeout=attempt_timeout)
+                a = self.get(path, domain, timeout=attempt_timeout, number=number)
                 if a.status == 200:
                     return a, time.monotonic() - began
                 last = a
@@ -398,14 +411,16 @@ class System:
         """Stops everything in order and removes it. Returns complaints: daemons that did not end well
         (a sanitizer's finding is one), and what was left behind."""
         complaints = []
-        for name in ("agentd", "gatewayd", "controld", *list(self.procs)):
+        gateways = sorted(n for n in self.procs if n.startswith("gateway") and n.endswith("d"))
+        daemons = ("agentd", *gateways, "controld")
+        for name in (*daemons, *list(self.procs)):
             p = self.procs.get(name)
             if p is None:
                 continue
             try:
                 gone = not p.alive()
                 status = self.stop(name)
-                ok = (0, -signal.SIGTERM) if name not in ("agentd", "gatewayd", "controld") else (0,)
+                ok = (0, -signal.SIGTERM) if name not in daemons else (0,)
                 if status not in ok:
                     complaints.append(f"{name} {'had ended' if gone else 'ended'} with status {status}:"
                                       f"\n{p.tail(200)}")
