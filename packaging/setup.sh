@@ -7,8 +7,8 @@ build="gcc make pkg-config libc6-dev libevent-dev libssl-dev libpq-dev libjansso
  libwebsockets-evlib-uv liburcu-dev libsodium-dev libinih-dev libmnl-dev libidn2-dev
  libargon2-dev libcurl4-openssl-dev libc-ares-dev libldns-dev uthash-dev wireguard-tools"
 run="postgresql-15"
-demo="iproute2 nftables python3 curl openssl ca-certificates"
-check="pebble knot knot-dnsutils testssl.sh python3-pytest-xdist wireguard-go iperf3 nebula dnsmasq-base libcmocka-dev python3-pytest python3-websockets conntrack procps"
+demo="iproute2 nftables python3 curl openssl ca-certificates pebble"
+check="knot knot-dnsutils python3-cryptography testssl.sh python3-pytest-xdist wireguard-go iperf3 nebula dnsmasq-base libcmocka-dev python3-pytest python3-websockets conntrack procps"
 vm="qemu-system-x86 busybox-static cpio kmod"
 lint="clang clang-tidy clang-format cppcheck mandoc"
 

@@ -7,7 +7,8 @@
       nat       .4 ──┘
          └─ 192.168.77.1 ── agent 192.168.77.10   (masquerade, nothing forwarded inwards)
 
-and gateway2 .22, gateway3 .23 … where add_gateway is called.
+and gateway2 .22, gateway3 .23 … where add_gateway is called; a CA .30 and a DNS server .31 where a test
+starts them (add_host).
 
 Names are looked up in a hosts file that `ip netns exec` binds over /etc/hosts."""
 import concurrent.futures
@@ -25,6 +26,7 @@ _CLONE_NEWNET = 0x40000000
 STRANGER, GATEWAY, CONTROL, NAT = "203.0.113.10", "203.0.113.2", "203.0.113.3", "203.0.113.4"
 GATEWAY2 = "203.0.113.5"
 GATEWAYS = {1: GATEWAY, **{n: f"203.0.113.{20 + n}" for n in range(2, 10)}}  # by number
+CA, DNS = "203.0.113.30", "203.0.113.31"
 AGENT, AGENT_ROUTER = "192.168.77.10", "192.168.77.1"
 
 
@@ -115,7 +117,8 @@ class Net:
         self._n = 0
         self.ns = {}
         self._had_etc_netns = os.path.isdir("/etc/netns")
-        hosts = self._hosts = (f"{GATEWAY} gateway.demo.test {' '.join(domains)}\n{CONTROL} control.demo.test\n")
+        hosts = self._hosts = (f"{GATEWAY} gateway.demo.test {' '.join(domains)}\n{CONTROL} control.demo.test\n"
+                               f"{CA} ca.demo.test\n")
         try:
             self.inet = self._add("inet", hosts)
             self.inet.ip("link", "add", "br0", "type", "bridge")
@@ -162,10 +165,13 @@ class Net:
 
     def add_gateway(self, number):
         """The host of one more gateway (from 2 on), unless it is there."""
-        name = f"gateway{number}"
+        return self.add_host(f"gateway{number}", GATEWAYS[number])
+
+    def add_host(self, name, addr):
+        """One more host of the internet, unless it is there."""
         if name not in self.ns:
             setattr(self, name, self._add(name, self._hosts))
-            self.attach(self.ns[name], "eth0", f"{GATEWAYS[number]}/24")
+            self.attach(self.ns[name], "eth0", f"{addr}/24")
         return self.ns[name]
 
     def drop_nat(self):

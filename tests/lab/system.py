@@ -77,8 +77,8 @@ class System:
         self.logs.mkdir()
         self.net = None
         self.token = None
-        self.agent_number = 0
         self.gateway_ids = {}  # number -> id
+        self.gateway_defaults = {"acme": "off"}  # settings of every gateway that is started
         try:
             self.net = net.Net(self.prefix, domains=(domain, "other.demo.test", "ws.demo.test"))
             make_ca(self.dir)
@@ -92,12 +92,16 @@ class System:
 
     # ---- parts -------------------------------------------------------------------------------
 
-    def add_certificate(self, domain):
-        make_certificate(self.dir, domain, self.certificates)
+    def issue(self, domain, out_dir):
+        """A certificate of the CA of our own, with its key: out_dir/domain."""
+        make_certificate(self.dir, domain, out_dir)
 
-    def start(self, name, ns, *argv, die_with_parent=True):
+    def add_certificate(self, domain):
+        self.issue(domain, self.certificates)
+
+    def start(self, name, ns, *argv, die_with_parent=True, env=None):
         p = Proc(name, ns.argv(*map(str, argv)), self.logs / f"{name}.log",
-                 env={**SANITIZER_ENV, **self.clocks.get(name, {}),
+                 env={**SANITIZER_ENV, **self.clocks.get(name, {}), **(env or {}),
                       "PATH": f"{os.environ['PATH']}:{self._mark(name)}"},
                  die_with_parent=die_with_parent)
         self.procs[name] = p
@@ -162,9 +166,10 @@ class System:
                         runtime_dir=self.dir / f"{role}-run", log_level="info",
                         warden=self.build / "km-warden")
         if role.startswith("gateway"):
-            settings.update(public_ip=net.GATEWAYS[int(role[7:] or 1)], wireguard_port=51820, https_listen="0.0.0.0:443",
-                            http_listen="0.0.0.0:80", certificate_dir=self.certificates,
-                            metrics_listen="127.0.0.1:9101")
+            settings.update(public_ip=net.GATEWAYS[int(role[7:] or 1)], wireguard_port=51820,
+                            https_listen="0.0.0.0:443", http_listen="0.0.0.0:80",
+                            certificate_dir=self.certificates, metrics_listen="127.0.0.1:9101",
+                            **self.gateway_defaults)
         else:
             settings.update(metrics_listen="127.0.0.1:9102", warden=self.program("km-warden"))
         settings.update(self.joined.get(role, {}))
