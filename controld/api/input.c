@@ -320,13 +320,27 @@ static void tunnel_strings(struct tunnel_input *out, const struct tunnel_fields 
 		details_add(d, f->target_at, "must name a host: host:port or unix:/path");
 }
 
+static void tls_of(struct tunnel_input *out, const json_t *v, struct details *d)
+{
+	static const char *const choices[] = {"auto", "own", "passthrough", "off", NULL};
+	const char *s = text_of(v, "tls", false, d);
+	out->has_tls = s != NULL;
+	if (s && !known(s, choices))
+		details_add(d, "tls", "must be \"auto\" (gateways obtain a certificate), \"own\" (one "
+				      "that you put on them), \"passthrough\" (the target does TLS) or "
+				      "\"off\" (plain HTTP)");
+	else if (s)
+		out->tls = s;
+}
+
 int input_tunnel(struct tunnel_input *out, const json_t *body, bool create, struct details *d)
 {
 	static const char *const keys[] = {"domain",      "agentId", "target",  "enabled",
 					   "description", "match",   "targets", "protocol",
-					   "path",        "port",    NULL};
+					   "path",        "port",    "tls",     NULL};
 	memset(out, 0, sizeof(*out));
 	out->enabled = true;
+	out->tls = "auto";
 	out->description = "";
 	refuse_unknown(body, "", keys, d);
 	struct tunnel_fields f = {json_object_get(body, "domain"),
@@ -345,6 +359,7 @@ int input_tunnel(struct tunnel_input *out, const json_t *body, bool create, stru
 	not_built(json_object_get(body, "path"), "path", d);
 	not_built(json_object_get(body, "port"), "port", d);
 	tunnel_strings(out, &f, create, d);
+	tls_of(out, json_object_get(body, "tls"), d);
 	v = json_object_get(body, "enabled");
 	if (v && !json_is_true(v) && !json_is_false(v)) {
 		details_add(d, "enabled", "must be true or false");

@@ -39,11 +39,12 @@ struct host_input {
 	const char *expires_at; /* NULL with has_expires_at: never */
 };
 struct tunnel_input {
-	bool has_domain, has_agent_id, has_target, has_enabled, has_description;
+	bool has_domain, has_agent_id, has_target, has_enabled, has_description, has_tls;
 	char domain[DOMAIN_STRLEN];
 	const char *agent_id, *target;
 	bool enabled;            /* true when absent */
 	const char *description; /* "" when absent */
+	const char *tls;         /* "auto" when absent */
 };
 
 /* Each reads a body; create: required fields must be there (POST), else all are optional (PATCH).

@@ -15,7 +15,7 @@
 #define VIEW                                                                                       \
 	"json_build_object('id', t.id, 'domain', t.domain, 'agentId', g.agent_id, "                \
 	"'target', g.address, 'targetId', g.id, 'enabled', t.enabled, "                            \
-	"'description', t.description, 'protocol', t.protocol, "                                   \
+	"'description', t.description, 'protocol', t.protocol, 'tls', t.tls, "                     \
 	"'match', json_build_object('domain', t.domain, 'path', t.path, 'port', t.port, "          \
 	"'protocol', t.protocol), "                                                                \
 	"'targets', json_build_array(json_build_object('id', g.id, 'agentId', g.agent_id, "        \
@@ -59,6 +59,8 @@ static char *details_of(const struct tunnel_input *in)
 		json_object_set_new(o, "enabled", json_boolean(in->enabled));
 	if (in->has_description)
 		json_object_set_new(o, "description", json_string(in->description));
+	if (in->has_tls)
+		json_object_set_new(o, "tls", json_string(in->tls));
 	char *text = json_dumps(o, JSON_COMPACT);
 	json_decref(o);
 	return text;
@@ -83,9 +85,9 @@ void tunnels_create(struct req *rq)
 	km_uuid_new(rq->child);
 	char *details = details_of(&in);
 	tx_add(&tx,
-	       "INSERT INTO tunnels (id, domain, enabled, description) "
-	       "VALUES ($1::uuid, $2, $3::boolean, $4)",
-	       rq->id, in.domain, in.enabled ? "true" : "false", in.description);
+	       "INSERT INTO tunnels (id, domain, enabled, description, tls) "
+	       "VALUES ($1::uuid, $2, $3::boolean, $4, $5)",
+	       rq->id, in.domain, in.enabled ? "true" : "false", in.description, in.tls);
 	tx_add(&tx,
 	       "INSERT INTO targets (id, tunnel_id, agent_id, address) "
 	       "VALUES ($1::uuid, $2::uuid, $3::uuid, $4)",
@@ -117,12 +119,12 @@ void tunnels_update(struct req *rq)
 	tx_add(&tx,
 	       "UPDATE tunnels SET domain = coalesce($2, domain), "
 	       "enabled = coalesce($3::boolean, enabled), description = coalesce($4, description), "
-	       "updated_at = now() WHERE id = $1::uuid",
+	       "tls = coalesce($5, tls), updated_at = now() WHERE id = $1::uuid",
 	       rq->id, in.has_domain ? in.domain : NULL,
 	       !in.has_enabled ? NULL
 	       : in.enabled    ? "true"
 			       : "false",
-	       in.has_description ? in.description : NULL);
+	       in.has_description ? in.description : NULL, in.has_tls ? in.tls : NULL);
 	tx_add(&tx,
 	       /* Another place is another target: connections that gateways keep to the old one
 		* carry its id, and an agent that has not heard yet does not know the new one. */

@@ -9,14 +9,19 @@
 #define FEED_ROWS 1000     /* changes read at once */
 #define CATCH_UP_ROWS 2000 /* a client that missed more gets everything */
 
-/* revision, entity, verb, id, payload, agent before, agent after */
-#define CHANGE_COLUMNS "revision, entity, verb, id, payload, old->>'agentId', payload->>'agentId'"
+/* revision, entity, verb, id, payload, agent before, agent after, whether a gateway's `config` says
+ * something else of itself now */
+#define CHANGE_COLUMNS                                                                             \
+	"revision, entity, verb, id, payload, old->>'agentId', payload->>'agentId', "              \
+	"entity = 'gateway' AND verb = 'update' AND (old->'name', old->'publicIp') "               \
+	"IS DISTINCT FROM (payload->'name', payload->'publicIp')"
 
 struct change {
 	int64_t revision;
 	const char *entity, *verb, *id;
 	json_t *payload;      /* NULL for delete */
 	const char *was, *is; /* the agent that a tunnel leads to; "" for none */
+	bool self;
 };
 
 static void change_read(struct change *ch, const PGresult *res, int row)
@@ -30,6 +35,7 @@ static void change_read(struct change *ch, const PGresult *res, int row)
 	    .payload = payload[0] ? json_loads(payload, 0, NULL) : NULL,
 	    .was = PQgetvalue(res, row, 5),
 	    .is = PQgetvalue(res, row, 6),
+	    .self = PQgetvalue(res, row, 7)[0] == 't',
 	};
 }
 
@@ -69,8 +75,10 @@ static void tell(struct client *c, const struct change *ch)
 	if (ch->revision <= c->looked)
 		return;
 	c->looked = ch->revision;
-	if (strcmp(ch->id, c->id) == 0 && ch->payload)
+	if (strcmp(ch->id, c->id) == 0 && ch->payload) {
 		tell_self(c, ch->payload, ch->revision);
+		c->whole = c->whole || ch->self; /* no change tells a gateway of itself */
+	}
 	if (!verb)
 		return;
 	json_t *m = json_pack("{s:s, s:I, s:I}", "epoch", c->hub->epoch, "revision",
@@ -93,7 +101,7 @@ static void tell(struct client *c, const struct change *ch)
 
 static void synced(struct client *c)
 {
-	if (c->looked < c->hub->seen) /* more came meanwhile */
+	if (c->whole || c->looked < c->hub->seen) /* more came meanwhile */
 		client_go(c, STEP_SYNC);
 	else
 		c->step = STEP_LIVE;
@@ -147,7 +155,8 @@ static void whole_read(void *arg, const struct store_error *error, PGresult *con
 #define TUNNELS_JSON(which)                                                                        \
 	"SELECT jsonb_strip_nulls(jsonb_build_object('id', t.id, 'domain', t.domain, "             \
 	"'path', t.path, 'protocol', t.protocol, 'enabled', t.enabled, 'agentId', g.agent_id, "    \
-	"'agentVirtualIp', host(a.virtual_ip), 'targetId', g.id, 'target', g.address)) "           \
+	"'agentVirtualIp', host(a.virtual_ip), 'targetId', g.id, 'target', g.address, "            \
+	"'tls', t.tls)) "                                                                          \
 	"FROM (SELECT DISTINCT ON (x.tunnel_id) x.* FROM targets x " which                         \
 	"ORDER BY x.tunnel_id, NOT x.enabled, x.priority, x.created_at, x.id) g "                  \
 	"JOIN tunnels t ON t.id = g.tunnel_id JOIN agents a ON a.id = g.agent_id"
@@ -178,7 +187,8 @@ static void read_whole(struct client *c)
 	struct store_stmt gateway[] = {
 	    {.sql = "SELECT e.id, r.value FROM epoch e, revision r"},
 	    {.sql = "SELECT json_build_object('id', id, 'name', name, 'virtualIps', "
-		    "json_build_array(host(virtual_ip))) FROM gateways "
+		    "json_build_array(host(virtual_ip)), 'publicIp', to_json(CASE WHEN public_ip = '{}' "
+		    "THEN reported_ip ELSE public_ip END)) FROM gateways "
 		    "WHERE id = $1::uuid AND revoked_at IS NULL",
 	     .n = 1,
 	     .params = {c->id}},
@@ -264,8 +274,11 @@ static void everyone_anew(struct hub *hub, const char *why)
 
 static void tell_live(struct client *c, const struct change *ch)
 {
-	if (c && c->step == STEP_LIVE)
-		tell(c, ch);
+	if (!c || c->step != STEP_LIVE)
+		return;
+	tell(c, ch);
+	if (c->whole)
+		client_go(c, STEP_SYNC);
 }
 
 static void fan_out(struct hub *hub, const struct change *ch)

@@ -241,6 +241,9 @@ static void flush_ended(void *arg, const struct store_error *error, PGresult *co
 	"FROM jsonb_to_recordset($1::jsonb) AS x(\"gatewayId\" uuid, domain text, status text, "   \
 	"issuer text, \"notAfter\" timestamptz, fingerprint text, error text, "                    \
 	"\"nextTryAt\" timestamptz) JOIN gateways g ON g.id = x.\"gatewayId\" "                    \
+	"AND g.revoked_at IS NULL "                                                                \
+	"WHERE EXISTS (SELECT FROM tunnels t WHERE t.domain = x.domain) "                          \
+	"ORDER BY x.domain, x.\"gatewayId\" "                                                      \
 	"ON CONFLICT (gateway_id, domain) DO UPDATE SET status = excluded.status, "                \
 	"issuer = coalesce(excluded.issuer, c.issuer), "                                           \
 	"not_after = coalesce(excluded.not_after, c.not_after), "                                  \

@@ -292,6 +292,42 @@ def test_tunnels_life(ctl):
     assert ctl.request("DELETE", path).status == 404
 
 
+def test_how_a_tunnel_has_its_tls(ctl):
+    a = ctl.agent()
+    plain = ctl.tunnel(a)
+    assert plain["tls"] == "auto"
+    for tls in ("auto", "own", "passthrough", "off"):
+        t = ctl.ok("POST", "/api/tunnels", {"domain": f"*.{tls}.example", "agentId": a["id"], "target": "a:1", "tls": tls})
+        assert t["tls"] == tls == ctl.ok("GET", f"/api/tunnels/{t['id']}")["tls"]
+        ctl.ok("DELETE", f"/api/tunnels/{t['id']}")
+    path = f"/api/tunnels/{plain['id']}"
+    assert ctl.ok("PATCH", path, {"tls": "own"})["tls"] == "own"
+    assert ctl.ok("PATCH", path, {"enabled": False})["tls"] == "own", "what is not named stays"
+    for bad in ("letsencrypt", "", "AUTO", None, 1, ["auto"]):
+        r = ctl.request("PATCH", path, {"tls": bad})
+        assert r.status == 400 and r.fields == {"tls"}, r
+        if isinstance(bad, str):
+            assert all(f'"{x}"' in r.json["details"][0]["message"] for x in ("auto", "own", "passthrough", "off"))
+    assert ctl.ok("GET", path)["tls"] == "own"
+    row = [x for x in ctl.ok("GET", "/api/audit?limit=50")["items"] if x["action"] == "tunnel.update"][0]
+    assert row["details"] == {"enabled": False}
+
+    async def main():
+        g = ctl.gateway()
+        async with Link(ctl, g) as link:
+            config = await link.data("config")
+            assert [t["tls"] for t in config["tunnels"] if t["id"] == plain["id"]] == ["own"]
+            await rest(ctl, "PATCH", path, {"tls": "passthrough"})
+            assert (await link.next_is("tunnel_update"))["tunnel"]["tls"] == "passthrough"
+            await rest(ctl, "PATCH", path, {"tls": "passthrough", "description": "nothing new"})
+            await rest(ctl, "PATCH", path, {"tls": "auto"})
+            assert (await link.next_is("tunnel_update"))["tunnel"]["tls"] == "auto"
+        ctl.ok("DELETE", f"/api/gateways/{g['id']}")
+    run(main())
+    ctl.ok("DELETE", path)
+    ctl.ok("DELETE", f"/api/agents/{a['id']}")
+
+
 def test_tokens_and_me(ctl):
     t = ctl.ok("POST", "/api/tokens", {"name": "ci", "expiresAt": "2099-01-01T00:00:00Z"})
     assert re.fullmatch(r"kmt_[\w-]{43}", t["token"]) and t["prefix"] == t["token"][:8]
@@ -638,7 +674,8 @@ def test_configs_and_changes(ctl):
             ca, cg = await la.data("config"), await lg.data("config")
             assert ca["agent"] == {k: a[k] for k in ("id", "name", "virtualIp", "subnet")}
             assert {x["id"] for x in ca["gateways"]} >= {g["id"], h["id"]} and ca["tunnels"] == []
-            assert cg["gateway"] == {"id": g["id"], "name": g["name"], "virtualIps": g["virtualIps"]}
+            assert cg["gateway"] == {"id": g["id"], "name": g["name"], "virtualIps": g["virtualIps"],
+                                     "publicIp": ["198.51.100.1"]}
             me = [x for x in cg["agents"] if x["id"] == a["id"]][0]
             assert {k: v for k, v in me.items() if k != "certificate"} == {"id": a["id"], "name": a["name"], "virtualIp": a["virtualIp"],
                           "subnet": a["subnet"], "wireguardPublicKey": ka}
@@ -654,7 +691,7 @@ def test_configs_and_changes(ctl):
             xa, xg = await la.next_is("tunnel_create"), await lg.next_is("tunnel_create")
             assert xa["previous"] == u["revision"] and xg["previous"] == cg["revision"]
             want = {"id": t["id"], "domain": "hub.example.com", "target": "[::1]:9", "targetId": t["targetId"],
-                    "enabled": True}
+                    "enabled": True, "tls": "auto"}
             for x in (xa, xg):
                 assert want.items() <= x["tunnel"].items()
             assert xg["tunnel"]["agentVirtualIp"] == a["virtualIp"]
@@ -698,6 +735,61 @@ def test_configs_and_changes(ctl):
                     assert again.first[0] == "auth_error"
                 await rest(ctl, "DELETE", f"/api/tunnels/{other['id']}")
                 await rest(ctl, "DELETE", f"/api/agents/{b['id']}")
+    run(main())
+
+
+def test_gateways_are_told_of_themselves_and_of_one_another(ctl):
+    async def main():
+        g, h = ctl.gateway(), ctl.gateway()
+        gk, hk = key(), key()
+        me, path = {"id": g["id"], "name": g["name"], "virtualIps": g["virtualIps"]}, f"/api/gateways/{g['id']}"
+        async with Link(ctl, g, gk) as lg:
+            c = await lg.data("config")
+            assert c["gateway"] == {**me, "publicIp": ["127.0.0.1"]}, "the address of its connection"
+            assert [x for x in c["gateways"] if x["id"] == h["id"]]
+            async with Link(ctl, h, hk, publicIp=["198.51.100.9"], wireguardPort=5000) as lh:
+                other = [x for x in (await lh.data("config"))["gateways"] if x["id"] == g["id"]][0]
+                assert other["wireguardPublicKey"] == gk and "BEGIN NEBULA" in other["certificate"]
+                u = (await lg.next_is("gateway_update"))["gateway"]
+                assert (u["id"], u["wireguardPublicKey"], u["publicIp"]) == (h["id"], hk, ["198.51.100.9"])
+                assert "BEGIN NEBULA" in u["certificate"] and u["wireguardPort"] == 5000
+                assert u["virtualIps"] == h["virtualIps"]
+
+                # What the operator says has precedence; each hears of itself by a configuration.
+                await rest(ctl, "PATCH", path, {"publicIp": ["192.0.2.1", "gw.example.com"]})
+                u = await lh.next_is("gateway_update")
+                assert u["gateway"]["publicIp"] == ["192.0.2.1", "gw.example.com"]
+                c = await lg.next_is("config")
+                assert c["gateway"]["publicIp"] == ["192.0.2.1", "gw.example.com"] and c["revision"] == u["revision"]
+                await rest(ctl, "PATCH", path, {"region": "somewhere"})  # nobody is told
+                await rest(ctl, "PATCH", path, {"publicIp": None})
+                assert (await lg.next_is("config"))["gateway"]["publicIp"] == ["127.0.0.1"]
+                assert (await lh.next_is("gateway_update"))["gateway"]["publicIp"] == ["127.0.0.1"]
+                new = f"renamed-{next(numbers)}"
+                await rest(ctl, "PATCH", path, {"name": new})
+                c = await lg.next_is("config")
+                assert c["gateway"]["name"] == new
+                n = await lh.next_is("gateway_update")
+                assert n["gateway"]["name"] == new
+
+                # Revisions go on from there.
+                x = await rest(ctl, "POST", "/api/gateways", {"name": f"gateway-{next(numbers)}"})
+                created = await lg.next_is("gateway_create")
+                assert created["gateway"]["id"] == x["id"] and created["previous"] == c["revision"]
+                await lh.next_is("gateway_create")
+
+                # Revoked: it is gone for the others, and its key with it.
+                await rest(ctl, "POST", f"/api/gateways/{x['id']}/revoke", {}, 200)
+                assert (await lg.next_is("gateway_delete"))["id"] == x["id"]
+                at = (await lh.next_is("gateway_delete"))
+                assert at["id"] == x["id"]
+            ctl.ok("DELETE", f"/api/gateways/{x['id']}")
+
+        # One that was away, and now says that it is elsewhere.
+        async with Link(ctl, g, gk, epoch=at["epoch"], revision=at["revision"], publicIp=["198.51.100.77"]) as lg:
+            assert (await lg.data("config"))["gateway"]["publicIp"] == ["198.51.100.77"]
+        for x in (g, h):
+            ctl.ok("DELETE", f"/api/gateways/{x['id']}")
     run(main())
 
 
@@ -1028,7 +1120,7 @@ def test_short_lifetimes_end_no_sweep():
 def test_status_is_seen(ctl):
     async def main():
         a, g = ctl.agent(), ctl.gateway()
-        t = ctl.tunnel(a)
+        t, *others = ctl.tunnel(a), ctl.tunnel(a, domain="good.example.com"), ctl.tunnel(a, domain="bad.example.com")
         now, soon = "2026-11-21T07:02:13.123Z", "2099-01-01T00:00:00.000Z"
         cert = (ctl.state / "root.crt").read_text()
         agent, tunnel = f"/api/agents/{a['id']}", f"/api/tunnels/{t['id']}"
@@ -1072,7 +1164,7 @@ def test_status_is_seen(ctl):
             assert (await lg.data("error"))["code"] == "INVALID_MESSAGE"
         await wait(lambda: ctl.ok("GET", agent)["status"] == "offline")
         assert ctl.ok("GET", tunnel)["status"] == "unknown"
-        for x in (f"tunnels/{t['id']}", f"agents/{a['id']}", f"gateways/{g['id']}"):
+        for x in (*(f"tunnels/{x['id']}" for x in (t, *others)), f"agents/{a['id']}", f"gateways/{g['id']}"):
             ctl.ok("DELETE", "/api/" + x)
     run(main())
 

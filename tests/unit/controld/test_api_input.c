@@ -83,6 +83,10 @@ static const struct row rows[] = {
      "{\"domain\":\"a.b\"," AGENT ",\"target\":\"x:1\",\"match\":{\"domain\":\"a.b\"}}", "match"},
     {TUNNEL_PATCH, "{}", ""},
     {TUNNEL_PATCH, "{\"enabled\":true,\"description\":null}", ""},
+    {TUNNEL_PATCH, "{\"tls\":\"passthrough\"}", ""},
+    {TUNNEL_PATCH, "{\"tls\":\"Own\"}", "tls"},
+    {TUNNEL_PATCH, "{\"tls\":null}", "tls"},
+    {TUNNEL_POST, "{\"domain\":\"*.a.b\"," AGENT ",\"target\":\"x:1\",\"tls\":\"off\"}", ""},
     {TUNNEL_PATCH, "{\"domain\":null}", "domain"},
     {TUNNEL_PATCH, "{\"target\":\"127.0.0.1\"}", "target"},
 };
@@ -148,6 +152,8 @@ static void tunnel_values(void **state)
 	assert_string_equal(in.target, "[::1]:80");
 	assert_string_equal(in.agent_id, "6f1c1f60-3b4e-4a55-9d4e-0b6a5a3f7c11");
 	assert_true(in.has_enabled && !in.enabled && !in.has_description);
+	assert_true(!in.has_tls);
+	assert_string_equal(in.tls, "auto");
 	json_decref(body);
 }
 
