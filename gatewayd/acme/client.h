@@ -85,8 +85,10 @@ int acme_client_new(struct acme_client **out, const struct acme_client_opts *o, 
 void acme_client_free(struct acme_client *c);
 /* NULL while unknown. */
 const char *acme_client_account_url(const struct acme_client *c);
-/* What the directory said; false while it has not been read. ari: renewalInfo is there. */
-bool acme_client_directory(const struct acme_client *c, bool *ari, const char **issuer_caa,
+/* What the directory said; false while it has not been read. ari: renewalInfo is there; issuers: the CA's
+ * domains as CAA records name them (RFC 8659), NULL-terminated; terms: URL or NULL. Each may be NULL;
+ * borrowed until the directory is read again (a day later). */
+bool acme_client_directory(const struct acme_client *c, bool *ari, const char *const **issuers,
 			   const char **terms);
 /* token "." thumbprint (RFC 8555 section 8.1); the caller frees. */
 char *acme_client_key_authorization(const struct acme_client *c, const char *token);
@@ -101,8 +103,9 @@ struct acme_challenge {
 	const char *name;       /* the identifier without "*." */
 	bool wildcard, ip;
 	const char *token;      /* NULL for dns-persist-01 */
-	const char *key_auth;
+	const char *key_auth;   /* NULL for dns-persist-01 */
 	const char *dns_value;  /* of the TXT record, for dns-01 */
+	const char *const *issuers; /* for dns-persist-01: the CA's domains, NULL-terminated */
 };
 
 struct acme_order_opts {
