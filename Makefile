@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 # kakuremichi. Knobs: CC, CFLAGS, SAN=address,undefined | thread, V=1, BUILD, PREFIX, DESTDIR,
-# SOAK_TIME, SOAK_SEED, WG_EMBED (folder of the embeddable WireGuard library, from Debian's wireguard-tools).
+# SOAK_TIME, SOAK_SEED, E2E_JOBS (files of end-to-end tests at once), WG_EMBED (folder of the embeddable WireGuard
+# library, from Debian's wireguard-tools).
 CC        ?= gcc
 SAN       ?=
 V         ?= 0
@@ -89,6 +90,7 @@ $(BUILD)/tests/unit/%: $(OBJ)/tests/unit/%.o $(WITH_LIB:%=$(BUILD)/lib%.a) $(BUI
 
 # ---- the two commands, and what they are made of ----
 SANITIZED := SAN=address,undefined
+E2E_JOBS  ?= 2
 E2E       := /usr/bin/python3 -m pytest -q -p no:cacheprovider --durations=5
 deps:
 	@sh packaging/setup.sh build
@@ -145,7 +147,7 @@ $(BUILD)/fuzz_%: $(OBJ)/tests/fuzz/fuzz_%.o $(BUILD)/libgatewayd.a $(BUILD)/libk
 MEMORY    := tests/e2e/test_edge.py::test_memory_of_idle_connections
 PLAIN     := tests/e2e/test_bulk.py tests/e2e/test_wireguard_flood.py
 check-e2e: all
-	KM_BUILD=$(BUILD) $(E2E) $(PLAIN:%=--ignore %) --deselect $(MEMORY) $(ARGS) tests/e2e
+	KM_BUILD=$(BUILD) $(E2E) -n $(E2E_JOBS) --dist loadfile $(PLAIN:%=--ignore %) --deselect $(MEMORY) $(ARGS) tests/e2e
 check-bulk: all $(BUILD)/bench-flood
 	KM_BUILD=$(BUILD) $(E2E) -s $(PLAIN) tests/e2e/test_first_request.py $(MEMORY)
 	/usr/bin/python3 -B packaging/demo/demo.py --once

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Fixtures of the end-to-end tests. A module gets one whole system; whoever breaks it on purpose
+"""Fixtures of the end-to-end tests. Several files run at once, one in each process of pytest-xdist, which
+has a loopback of its own so that ports cannot meet. A module gets one whole system; whoever breaks it on purpose
 builds it up again. On a failure every log is printed; at the end every daemon must have ended with
 status 0 (a sanitizer's finding gives another) and nothing may be left on the host."""
 import os
@@ -10,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from tests.lab import System  # noqa: E402
+from tests.lab import System, net  # noqa: E402
 
 _failed_in = set()
 
@@ -25,6 +26,8 @@ def pytest_runtest_makereport(item, call):
 def pytest_configure(config):
     if os.geteuid() != 0:
         raise pytest.UsageError("the end-to-end tests make network namespaces: run them as root")
+    if hasattr(config, "workerinput"):
+        net.leave_host()
 
 
 def _finish(s, request):
