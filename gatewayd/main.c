@@ -106,6 +106,17 @@ static void on_agent_gone(void *arg, const struct km_addr *virtual_ip)
 		edge_agent_gone(g->edge, virtual_ip);
 }
 
+static int certs_make(struct gateway *g, struct km_errtext *err)
+{
+	char *acme_dir = gw_acme_dir(&g->settings);
+	struct certs_opts o = {.own_dir = g->settings.certificate_dir,
+			       .acme_dir = acme_dir,
+			       .max = (size_t)g->settings.certificate_cache};
+	g->certs = certs_new(&o);
+	free(acme_dir);
+	return g->certs ? 0 : km_errtext_set(err, KM_ENOMEM, "no memory");
+}
+
 static int start(struct gateway *g, struct km_errtext *err)
 {
 	static const struct km_host_net_cbs net_cbs = {on_net_opened, on_net_gone};
@@ -119,8 +130,8 @@ static int start(struct gateway *g, struct km_errtext *err)
 	g->peers = peers_new(s->host.state_dir);
 	if ((rc = km_host_net_start(&g->host_net, g->base, &s->host, &net_cbs, g, err)))
 		return rc;
-	if (!(g->certs = certs_new(s->certificate_dir, 0)))
-		return KM_ENOMEM;
+	if ((rc = certs_make(g, err)))
+		return rc;
 	struct control_opts control = {.settings = s,
 				       .base = g->base,
 				       .routes = g->routes,

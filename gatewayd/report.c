@@ -149,9 +149,13 @@ static void add_certificate(void *arg, const struct route_entry *e)
 	size_t i = r->cert_at++;
 	if (i < r->cert_from || i >= r->cert_from + CERTS_PER_REPORT)
 		return;
-	int rc = e->domain[0] == '*'
-		     ? certs_get(r->certs, e->domain, r->now_ms, &cert, &err)
-		     : certs_for_host(r->certs, e->domain, false, r->now_ms, &cert, &err);
+	struct certs_ask ask = {.host = e->domain,
+				.mode = e->tls,
+				.ecdsa = true,
+				.peek = true,
+				.now_ms = r->now_ms,
+				.wall_ms = r->wall_ms};
+	int rc = certs_for_host(r->certs, &ask, &cert, &err);
 	if (rc) {
 		s.status = "error";
 		s.error = err.text;

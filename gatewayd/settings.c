@@ -23,6 +23,11 @@ static const char *challenge_check(const char *v)
 	return "not one of tls-alpn-01, http-01, dns-01, dns-persist-01";
 }
 
+char *gw_acme_dir(const struct gw_settings *s)
+{
+	return s->acme_dir ? km_xstrdup(s->acme_dir) : km_xasprintf("%s/acme", s->host.state_dir);
+}
+
 int gw_rate_parse(int64_t *n, int64_t *ms, const char *s)
 {
 	char *end;

@@ -69,7 +69,13 @@ static int on_client_hello(SSL *ssl, int *alert, void *arg)
 	if (!route_find(t->routes, peer->sni, &r))
 		return refuse(t, peer, alert);
 	route_state_put(r.state);
-	int rc = certs_for_host(t->certs, peer->sni, r.wildcard, km_now_ms(), &peer->cert, &err);
+	struct certs_ask ask = {.host = peer->sni,
+				.wildcard = r.wildcard,
+				.mode = r.tls,
+				.ecdsa = true,
+				.now_ms = km_now_ms(),
+				.wall_ms = km_wall_ms()};
+	int rc = certs_for_host(t->certs, &ask, &peer->cert, &err);
 	if (!rc)
 		return SSL_CLIENT_HELLO_SUCCESS;
 	peer->refused = true;

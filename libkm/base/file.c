@@ -187,7 +187,7 @@ int km_file_write(const char *path, const void *p, size_t n, mode_t mode)
 	bool made = false;
 	int err = KM_EIO;
 
-	if ((size_t)snprintf(tmp, sizeof(tmp), "%s.XXXXXX", path) >= sizeof(tmp)) {
+	if ((size_t)snprintf(tmp, sizeof(tmp), "%s~XXXXXX", path) >= sizeof(tmp)) {
 		errno = ENAMETOOLONG;
 		return KM_EIO;
 	}

@@ -97,29 +97,41 @@ static void test_any_order(void **state)
 	}
 }
 
+static int ask(struct certs *cs, const char *host, bool wildcard, int64_t now, struct cert **c,
+	       struct km_errtext *err)
+{
+	struct certs_ask a = {.host = host,
+			      .wildcard = wildcard,
+			      .mode = ROUTE_TLS_AUTO,
+			      .ecdsa = true,
+			      .now_ms = now,
+			      .wall_ms = km_wall_ms()};
+	return certs_for_host(cs, &a, c, err);
+}
+
 static void test_bad_files(void **state)
 {
-	struct certs *cs = certs_new(dir, 0);
+	struct certs *cs = certs_new(&(struct certs_opts){.own_dir = dir});
 	struct km_errtext err;
 	struct cert *c;
 	(void)state;
-	assert_int_equal(certs_get(cs, "no.test", 0, &c, &err), KM_ENOTFOUND);
+	assert_int_equal(ask(cs, "no.test", false, 0, &c, &err), KM_ENOTFOUND);
 	assert_null(c);
 	put("k.test", "k.test", "k");
-	assert_int_equal(certs_get(cs, "k.test", 0, &c, &err), KM_EINVAL);
+	assert_int_equal(ask(cs, "k.test", false, 0, &c, &err), KM_EINVAL);
 	assert_non_null(strstr(err.text, "no certificate of its private key"));
 	put("c.test", "c.test", "c");
-	assert_int_equal(certs_get(cs, "c.test", 0, &c, &err), KM_EINVAL);
+	assert_int_equal(ask(cs, "c.test", false, 0, &c, &err), KM_EINVAL);
 	assert_non_null(strstr(err.text, "no private key"));
 	put("o.test", "o.test", "ok");
-	assert_int_equal(certs_get(cs, "o.test", 0, &c, &err), KM_EINVAL);
+	assert_int_equal(ask(cs, "o.test", false, 0, &c, &err), KM_EINVAL);
 	certs_free(cs);
 }
 
 static const X509 *get(struct certs *cs, const char *domain, int64_t now)
 {
 	struct cert *c;
-	if (certs_get(cs, domain, now, &c, NULL))
+	if (ask(cs, domain, false, now, &c, NULL))
 		return NULL;
 	const X509 *leaf = c->leaf;
 	cert_put(c); /* the cache holds it */
@@ -128,7 +140,7 @@ static const X509 *get(struct certs *cs, const char *domain, int64_t now)
 
 static void test_replaced(void **state)
 {
-	struct certs *cs = certs_new(dir, 0);
+	struct certs *cs = certs_new(&(struct certs_opts){.own_dir = dir});
 	(void)state;
 	put("a.test.pem", "a.test", "ck");
 	const X509 *first = get(cs, "a.test", 1000);
@@ -155,13 +167,13 @@ static void test_replaced(void **state)
 
 static void test_bound(void **state)
 {
-	struct certs *cs = certs_new(dir, 2);
+	struct certs *cs = certs_new(&(struct certs_opts){.own_dir = dir, .max = 2});
 	struct cert *held;
 	(void)state;
 	put("a.test", "a.test", "ck");
 	put("b.test", "b.test", "ck");
 	put("c.test", "c.test", "ck");
-	assert_int_equal(certs_get(cs, "a.test", 0, &held, NULL), 0);
+	assert_int_equal(ask(cs, "a.test", false, 0, &held, NULL), 0);
 	assert_non_null(get(cs, "b.test", 0));
 	assert_ptr_equal(get(cs, "a.test", 0), held->leaf);
 	assert_non_null(get(cs, "c.test", 0)); /* b goes: used longest ago */
@@ -175,25 +187,25 @@ static void test_bound(void **state)
 
 static void test_for_host(void **state)
 {
-	struct certs *cs = certs_new(dir, 0);
+	struct certs *cs = certs_new(&(struct certs_opts){.own_dir = dir});
 	struct km_errtext err;
 	struct cert *c;
 	(void)state;
 	put("*.w.test", "*.w.test", "ck");
 	put("own.w.test", "own.w.test", "ck");
-	assert_int_equal(certs_for_host(cs, "x.w.test", true, 0, &c, &err), 0);
+	assert_int_equal(ask(cs, "x.w.test", true, 0, &c, &err), 0);
 	assert_true(cert_covers(c, "y.w.test"));
 	cert_put(c);
-	assert_int_equal(certs_for_host(cs, "x.w.test", false, 0, &c, &err), 0);
+	assert_int_equal(ask(cs, "x.w.test", false, 0, &c, &err), 0);
 	cert_put(c);
-	assert_int_equal(certs_for_host(cs, "own.w.test", false, 0, &c, &err), 0);
+	assert_int_equal(ask(cs, "own.w.test", false, 0, &c, &err), 0);
 	assert_false(cert_covers(c, "y.w.test"));
 	cert_put(c);
-	assert_int_equal(certs_for_host(cs, "own.w.test", true, 0, &c, &err), 0);
+	assert_int_equal(ask(cs, "own.w.test", true, 0, &c, &err), 0);
 	assert_true(cert_covers(c, "y.w.test"));
 	cert_put(c);
-	assert_int_equal(certs_for_host(cs, "w.test", false, 0, &c, &err), KM_ENOTFOUND);
-	assert_int_equal(certs_for_host(cs, "localhost", false, 0, &c, &err), KM_ENOTFOUND);
+	assert_int_equal(ask(cs, "w.test", false, 0, &c, &err), KM_ENOTFOUND);
+	assert_int_equal(ask(cs, "localhost", false, 0, &c, &err), KM_ENOTFOUND);
 	certs_free(cs);
 }
 
