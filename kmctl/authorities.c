@@ -10,21 +10,22 @@
 
 static const char *const headings[] = {"NAME", "FINGERPRINT", "STATE", "KEY", "UNTIL", "ID", NULL};
 
-static void row(struct table *t, const json_t *item, int64_t now_ms)
+static void row(struct km_table *t, const json_t *item, int64_t now_ms)
 {
 	const char *pem = control_text(item, "certificate");
 	size_t left = pem ? strlen(pem) : 0;
 	struct km_cert *ca = NULL;
-	char until[WHEN_LEN], fp[KM_CERT_FP_STRLEN] = "";
+	char until[KM_WHEN_LEN], fp[KM_CERT_FP_STRLEN] = "";
 
 	if (left && km_cert_from_pem(&ca, &pem, &left, NULL))
 		ca = NULL;
 	if (ca)
 		km_cert_fp_str(ca, fp);
-	table_row(t, (const char *const[]){
+	km_table_row(t,
+		     (const char *const[]){
 			 ca ? ca->name : NULL, fp, control_text(item, "state"),
 			 json_is_true(json_object_get(item, "keyHere")) ? "at control" : "offline",
-			 when(control_text(item, "notAfter"), now_ms, until),
+			 km_when(control_text(item, "notAfter"), now_ms, until),
 			 control_text(item, "id")});
 	km_cert_free(ca);
 }
@@ -49,7 +50,7 @@ static int post(struct command *c, struct control *control, const char *path, co
 		command_json(answer);
 	} else {
 		const char *fp = control_text(answer, "fingerprint");
-		char *shown = plain(fp ? fp : "?");
+		char *shown = km_plain(fp ? fp : "?");
 
 		printf("The CA %s is the active one.\n", shown);
 		free(shown);

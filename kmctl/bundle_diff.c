@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "kmctl/bundle_diff.h"
-#include "kmctl/table.h"
+#include "libkm/base/table.h"
 #include "libkm/base/util.h"
 #include <stdlib.h>
 #include <string.h>
@@ -31,11 +31,11 @@ void bundle_diff(struct km_bundle_change *out, const struct km_bundle *previous,
 
 static void show_ca(char sign, const struct km_cert *ca, FILE *to)
 {
-	char fp[KM_CERT_FP_STRLEN], end[KM_ISO8601_LEN], until[WHEN_LEN];
-	char *name = plain(ca->name);
+	char fp[KM_CERT_FP_STRLEN], end[KM_ISO8601_LEN], until[KM_WHEN_LEN];
+	char *name = km_plain(ca->name);
 
 	fprintf(to, "  %c CA %s\n       \"%s\", valid to %s\n", sign, km_cert_fp_str(ca, fp), name,
-		when(km_iso8601(ca->not_after * 1000, end), km_wall_ms(), until));
+		km_when(km_iso8601(ca->not_after * 1000, end), km_wall_ms(), until));
 	free(name);
 }
 

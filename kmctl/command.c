@@ -57,7 +57,7 @@ void command_json(const json_t *j)
 
 int command_list(struct command *c, struct control *control, const char *path,
 		 const char *const *headings, const char *none,
-		 void (*row)(struct table *t, const json_t *item, int64_t now_ms),
+		 void (*row)(struct km_table *t, const json_t *item, int64_t now_ms),
 		 struct km_errtext *err)
 {
 	json_t *items;
@@ -68,13 +68,13 @@ int command_list(struct command *c, struct control *control, const char *path,
 	if (command_flag(c, "json")->on) {
 		command_json(items);
 	} else {
-		struct table *t = table_new(headings);
+		struct km_table *t = km_table_new(headings);
 		int64_t now = km_wall_ms();
 
 		for (size_t i = 0; i < json_array_size(items); i++)
 			row(t, json_array_get(items, i), now);
-		table_print(t, none, stdout);
-		table_free(t);
+		km_table_print(t, none, stdout);
+		km_table_free(t);
 	}
 	json_decref(items);
 	return 0;

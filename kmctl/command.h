@@ -6,7 +6,7 @@
 
 #include "kmctl/control.h"
 #include "kmctl/flags.h"
-#include "kmctl/table.h"
+#include "libkm/base/table.h"
 
 struct command {
 	const char *name, *usage; /* "agents", and what may follow it */
@@ -32,7 +32,7 @@ void command_json(const json_t *j);
 /* Prints the list at `path` with -json, else as a table whose rows `row` makes. */
 int command_list(struct command *c, struct control *control, const char *path,
 		 const char *const *headings, const char *none,
-		 void (*row)(struct table *t, const json_t *item, int64_t now_ms),
+		 void (*row)(struct km_table *t, const json_t *item, int64_t now_ms),
 		 struct km_errtext *err);
 /* The id of the item of the list at `path` that is called so (control_pick); malloc'd. */
 int command_id(char **id, struct control *control, const char *path, const char *field,

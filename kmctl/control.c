@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "kmctl/control.h"
-#include "kmctl/table.h"
 #include "libkm/base/buf.h"
+#include "libkm/base/table.h"
 #include "libkm/base/util.h"
 #include "libkm/link/pin.h"
 #include <curl/curl.h>
@@ -164,7 +164,7 @@ static int unreached(const struct control *c, CURLcode code, struct km_errtext *
 	const char *why = c->why.text[0] ? c->why.text
 			  : c->error[0]  ? c->error
 					 : curl_easy_strerror(code);
-	char *shown = plain(why);
+	char *shown = km_plain(why);
 
 	km_errtext_set(err, KM_ECLOSED, "%s: %s", c->settings.control, shown);
 	free(shown);
@@ -184,7 +184,7 @@ static int refused(long status, const json_t *answer, const char *what, struct k
 		     {409, KM_EEXIST}};
 	const json_t *detail = json_array_get(json_object_get(answer, "details"), 0);
 	const char *said = control_text(answer, "error"), *more = control_text(detail, "message");
-	char *a = plain(said ? said : "no reason"), *b = plain(more ? more : "");
+	char *a = km_plain(said ? said : "no reason"), *b = km_plain(more ? more : "");
 	int rc = KM_EPROTO;
 
 	for (size_t i = 0; i < KM_ARRAY_LEN(codes); i++)

@@ -10,9 +10,9 @@
 static const char *const headings[] = {"NAME",   "KIND",     "KEY CODE", "ADDRESS",
 				       "REASON", "ASKED ON", "ID",       NULL};
 
-static void row(struct table *t, const json_t *item, int64_t now_ms)
+static void row(struct km_table *t, const json_t *item, int64_t now_ms)
 {
-	char network[KM_PREFIX_STRLEN], asked[WHEN_LEN];
+	char network[KM_PREFIX_STRLEN], asked[KM_WHEN_LEN];
 	struct km_errtext why = {""};
 	struct cert_request r;
 
@@ -20,9 +20,9 @@ static void row(struct table *t, const json_t *item, int64_t now_ms)
 		fprintf(stderr, "Warning: %s\n", why.text);
 		return;
 	}
-	table_row(t,
-		  (const char *const[]){r.name, r.group, r.code, km_prefix_str(&r.network, network),
-					r.reason, when(r.requested_at, now_ms, asked), r.id});
+	km_table_row(t, (const char *const[]){r.name, r.group, r.code,
+					      km_prefix_str(&r.network, network), r.reason,
+					      km_when(r.requested_at, now_ms, asked), r.id});
 }
 
 static int refuse(struct command *c, struct control *control, const char *name,

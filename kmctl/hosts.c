@@ -11,21 +11,21 @@
 static const char *const headings[] = {"NAME",     "STATUS", "ADDRESS", "CERTIFICATE UNTIL",
 				       "KEY CODE", "ID",     NULL};
 
-static void row(struct table *t, const json_t *item, int64_t now_ms)
+static void row(struct km_table *t, const json_t *item, int64_t now_ms)
 {
 	const char *key = control_text(item, "wireguardPublicKey");
 	const char *address = control_text(item, "virtualIp");
-	char until[WHEN_LEN], code[KM_WG_CODE_STRLEN] = "";
+	char until[KM_WHEN_LEN], code[KM_WG_CODE_STRLEN] = "";
 	uint8_t raw[KM_WG_KEY_LEN];
 
 	if (!address)
 		address = json_string_value(json_array_get(json_object_get(item, "virtualIps"), 0));
 	if (key && km_wg_key_parse(raw, key) == 0)
 		km_wg_key_code(raw, code);
-	table_row(t, (const char *const[]){
-			 control_text(item, "name"), control_text(item, "status"), address,
-			 when(control_text(item, "certificateNotAfter"), now_ms, until), code,
-			 control_text(item, "id")});
+	km_table_row(t, (const char *const[]){
+			    control_text(item, "name"), control_text(item, "status"), address,
+			    km_when(control_text(item, "certificateNotAfter"), now_ms, until), code,
+			    control_text(item, "id")});
 }
 
 static int revoke(struct command *c, struct control *control, const char *name, const char *id,

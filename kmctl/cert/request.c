@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "kmctl/cert/request.h"
-#include "kmctl/table.h"
+#include "libkm/base/table.h"
 #include "libkm/cert/pool.h"
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +18,7 @@ static const char *text_of(const json_t *item, const char *field)
 
 static int bad(struct km_errtext *err, const char *field, const char *value)
 {
-	char *shown = plain(value);
+	char *shown = km_plain(value);
 
 	km_errtext_set(err, KM_EINVAL, "a request whose %s is \"%.80s\"", field, shown);
 	free(shown);
@@ -166,7 +166,7 @@ void cert_request_spec(struct km_cert_spec *spec, const struct cert_request *r,
 void cert_request_show(const struct cert_request *r, int64_t not_after, FILE *to)
 {
 	char network[KM_PREFIX_STRLEN], subnet[KM_PREFIX_STRLEN], end[KM_ISO8601_LEN];
-	char asked[WHEN_LEN], until[WHEN_LEN];
+	char asked[KM_WHEN_LEN], until[KM_WHEN_LEN];
 
 	fprintf(to,
 		"%s %s\n"
@@ -179,6 +179,6 @@ void cert_request_show(const struct cert_request *r, int64_t not_after, FILE *to
 		"  group     %s\n"
 		"  reason    %s, asked for on %s\n"
 		"  valid to  %s\n",
-		r->group, r->reason, when(r->requested_at, km_wall_ms(), asked),
-		when(km_iso8601(not_after * 1000, end), km_wall_ms(), until));
+		r->group, r->reason, km_when(r->requested_at, km_wall_ms(), asked),
+		km_when(km_iso8601(not_after * 1000, end), km_wall_ms(), until));
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "kmctl/bundle_diff.h"
 #include "kmctl/control.h"
-#include "kmctl/table.h"
+#include "libkm/base/table.h"
 #include "libkm/base/util.h"
 #include "libkm/cert/sign.h"
 #include <setjmp.h>
@@ -14,44 +14,44 @@
 static void columns_are_as_wide_as_their_widest_cell(void **state)
 {
 	static const char *const headings[] = {"A", "LONG", "C", NULL};
-	struct table *t = table_new(headings);
+	struct km_table *t = km_table_new(headings);
 	char *text = NULL;
 	size_t n;
 	FILE *f = open_memstream(&text, &n);
 
 	(void)state;
-	table_row(t, (const char *const[]){"wide cell", NULL, "\x1b[31mred"});
-	table_row(t, (const char *const[]){"", "x", "caf\xc3\xa9"});
-	table_print(t, "none", f);
+	km_table_row(t, (const char *const[]){"wide cell", NULL, "\x1b[31mred"});
+	km_table_row(t, (const char *const[]){"", "x", "caf\xc3\xa9"});
+	km_table_print(t, "none", f);
 	fclose(f);
 	assert_string_equal(text, "A          LONG  C\n"
 				  "wide cell  -     ?[31mred\n"
 				  "-          x     caf??\n");
 	free(text);
-	table_free(t);
+	km_table_free(t);
 }
 
 static void an_empty_table_is_a_sentence(void **state)
 {
 	static const char *const headings[] = {"A", NULL};
-	struct table *t = table_new(headings);
+	struct km_table *t = km_table_new(headings);
 	char *text = NULL;
 	size_t n;
 	FILE *f = open_memstream(&text, &n);
 
 	(void)state;
-	table_print(t, "There are none.", f);
+	km_table_print(t, "There are none.", f);
 	fclose(f);
 	assert_string_equal(text, "There are none.\n");
 	free(text);
-	table_free(t);
-	table_free(NULL);
+	km_table_free(t);
+	km_table_free(NULL);
 }
 
 static void a_table_grows(void **state)
 {
 	static const char *const headings[] = {"N", NULL};
-	struct table *t = table_new(headings);
+	struct km_table *t = km_table_new(headings);
 	char *text = NULL, cell[8];
 	size_t n;
 	FILE *f = open_memstream(&text, &n);
@@ -59,14 +59,14 @@ static void a_table_grows(void **state)
 	(void)state;
 	for (int i = 0; i < 100; i++) {
 		snprintf(cell, sizeof(cell), "%d", i);
-		table_row(t, (const char *const[]){cell});
+		km_table_row(t, (const char *const[]){cell});
 	}
-	table_print(t, "", f);
+	km_table_print(t, "", f);
 	fclose(f);
 	assert_non_null(strstr(text, "\n0\n"));
 	assert_non_null(strstr(text, "\n99\n"));
 	free(text);
-	table_free(t);
+	km_table_free(t);
 }
 
 static void times_are_told_from_now(void **state)
@@ -82,13 +82,13 @@ static void times_are_told_from_now(void **state)
 	    {NULL, "-"},
 	    {"soon", "-"},
 	};
-	char out[WHEN_LEN];
+	char out[KM_WHEN_LEN];
 	int64_t now;
 
 	(void)state;
 	assert_int_equal(km_iso8601_parse(&now, "2026-11-21T12:00:00Z"), 0);
 	for (size_t i = 0; i < KM_ARRAY_LEN(cases); i++)
-		assert_string_equal(when(cases[i].iso, now, out), cases[i].want);
+		assert_string_equal(km_when(cases[i].iso, now, out), cases[i].want);
 }
 
 static void names_and_ids_are_found(void **state)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "kmctl/table.h"
+#include "libkm/base/table.h"
 #include "libkm/base/util.h"
 #include <stdlib.h>
 #include <string.h>
@@ -8,23 +8,23 @@
 #define HOUR_MS (60 * MINUTE_MS)
 #define DAY_MS (24 * HOUR_MS)
 
-struct table {
+struct km_table {
 	const char *const *headings;
 	size_t columns, n, room;
 	char **cells; /* n * columns */
 };
 
-struct table *table_new(const char *const *headings)
+struct km_table *km_table_new(const char *const *headings)
 {
-	struct table *t = km_xcalloc(1, sizeof(*t));
+	struct km_table *t = km_xcalloc(1, sizeof(*t));
 
 	t->headings = headings;
-	while (headings[t->columns] && t->columns < TABLE_COLUMNS)
+	while (headings[t->columns] && t->columns < KM_TABLE_COLUMNS)
 		t->columns++;
 	return t;
 }
 
-void table_row(struct table *t, const char *const *cells)
+void km_table_row(struct km_table *t, const char *const *cells)
 {
 	if (t->n == t->room) {
 		size_t room = t->room ? 2 * t->room : 16;
@@ -37,11 +37,11 @@ void table_row(struct table *t, const char *const *cells)
 		t->room = room;
 	}
 	for (size_t i = 0; i < t->columns; i++)
-		t->cells[t->n * t->columns + i] = plain(cells[i] && *cells[i] ? cells[i] : "-");
+		t->cells[t->n * t->columns + i] = km_plain(cells[i] && *cells[i] ? cells[i] : "-");
 	t->n++;
 }
 
-static void print_row(const struct table *t, const char *const *cells, const size_t *widths,
+static void print_row(const struct km_table *t, const char *const *cells, const size_t *widths,
 		      FILE *to)
 {
 	for (size_t i = 0; i < t->columns; i++)
@@ -51,9 +51,9 @@ static void print_row(const struct table *t, const char *const *cells, const siz
 			fprintf(to, "%s\n", cells[i]);
 }
 
-void table_print(const struct table *t, const char *none, FILE *to)
+void km_table_print(const struct km_table *t, const char *none, FILE *to)
 {
-	size_t widths[TABLE_COLUMNS];
+	size_t widths[KM_TABLE_COLUMNS];
 
 	if (!t->n) {
 		fprintf(to, "%s\n", none);
@@ -72,7 +72,7 @@ void table_print(const struct table *t, const char *none, FILE *to)
 		print_row(t, (const char *const *)&t->cells[row * t->columns], widths, to);
 }
 
-void table_free(struct table *t)
+void km_table_free(struct km_table *t)
 {
 	if (!t)
 		return;
@@ -82,7 +82,7 @@ void table_free(struct table *t)
 	free(t);
 }
 
-char *plain(const char *s)
+char *km_plain(const char *s)
 {
 	char *copy = km_xstrdup(s);
 
@@ -92,13 +92,13 @@ char *plain(const char *s)
 	return copy;
 }
 
-char *when(const char *iso, int64_t now_ms, char out[static WHEN_LEN])
+char *km_when(const char *iso, int64_t now_ms, char out[static KM_WHEN_LEN])
 {
 	int64_t at_ms, apart, n;
 	const char *unit;
 
 	if (!iso || km_iso8601_parse(&at_ms, iso)) {
-		snprintf(out, WHEN_LEN, "-");
+		snprintf(out, KM_WHEN_LEN, "-");
 		return out;
 	}
 	apart = at_ms > now_ms ? at_ms - now_ms : now_ms - at_ms;
@@ -115,7 +115,7 @@ char *when(const char *iso, int64_t now_ms, char out[static WHEN_LEN])
 		n = apart / 1000;
 		unit = n == 1 ? "second" : "seconds";
 	}
-	snprintf(out, WHEN_LEN, at_ms > now_ms ? "%.10s (in %lld %s)" : "%.10s (%lld %s ago)", iso,
-		 (long long)n, unit);
+	snprintf(out, KM_WHEN_LEN, at_ms > now_ms ? "%.10s (in %lld %s)" : "%.10s (%lld %s ago)",
+		 iso, (long long)n, unit);
 	return out;
 }
