@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Installs the Debian packages that are missing for: build, run, demo, check, vm, lint. Says what it installs;
+# Installs the Debian packages that are missing for: build, run, demo, check, vm, bench, lint. Says what it installs;
 # does nothing (and needs no privilege) when all are there.
 set -eu
 build="gcc make pkg-config libc6-dev libevent-dev libssl-dev libpq-dev libjansson-dev libwebsockets-dev
@@ -8,9 +8,12 @@ build="gcc make pkg-config libc6-dev libevent-dev libssl-dev libpq-dev libjansso
  libargon2-dev libcurl4-openssl-dev libc-ares-dev libldns-dev uthash-dev wireguard-tools"
 run="postgresql-15"
 demo="iproute2 nftables python3 curl openssl ca-certificates pebble"
-check="knot knot-dnsutils python3-cryptography testssl.sh python3-pytest-xdist wireguard-go iperf3 nebula dnsmasq-base libcmocka-dev python3-pytest python3-websockets conntrack procps"
+check="knot knot-dnsutils python3-cryptography testssl.sh python3-pytest-xdist wireguard-go iperf3 nebula
+ dnsmasq-base libcmocka-dev python3-pytest python3-websockets conntrack procps"
+bench="nginx-light haproxy h2o caddy nghttp2-client"
 vm="qemu-system-x86 busybox-static cpio kmod"
 lint="clang clang-tidy clang-format cppcheck mandoc"
+services="knot nginx haproxy h2o caddy"
 
 want=$build
 for part in "$@"; do
@@ -20,8 +23,9 @@ for part in "$@"; do
 	demo) want="$want $run $demo" ;;
 	check) want="$want $run $demo $check" ;;
 	vm) want="$want $vm" ;;
+	bench) want="$want $bench" ;;
 	lint) want="$want $lint" ;;
-	*) echo "setup.sh: unknown part '$part' (build, run, demo, check, vm, lint)" >&2; exit 2 ;;
+	*) echo "setup.sh: unknown part '$part' (build, run, demo, check, vm, bench, lint)" >&2; exit 2 ;;
 	esac
 done
 
@@ -41,6 +45,13 @@ if [ -n "$missing" ]; then
 		mkdir -p /etc/postgresql-common
 		echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.conf
 	fi
+	# The same holds for the other servers: none is started now, nor at the next boot.
+	policy=/usr/sbin/policy-rc.d
+	if [ ! -e $policy ]; then
+		printf '#!/bin/sh\nexit 101\n' > $policy
+		chmod 755 $policy
+		trap 'rm -f $policy' EXIT
+	fi
 	export DEBIAN_FRONTEND=noninteractive
 	# shellcheck disable=SC2086
 	{ apt-get -q update && apt-get -q -y --no-install-recommends \
@@ -51,6 +62,11 @@ if [ -n "$missing" ]; then
 		exit 1
 	}
 	rm -f /tmp/kakuremichi-setup.$$
+	for p in $services; do
+		case " $missing " in
+		*" $p "* | *" $p-"*) if command -v systemctl > /dev/null; then systemctl -q disable "$p.service" || :; fi ;;
+		esac
+	done
 fi
 
 # Images that drop /usr/share/doc have the package without the library's source.
