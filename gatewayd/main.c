@@ -25,6 +25,7 @@ struct gateway {
 	struct route_table *routes;
 	struct peers *peers;
 	struct certs *certs;
+	struct challenges *challenges;
 	struct edge *edge;
 	struct control *control;
 	struct km_httpd *metrics;
@@ -132,6 +133,8 @@ static int start(struct gateway *g, struct km_errtext *err)
 		return rc;
 	if ((rc = certs_make(g, err)))
 		return rc;
+	if (!(g->challenges = challenges_new(NULL, NULL)))
+		return km_errtext_set(err, KM_ENOMEM, "no memory");
 	struct control_opts control = {.settings = s,
 				       .base = g->base,
 				       .routes = g->routes,
@@ -140,8 +143,12 @@ static int start(struct gateway *g, struct km_errtext *err)
 				       .public_key = km_privnet_public_key(g->net),
 				       .agent_gone = on_agent_gone,
 				       .arg = g};
-	struct edge_opts edge = {
-	    .settings = s, .base = g->base, .routes = g->routes, .certs = g->certs, .net = g->net};
+	struct edge_opts edge = {.settings = s,
+				 .base = g->base,
+				 .routes = g->routes,
+				 .certs = g->certs,
+				 .challenges = g->challenges,
+				 .net = g->net};
 	/* The configuration comes first, so that the first stranger finds it. */
 	if ((rc = control_start(&g->control, &control, err)) ||
 	    (rc = edge_start(&g->edge, &edge, err)))
@@ -164,6 +171,7 @@ static void stop(struct gateway *g)
 		event_base_free(g->base);
 	}
 	certs_free(g->certs);
+	challenges_free(g->challenges);
 	route_table_free(g->routes);
 	km_conf_free(&gw_settings_spec, &g->settings);
 }

@@ -56,7 +56,7 @@ static void conn_free(struct conn *c)
 	timer_stop(&w->timers, &c->timer);
 	exchange_drop(c, c->polite);
 	io_close(&c->io, c->polite);
-	cert_put(c->peer.cert);
+	tls_peer_clear(&c->peer);
 	km_buf_free(&c->in);
 	km_buf_free(&c->out);
 	if (c->later_on)
@@ -79,12 +79,30 @@ void conn_cut(struct conn *c)
 	conn_free(c);
 }
 
+/* Ends our side and waits for the client to end its own: closed at once, what it still sends would
+ * reset the connection before it has read our last bytes. */
+static void linger_begin(struct conn *c)
+{
+	if (c->io.ssl) {
+		ERR_clear_error();
+		SSL_shutdown(c->io.ssl);
+	}
+	(void)shutdown(c->io.fd, SHUT_WR);
+	c->state = CONN_LINGER;
+	c->io.can_read = true;
+	timer_set(&c->w->timers, &c->timer, TIMER_LINGER, c->w->now);
+}
+
 /* ---- handshake ---- */
 
 static bool tls_step(struct conn *c)
 {
 	ERR_clear_error();
 	int rc = SSL_do_handshake(c->io.ssl);
+	if (rc == 1 && c->peer.challenge) {
+		linger_begin(c);
+		return true;
+	}
 	if (rc == 1) {
 		c->state = CONN_HEAD;
 		/* OpenSSL may have read the request together with the end of the handshake, and
@@ -167,12 +185,36 @@ fail:
 
 /* ---- requests ---- */
 
+static const char acme_path[] = "/.well-known/acme-challenge/";
+
+static bool challenge_path(const struct h1_request *r)
+{
+	return r->target.n >= sizeof(acme_path) - 1 &&
+	       !memcmp(r->target.p, acme_path, sizeof(acme_path) - 1);
+}
+
+/* RFC 8555 section 8.3: the CA asks for the proof that we hold this name, whoever's tunnel it is. */
+static void answer_challenge(struct conn *c, const struct h1_request *r)
+{
+	char text[CHALLENGE_KEY_AUTH_MAX + 1];
+	const char *token = r->target.p + sizeof(acme_path) - 1;
+	size_t n = r->target.n - (sizeof(acme_path) - 1);
+	struct edge_shared *sh = c->w->sh;
+	if (!sh->challenges || !(h1_str_is(r->method, "GET") || r->head) ||
+	    !challenges_http(sh->challenges, r->host, token, n, text)) {
+		conn_answer(c, 404, NULL, r->body != H1_BODY_NONE);
+		return;
+	}
+	km_metric_add(sh->m_challenged, 1);
+	c->x.html = false;
+	conn_answer(c, 200, text, true);
+}
+
 static void plain_request(struct conn *c, const struct h1_request *r)
 {
-	static const char acme[] = "/.well-known/acme-challenge/";
 	bool close = r->body != H1_BODY_NONE;
-	if (r->target.n >= sizeof(acme) - 1 && !memcmp(r->target.p, acme, sizeof(acme) - 1))
-		conn_answer(c, 404, NULL, close);
+	if (challenge_path(r))
+		answer_challenge(c, r);
 	else if (r->target.n == 1 && r->target.p[0] == '*')
 		conn_answer(c, 400, NULL, close);
 	else if (!route_find(c->w->sh->routes, r->host, NULL))
@@ -269,18 +311,6 @@ static bool head_read(struct conn *c)
 		conn_over(c, false);
 		return false;
 	}
-}
-
-static void linger_begin(struct conn *c)
-{
-	if (c->io.ssl) {
-		ERR_clear_error();
-		SSL_shutdown(c->io.ssl);
-	}
-	(void)shutdown(c->io.fd, SHUT_WR);
-	c->state = CONN_LINGER;
-	c->io.can_read = true;
-	timer_set(&c->w->timers, &c->timer, TIMER_LINGER, c->w->now);
 }
 
 static bool out_flush(struct conn *c)

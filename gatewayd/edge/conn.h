@@ -23,6 +23,7 @@ struct edge_shared {
 	const struct gw_settings *settings;
 	const struct route_table *routes;
 	struct tls *tls;
+	struct challenges *challenges; /* NULL: none are answered */
 	struct h1_limits limits;
 	size_t buf_max;
 	int64_t max_conns;
@@ -30,7 +31,7 @@ struct edge_shared {
 	struct km_mailbox *to_main;
 	_Atomic int64_t conns;
 	struct km_metric *m_conns, *m_accepted, *m_requests, *m_bad, *m_bytes_in, *m_bytes_out,
-	    *m_upstream_errors, *m_handshake_errors, *m_paused;
+	    *m_upstream_errors, *m_handshake_errors, *m_paused, *m_challenged;
 	struct km_log_limit bad_log, upstream_log, accept_log;
 };
 

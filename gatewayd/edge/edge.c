@@ -153,6 +153,9 @@ static void metrics_make(struct edge_shared *sh)
 	sh->m_handshake_errors = COUNTER("tls_handshake_errors_total", "Failed TLS handshakes.");
 	sh->m_paused =
 	    COUNTER("accept_paused_total", "Times that accepting was paused for lack of room.");
+	sh->m_challenged =
+	    km_metric(KM_METRIC_COUNTER, "kakuremichi_acme_challenges_answered_total",
+		      "type=\"http-01\"", "Challenges of CAs answered.");
 #undef COUNTER
 }
 
@@ -194,6 +197,7 @@ int edge_start(struct edge **out, const struct edge_opts *o, struct km_errtext *
 	e->base = base;
 	e->sh.settings = s;
 	e->sh.routes = o->routes;
+	e->sh.challenges = o->challenges;
 	e->sh.https_port = 443;
 	e->sh.limits = (struct h1_limits){(size_t)s->max_header_size, (size_t)s->max_header_fields};
 	/* A head, what the gateway adds to it, and what was read together with it. */
@@ -201,7 +205,7 @@ int edge_start(struct edge **out, const struct edge_opts *o, struct km_errtext *
 	metrics_make(&e->sh);
 	e->sh.max_conns = connections_bearable(s->max_connections);
 	if (!(e->sh.to_main = km_mailbox_new(1024)) ||
-	    !(e->sh.tls = tls_new(o->routes, o->certs)) ||
+	    !(e->sh.tls = tls_new(o->routes, o->certs, o->challenges)) ||
 	    !(e->notes = event_new(base, km_mailbox_fd(e->sh.to_main), EV_READ | EV_PERSIST,
 				   on_note, e)) ||
 	    !(e->settled = event_new(base, -1, 0, on_settled, e)) ||

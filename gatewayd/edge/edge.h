@@ -3,6 +3,7 @@
 #ifndef GATEWAYD_EDGE_EDGE_H
 #define GATEWAYD_EDGE_EDGE_H
 
+#include "gatewayd/acme/challenges.h"
 #include "gatewayd/route/route.h"
 #include "gatewayd/settings.h"
 #include "libkm/privnet/privnet.h"
@@ -17,6 +18,7 @@ struct edge_opts {
 	struct event_base *base;
 	const struct route_table *routes;
 	struct certs *certs;
+	struct challenges *challenges; /* NULL: none are answered */
 	const struct km_privnet *net; /* read only while edge_start runs */
 };
 /* Listens as the settings say and starts the workers, which serve at once. What opts point to must

@@ -134,6 +134,8 @@ int heads_response(struct km_buf *out, const struct h1_response *r,
 static const char *reason_of(int status)
 {
 	switch (status) {
+	case 200:
+		return "OK";
 	case 301:
 		return "Moved Permanently";
 	case 400:
@@ -175,7 +177,7 @@ int heads_answer(struct km_buf *out, const struct heads_answer *a)
 	const char *reason = reason_of(a->status), *what = a->what ? a->what : reason;
 	char body[512], text[256];
 	int n = a->html ? snprintf(body, sizeof(body), html, a->status, what, what)
-			: snprintf(body, sizeof(body), "%s\n", what);
+			: snprintf(body, sizeof(body), a->status == 200 ? "%s" : "%s\n", what);
 	snprintf(text, sizeof(text),
 		 "HTTP/1.1 %d %s\r\nContent-Type: text/%s; charset=utf-8\r\nContent-Length: %d\r\n"
 		 "Cache-Control: no-store\r\n",

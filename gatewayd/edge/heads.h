@@ -27,7 +27,8 @@ int heads_response(struct km_buf *out, const struct h1_response *r,
 		   const struct heads_response *how) __attribute__((warn_unused_result));
 
 /* Appends an answer of the gateway's own: a short text (or HTML), or with `location` a redirect.
- * what: a few words, NULL: the status's usual ones. */
+ * what: a few words (at most 300 bytes), NULL: the status's usual ones. A line's end follows them, but
+ * not with status 200. */
 struct heads_answer {
 	int status;
 	const char *what;

@@ -13,8 +13,9 @@ struct tls {
 	SSL_CTX *ctx;
 	const struct route_table *routes;
 	struct certs *certs;
+	struct challenges *challenges;
 	struct tickets *tickets;
-	struct km_metric *refused, *no_cert;
+	struct km_metric *refused, *no_cert, *challenged;
 	struct km_log_limit refused_log, no_cert_log;
 };
 
@@ -52,6 +53,35 @@ static int refuse(struct tls *t, struct tls_peer *peer, int *alert)
 	return SSL_CLIENT_HELLO_ERROR;
 }
 
+/* Whether the client offers acme-tls/1 and nothing else (RFC 8737 section 4). */
+static bool asks_for_challenge(SSL *ssl)
+{
+	static const char want[] = CHALLENGE_ALPN;
+	const unsigned char *p;
+	size_t n;
+	if (!SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_application_layer_protocol_negotiation, &p, &n))
+		return false;
+	return n == sizeof(want) + 2 && !p[0] && p[1] == sizeof(want) && p[2] == sizeof(want) - 1 &&
+	       !memcmp(p + 3, want, sizeof(want) - 1);
+}
+
+/* The certificate is made for this one name and proof; nobody resumes such a session. */
+static int challenge_answer(struct tls *t, SSL *ssl, struct tls_peer *peer, int *alert)
+{
+	if (!t->challenges || !challenges_alpn(t->challenges, peer->sni, &peer->challenge_cert,
+					       &peer->challenge_key)) {
+		peer->refused = true;
+		*alert = SSL_AD_NO_APPLICATION_PROTOCOL;
+		km_metric_add(t->refused, 1);
+		return SSL_CLIENT_HELLO_ERROR;
+	}
+	peer->challenge = true;
+	SSL_set_options(ssl, SSL_OP_NO_TICKET);
+	SSL_set_num_tickets(ssl, 0);
+	km_metric_add(t->challenged, 1);
+	return SSL_CLIENT_HELLO_SUCCESS;
+}
+
 static int on_client_hello(SSL *ssl, int *alert, void *arg)
 {
 	struct tls *t = arg;
@@ -60,12 +90,14 @@ static int on_client_hello(SSL *ssl, int *alert, void *arg)
 	struct route r;
 	uint32_t held;
 
-	if (peer->cert) /* the second ClientHello, after HelloRetryRequest */
+	if (peer->cert || peer->challenge) /* the second ClientHello, after HelloRetryRequest */
 		return SSL_CLIENT_HELLO_SUCCESS;
 	if (!sni_read(ssl, peer->sni)) {
 		peer->sni[0] = '\0';
 		return refuse(t, peer, alert);
 	}
+	if (asks_for_challenge(ssl))
+		return challenge_answer(t, ssl, peer, alert);
 	if (!route_find(t->routes, peer->sni, &r))
 		return refuse(t, peer, alert);
 	route_state_put(r.state);
@@ -91,6 +123,9 @@ static int on_certificate(SSL *ssl, void *arg)
 {
 	struct tls_peer *peer = SSL_get_app_data(ssl);
 	(void)arg;
+	if (peer->challenge)
+		return SSL_use_cert_and_key(ssl, peer->challenge_cert, peer->challenge_key, NULL,
+					    1) == 1;
 	return peer->cert && SSL_use_cert_and_key(ssl, peer->cert->leaf, peer->cert->key,
 						  peer->cert->chain, 1) == 1;
 }
@@ -98,10 +133,12 @@ static int on_certificate(SSL *ssl, void *arg)
 static int on_alpn(SSL *ssl, const unsigned char **out, unsigned char *outlen,
 		   const unsigned char *in, unsigned int inlen, void *arg)
 {
-	static const unsigned char ours[] = "\x08http/1.1";
-	(void)ssl, (void)arg;
-	return SSL_select_next_proto((unsigned char **)out, outlen, ours, sizeof(ours) - 1, in,
-				     inlen) == OPENSSL_NPN_NEGOTIATED
+	static const unsigned char http[] = "\x08http/1.1", acme[] = "\x0a" CHALLENGE_ALPN;
+	const struct tls_peer *peer = SSL_get_app_data(ssl);
+	const unsigned char *ours = peer->challenge ? acme : http;
+	(void)arg;
+	return SSL_select_next_proto((unsigned char **)out, outlen, ours, 1u + ours[0], in, inlen) ==
+		       OPENSSL_NPN_NEGOTIATED
 		   ? SSL_TLSEXT_ERR_OK
 		   : SSL_TLSEXT_ERR_ALERT_FATAL;
 }
@@ -128,13 +165,17 @@ static bool ctx_set(struct tls *t)
 	       SSL_CTX_set_session_id_context(c, context, sizeof(context) - 1) == 1;
 }
 
-struct tls *tls_new(const struct route_table *routes, struct certs *certs)
+struct tls *tls_new(const struct route_table *routes, struct certs *certs,
+		    struct challenges *challenges)
 {
 	struct tls *t = calloc(1, sizeof(*t));
 	if (!t)
 		return NULL;
 	t->routes = routes;
 	t->certs = certs;
+	t->challenges = challenges;
+	t->challenged = km_metric(KM_METRIC_COUNTER, "kakuremichi_acme_challenges_answered_total",
+				  "type=\"tls-alpn-01\"", "Challenges of CAs answered.");
 	t->refused = km_metric(KM_METRIC_COUNTER, "kakuremichi_tls_refused_total",
 			       "reason=\"name\"", "TLS handshakes refused before they began.");
 	t->no_cert =
@@ -155,6 +196,14 @@ void tls_free(struct tls *t)
 	SSL_CTX_free(t->ctx);
 	tickets_free(t->tickets);
 	free(t);
+}
+
+void tls_peer_clear(struct tls_peer *peer)
+{
+	cert_put(peer->cert);
+	X509_free(peer->challenge_cert);
+	EVP_PKEY_free(peer->challenge_key);
+	memset(peer, 0, sizeof(*peer));
 }
 
 SSL *tls_accept(struct tls *t, int fd, struct tls_peer *peer)

@@ -1,0 +1,472 @@
+/* SPDX-License-Identifier: MIT */
+/* The edge with its worker threads as strangers meet it, without a private network: the main loop runs
+ * in a thread of its own, the test is the stranger. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+/* cmocka wants the four above first. */
+#include "gatewayd/acme/client.h"
+#include "gatewayd/edge/certs.h"
+#include "gatewayd/edge/edge.h"
+#include "libkm/base/log.h"
+#include "libkm/base/util.h"
+#include <arpa/inet.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <event2/event.h>
+#include <event2/thread.h>
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/ssl.h>
+#include <openssl/x509v3.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define PATIENCE_S 30
+#define THUMB "9jg46WB3rR_AHD-EBXdN7cBkH1WOu0tA3M9fm21mqTI"
+
+static struct {
+	char dir[32];
+	struct gw_settings settings;
+	char https[32], http[32];
+	uint16_t https_port, http_port;
+	struct event_base *base;
+	struct event *keep;
+	pthread_t thread;
+	struct km_privnet *net;
+	struct route_table *routes;
+	struct certs *certs;
+	struct challenges *challenges;
+	struct edge *edge;
+} g;
+
+/* ---- the main loop ---- */
+
+struct job {
+	void (*run)(void *arg);
+	void *arg;
+	sem_t done;
+};
+
+static void on_job(evutil_socket_t fd, short what, void *arg)
+{
+	struct job *j = arg;
+	(void)fd, (void)what;
+	j->run(j->arg);
+	sem_post(&j->done);
+}
+
+/* Runs it on the main loop and waits for its end. */
+static void on_main(void (*run)(void *arg), void *arg)
+{
+	struct job j = {.run = run, .arg = arg};
+	sem_init(&j.done, 0, 0);
+	assert_int_equal(event_base_once(g.base, -1, EV_TIMEOUT, on_job, &j, &(struct timeval){0, 0}),
+			 0);
+	while (sem_wait(&j.done) && errno == EINTR)
+		;
+	sem_destroy(&j.done);
+}
+
+static void *main_loop(void *arg)
+{
+	(void)arg;
+	event_base_loop(g.base, EVLOOP_NO_EXIT_ON_EMPTY);
+	return NULL;
+}
+
+/* ---- what the edge serves ---- */
+
+static X509 *make_x509(EVP_PKEY *key, const char *name)
+{
+	X509 *x = X509_new();
+	char san[300];
+	X509_set_version(x, X509_VERSION_3);
+	X509_gmtime_adj(X509_getm_notBefore(x), -60);
+	X509_gmtime_adj(X509_getm_notAfter(x), 86400);
+	X509_set_pubkey(x, key);
+	snprintf(san, sizeof(san), "DNS:%s", name);
+	X509_EXTENSION *e = X509V3_EXT_conf_nid(NULL, NULL, NID_subject_alt_name, san);
+	X509_add_ext(x, e, -1);
+	X509_EXTENSION_free(e);
+	assert_true(X509_sign(x, key, EVP_sha256()) > 0);
+	return x;
+}
+
+/* A certificate of the operator's, put into the folder. */
+static void certificate_put(const char *name)
+{
+	char path[512], temp[64];
+	EVP_PKEY *key = EVP_EC_gen("P-256");
+	X509 *x = make_x509(key, name);
+	snprintf(path, sizeof(path), "%s/%s", g.dir, name);
+	snprintf(temp, sizeof(temp), "%s/.new", g.dir);
+	FILE *f = fopen(temp, "w");
+	assert_non_null(f);
+	assert_int_equal(PEM_write_PrivateKey(f, key, NULL, NULL, 0, NULL, NULL), 1);
+	assert_int_equal(PEM_write_X509(f, x), 1);
+	fclose(f);
+	assert_int_equal(rename(temp, path), 0);
+	X509_free(x);
+	EVP_PKEY_free(key);
+}
+
+static void tunnel_set_main(void *arg)
+{
+	assert_int_equal(route_set(g.routes, arg), 0);
+	assert_int_equal(route_publish(g.routes), 0);
+}
+
+static struct route_entry tunnel_of(const char *domain)
+{
+	struct route_entry e = {.enabled = true};
+	uint8_t digest[32];
+	km_sha256(digest, domain, strlen(domain));
+	memcpy(e.tunnel, digest, sizeof(e.tunnel));
+	snprintf(e.domain, sizeof(e.domain), "%s", domain);
+	assert_int_equal(km_addr_parse(&e.agent, "127.0.0.1"), 0);
+	return e;
+}
+
+static void tunnel_set(const char *domain, enum route_tls tls)
+{
+	struct route_entry e = tunnel_of(domain);
+	e.tls = tls;
+	on_main(tunnel_set_main, &e);
+}
+
+static void tunnel_remove_main(void *arg)
+{
+	route_remove(g.routes, arg);
+	assert_int_equal(route_publish(g.routes), 0);
+}
+
+static void tunnel_remove(const char *domain)
+{
+	struct route_entry e = tunnel_of(domain);
+	on_main(tunnel_remove_main, e.tunnel);
+}
+
+static void challenge_open_main(void *arg)
+{
+	assert_int_equal(challenges_open(g.challenges, arg, km_now_ms() + 600000), 0);
+}
+
+static void challenge_open(enum challenge_type type, const char *name, const char *token)
+{
+	struct challenge ch = {.type = type};
+	snprintf(ch.name, sizeof(ch.name), "%s", name);
+	snprintf(ch.token, sizeof(ch.token), "%s", token);
+	snprintf(ch.key_auth, sizeof(ch.key_auth), "%.128s." THUMB, token);
+	on_main(challenge_open_main, &ch);
+}
+
+static void challenge_close_main(void *arg)
+{
+	challenges_close(g.challenges, arg);
+}
+
+/* ---- the stranger ---- */
+
+static int dial(uint16_t port)
+{
+	struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port)};
+	struct timeval patience = {PATIENCE_S, 0};
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_true(fd >= 0);
+	to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)), 0);
+	assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof(to)), 0);
+	return fd;
+}
+
+struct stranger {
+	SSL_CTX *ctx;
+	SSL *ssl;
+	int fd;
+};
+
+static struct stranger stranger(const char *sni)
+{
+	struct stranger s = {.ctx = SSL_CTX_new(TLS_client_method()), .fd = dial(g.https_port)};
+	s.ssl = SSL_new(s.ctx);
+	assert_int_equal(SSL_set_fd(s.ssl, s.fd), 1);
+	if (sni)
+		assert_int_equal(SSL_set_tlsext_host_name(s.ssl, sni), 1);
+	return s;
+}
+
+static void leave(struct stranger *s)
+{
+	SSL_free(s->ssl);
+	SSL_CTX_free(s->ctx);
+	close(s->fd);
+}
+
+static bool shake(struct stranger *s)
+{
+	ERR_clear_error();
+	return SSL_connect(s->ssl) == 1;
+}
+
+/* The alert that ended the last handshake; -1: none. */
+static int alert_got(void)
+{
+	int reason = ERR_GET_REASON(ERR_peek_last_error());
+	return reason >= SSL_AD_REASON_OFFSET ? reason - SSL_AD_REASON_OFFSET : -1;
+}
+
+static bool shown_is_for(struct stranger *s, const char *name)
+{
+	X509 *x = SSL_get1_peer_certificate(s->ssl);
+	bool is = x && X509_check_host(x, name, 0, 0, NULL) == 1;
+	X509_free(x);
+	return is;
+}
+
+/* Whether a handshake with this name succeeds, with a certificate for it; *alert as alert_got. */
+static bool served(const char *sni, int *alert)
+{
+	struct stranger s = stranger(sni);
+	bool ok = shake(&s);
+	*alert = ok ? -1 : alert_got();
+	if (ok)
+		assert_true(shown_is_for(&s, sni));
+	leave(&s);
+	return ok;
+}
+
+static void ask(const char *text, char *out, size_t size)
+{
+	int fd = dial(g.http_port);
+	size_t n = 0;
+	ssize_t got;
+	assert_int_equal(send(fd, text, strlen(text), 0), (ssize_t)strlen(text));
+	while (n < size - 1 && (got = recv(fd, out + n, size - 1 - n, 0)) > 0)
+		n += (size_t)got;
+	out[n] = '\0';
+	close(fd);
+}
+
+/* ---- names ---- */
+
+static void names(void **state)
+{
+	int alert;
+	(void)state;
+	certificate_put("hello.test");
+	certificate_put("*.wild.test");
+	tunnel_set("hello.test", ROUTE_TLS_AUTO);
+	tunnel_set("*.wild.test", ROUTE_TLS_AUTO);
+	assert_true(served("hello.test", &alert));
+	assert_true(served("a.wild.test", &alert));
+	assert_false(served("nobody.test", &alert));
+	assert_int_equal(alert, SSL_AD_UNRECOGNIZED_NAME);
+	tunnel_remove("hello.test");
+	assert_false(served("hello.test", &alert));
+	assert_int_equal(alert, SSL_AD_UNRECOGNIZED_NAME);
+	tunnel_remove("*.wild.test");
+}
+
+/* ---- challenges ---- */
+
+static void asks_alpn(struct stranger *s, const char *protos)
+{
+	assert_int_equal(SSL_set_alpn_protos(s->ssl, (const unsigned char *)protos,
+					     (unsigned)strlen(protos)),
+			 0);
+}
+
+static void tls_alpn_01(void **state)
+{
+	struct stranger s;
+	char byte;
+	(void)state;
+	/* A name that nobody has a tunnel for: another gateway may be ordering for it. */
+	challenge_open(CHALLENGE_ALPN_TLS, "order.test", "tok1");
+	for (int version = TLS1_2_VERSION; version <= TLS1_3_VERSION; version++) {
+		s = stranger("order.test");
+		SSL_set_max_proto_version(s.ssl, version);
+		asks_alpn(&s, "\x0a" CHALLENGE_ALPN);
+		assert_true(shake(&s));
+		const unsigned char *proto;
+		unsigned n;
+		SSL_get0_alpn_selected(s.ssl, &proto, &n);
+		assert_true(n == 10 && !memcmp(proto, CHALLENGE_ALPN, 10));
+		assert_true(shown_is_for(&s, "order.test"));
+		X509 *x = SSL_get1_peer_certificate(s.ssl);
+		assert_int_equal(X509_get_ext_count(x), 2);
+		X509_free(x);
+		/* The gateway ends it, properly and without a word. */
+		assert_int_equal(SSL_read(s.ssl, &byte, 1), 0);
+		assert_int_equal(SSL_get_error(s.ssl, 0), SSL_ERROR_ZERO_RETURN);
+		leave(&s);
+	}
+	/* Only who offers that protocol alone; and only while it is open. */
+	s = stranger("order.test");
+	asks_alpn(&s, "\x0a" CHALLENGE_ALPN "\x08http/1.1");
+	assert_false(shake(&s));
+	assert_int_equal(alert_got(), SSL_AD_UNRECOGNIZED_NAME);
+	leave(&s);
+	s = stranger("order.test");
+	assert_false(shake(&s));
+	assert_int_equal(alert_got(), SSL_AD_UNRECOGNIZED_NAME);
+	leave(&s);
+	on_main(challenge_close_main, "tok1");
+	s = stranger("order.test");
+	asks_alpn(&s, "\x0a" CHALLENGE_ALPN);
+	assert_false(shake(&s));
+	assert_int_equal(alert_got(), SSL_AD_NO_APPLICATION_PROTOCOL);
+	leave(&s);
+	/* A served name is served beside its own challenge, and never with the challenge's certificate. */
+	certificate_put("hello.test");
+	tunnel_set("hello.test", ROUTE_TLS_AUTO);
+	challenge_open(CHALLENGE_ALPN_TLS, "hello.test", "tok2");
+	s = stranger("hello.test");
+	asks_alpn(&s, "\x08http/1.1");
+	assert_true(shake(&s));
+	X509 *x = SSL_get1_peer_certificate(s.ssl);
+	assert_int_equal(X509_get_ext_count(x), 1);
+	X509_free(x);
+	leave(&s);
+	/* An address is asked for by its reverse name. */
+	challenge_open(CHALLENGE_ALPN_TLS, "192.0.2.7", "tok3");
+	s = stranger("7.2.0.192.in-addr.arpa");
+	asks_alpn(&s, "\x0a" CHALLENGE_ALPN);
+	assert_true(shake(&s));
+	leave(&s);
+	on_main(challenge_close_main, "tok2");
+	on_main(challenge_close_main, "tok3");
+	tunnel_remove("hello.test");
+}
+
+static void http_01(void **state)
+{
+	char answer[1024];
+	(void)state;
+#define PATH "/.well-known/acme-challenge/"
+	challenge_open(CHALLENGE_HTTP, "order.test", "tok1");
+	ask("GET " PATH "tok1 HTTP/1.1\r\nHost: order.test:80\r\n\r\n", answer, sizeof(answer));
+	assert_memory_equal(answer, "HTTP/1.1 200 OK\r\nContent-Type: text/plain", 40);
+	assert_non_null(strstr(answer, "Connection: close\r\n"));
+	assert_string_equal(strstr(answer, "\r\n\r\n"), "\r\n\r\ntok1." THUMB);
+	static const char *const none[] = {
+	    "GET " PATH "tok1 HTTP/1.1\r\nHost: other.test\r\nConnection: close\r\n\r\n",
+	    "GET " PATH "tok1?x HTTP/1.1\r\nHost: order.test\r\nConnection: close\r\n\r\n",
+	    "GET " PATH "tok2 HTTP/1.1\r\nHost: order.test\r\nConnection: close\r\n\r\n",
+	    "GET " PATH " HTTP/1.1\r\nHost: order.test\r\nConnection: close\r\n\r\n",
+	    "POST " PATH "tok1 HTTP/1.1\r\nHost: order.test\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+	};
+	for (size_t i = 0; i < KM_ARRAY_LEN(none); i++) {
+		ask(none[i], answer, sizeof(answer));
+		assert_memory_equal(answer, "HTTP/1.1 404", 12);
+	}
+	on_main(challenge_close_main, "tok1");
+	ask("GET " PATH "tok1 HTTP/1.1\r\nHost: order.test\r\nConnection: close\r\n\r\n", answer,
+	    sizeof(answer));
+	assert_memory_equal(answer, "HTTP/1.1 404", 12);
+}
+
+/* ---- */
+
+static uint16_t free_port(void)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET};
+	socklen_t len = sizeof(a);
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+	a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	assert_int_equal(bind(fd, (struct sockaddr *)&a, len), 0);
+	assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &len), 0);
+	close(fd);
+	return ntohs(a.sin_port);
+}
+
+static char *listen_items[2];
+
+static void settings_make(void)
+{
+	struct gw_settings *s = &g.settings;
+	assert_int_equal(km_conf_load(&gw_settings_spec, NULL, s, stderr), 0);
+	g.https_port = free_port();
+	g.http_port = free_port();
+	snprintf(g.https, sizeof(g.https), "127.0.0.1:%d", g.https_port);
+	snprintf(g.http, sizeof(g.http), "127.0.0.1:%d", g.http_port);
+	km_strlist_free(&s->https_listen);
+	km_strlist_free(&s->http_listen);
+	listen_items[0] = g.https;
+	listen_items[1] = g.http;
+	s->https_listen = (struct km_strlist){&listen_items[0], 1};
+	s->http_listen = (struct km_strlist){&listen_items[1], 1};
+	s->workers = 3;
+}
+
+static int setup(void **state)
+{
+	struct km_errtext err;
+	(void)state;
+	km_log_init("test", KM_LOG_ERROR, KM_LOG_TEXT);
+	signal(SIGPIPE, SIG_IGN);
+	evthread_use_pthreads();
+	strcpy(g.dir, "/tmp/km-edge-XXXXXX");
+	assert_non_null(mkdtemp(g.dir));
+	settings_make();
+	struct km_privnet_opts net = {.wireguard = KM_WG_NONE};
+	assert_int_equal(km_privnet_open(&g.net, &net, NULL, &err), 0);
+	g.base = event_base_new();
+	g.routes = route_table_new();
+	g.certs = certs_new(&(struct certs_opts){.own_dir = g.dir});
+	g.challenges = challenges_new(NULL, NULL);
+	struct edge_opts o = {.settings = &g.settings,
+			      .base = g.base,
+			      .routes = g.routes,
+			      .certs = g.certs,
+			      .challenges = g.challenges,
+			      .net = g.net};
+	if (edge_start(&g.edge, &o, &err)) {
+		fprintf(stderr, "%s\n", err.text);
+		return -1;
+	}
+	return pthread_create(&g.thread, NULL, main_loop, NULL);
+}
+
+static void end_main(void *arg)
+{
+	(void)arg;
+	edge_free(g.edge);
+	event_base_loopbreak(g.base);
+}
+
+static int teardown(void **state)
+{
+	char command[64];
+	(void)state;
+	on_main(end_main, NULL);
+	pthread_join(g.thread, NULL);
+	event_base_free(g.base);
+	certs_free(g.certs);
+	challenges_free(g.challenges);
+	route_table_free(g.routes);
+	km_privnet_close(g.net, true);
+	g.settings.https_listen = g.settings.http_listen = (struct km_strlist){0};
+	km_conf_free(&gw_settings_spec, &g.settings);
+	snprintf(command, sizeof(command), "rm -rf %s", g.dir);
+	libevent_global_shutdown();
+	return system(command);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(names),
+	    cmocka_unit_test(tls_alpn_01),
+	    cmocka_unit_test(http_01),
+	};
+	return cmocka_run_group_tests(tests, setup, teardown);
+}
