@@ -57,7 +57,7 @@ endef
 $(foreach d,$(WITH_LIB),$(eval $(call program_rules,$(d))))
 # kmctl speaks with control over HTTPS; gatewayd with CAs, and with the DNS.
 $(BUILD)/kmctl $(UNIT_KMCTL): LDLIBS += -lcurl
-$(BUILD)/gatewayd $(UNIT_GATEWAYD): LDLIBS += -lcurl -lcares -lldns
+$(BUILD)/gatewayd $(UNIT_GATEWAYD): LDLIBS += -lcurl -lcares -lldns -lpsl
 # The SQL files, each after a line that names it, as one object.
 $(BUILD)/libcontrold.a: $(OBJ)/migrations.o
 $(OBJ)/migrations.o: $(wildcard controld/migrations/*.sql)
@@ -142,7 +142,7 @@ fuzz-run: $(FUZZ)
 	  -artifact_prefix=$$f. $$f.corpus tests/fuzz/corpus/$${f##*/fuzz_}; done
 $(BUILD)/fuzz_%: $(OBJ)/tests/fuzz/fuzz_%.o $(BUILD)/libgatewayd.a $(BUILD)/libkm.a
 	$(call say,LD,$@)
-	$(Q)$(CC) $(KM_CFLAGS) -fsanitize=fuzzer $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcurl -lcares -lldns
+	$(Q)$(CC) $(KM_CFLAGS) -fsanitize=fuzzer $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcurl -lcares -lldns -lpsl
 # What is judged by memory and size runs on the plain build.
 MEMORY    := tests/e2e/test_edge.py::test_memory_of_idle_connections
 PLAIN     := tests/e2e/test_bulk.py tests/e2e/test_wireguard_flood.py

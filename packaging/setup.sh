@@ -5,7 +5,7 @@
 set -eu
 build="gcc make pkg-config libc6-dev libevent-dev libssl-dev libpq-dev libjansson-dev libwebsockets-dev
  libwebsockets-evlib-uv liburcu-dev libsodium-dev libinih-dev libmnl-dev libidn2-dev
- libargon2-dev libcurl4-openssl-dev libc-ares-dev libldns-dev uthash-dev wireguard-tools"
+ libargon2-dev libcurl4-openssl-dev libc-ares-dev libldns-dev libpsl-dev uthash-dev wireguard-tools"
 run="postgresql-15"
 demo="iproute2 nftables python3 curl openssl ca-certificates pebble"
 check="knot knot-dnsutils python3-cryptography testssl.sh python3-pytest-xdist wireguard-go iperf3 nebula
