@@ -10,15 +10,17 @@
 
 /* ---- the resolver (c-ares) ---- */
 struct dns;
-/* servers: "address" or "address:port"; n = 0: the system's. */
+/* servers: "address" or "address:port"; NULL or n = 0: the system's, read again when they change. KM_EINVAL
+ * (a sentence that begins with dns_resolvers), KM_ENOMEM, KM_EIO. */
 int dns_new(struct dns **out, struct event_base *base, const struct km_strlist *servers,
 	    struct km_errtext *err) __attribute__((warn_unused_result));
+/* After its asks, records and providers. Accepts NULL. */
 void dns_free(struct dns *d);
 
 /* ---- preflight: would an order for this name succeed? ---- */
 enum dns_verdict {
 	DNS_FINE,
-	DNS_ELSEWHERE,  /* the name leads somewhere else, or nowhere */
+	DNS_ELSEWHERE,  /* the name leads somewhere else too, or nowhere */
 	DNS_FORBIDDEN,  /* a CAA record does not allow the CA (RFC 8659, RFC 8657) */
 	DNS_UNKNOWN,    /* the DNS did not answer: not a reason to wait for ever */
 };
@@ -32,9 +34,14 @@ struct dns_preflight_opts {
 	const char *account_url;        /* for accounturi; may be NULL */
 	const char *const *methods;     /* challenge types for validationmethods; NULL-terminated */
 };
+/* What is being asked; gone once done has been called. */
 struct dns_ask;
+/* text: a sentence for people, "" with DNS_FINE. Every address must be a gateway's, since the CA may take
+ * any; of a family in which none of ours is known, addresses are let be if the other family leads here.
+ * A name that is an IP address is not looked up. NULL: no memory. */
 struct dns_ask *dns_preflight(struct dns *d, const struct dns_preflight_opts *o,
 			      void (*done)(void *arg, enum dns_verdict v, const char *text), void *arg);
+/* done is not called any more. Accepts NULL. */
 void dns_cancel(struct dns_ask *a);
 
 /* ---- records for dns-01 ---- */
