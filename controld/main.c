@@ -86,7 +86,11 @@ static void on_tidy(evutil_socket_t fd, short what, void *arg)
 	static const struct store_stmt old[] = {
 	    {.sql = "DELETE FROM changes WHERE at < now() - interval '" KEEP_CHANGES "'"},
 	    STALE("agents"),
-	    STALE("gateways")};
+	    STALE("gateways"),
+	    {.sql = "DELETE FROM certificate_leases WHERE expires_at <= now()"},
+	    /* Written while the last tunnel of the domain went. */
+	    {.sql = "DELETE FROM certificates c WHERE NOT EXISTS (SELECT FROM tunnels t "
+		    "WHERE t.domain = c.domain)"}};
 	struct control *c = arg;
 
 	(void)fd;

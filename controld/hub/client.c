@@ -40,10 +40,12 @@ void client_drop(struct client *c)
 	}
 	store_cancel(c->db);
 	store_cancel(c->db_key);
+	store_cancel(c->db_lease);
 	km_msg_clear(&km_msg_desc_auth, &c->auth);
 	km_msg_clear(&km_msg_desc_join, &c->join);
 	km_wipe(c->new_key, sizeof(c->new_key));
 	json_decref(c->report);
+	json_decref(c->leases);
 	free(c->ack_error);
 	free(c);
 }

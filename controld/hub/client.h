@@ -73,6 +73,10 @@ struct client {
 	int64_t acked_revision;
 	char *ack_error;
 
+	/* lease.c: {domain: whether it is given back} of what is asked next. */
+	json_t *leases;
+	struct store_req *db_lease;
+
 	int64_t budget, budget_ms; /* of messages */
 	UT_hash_handle hh, hh_id;
 };
@@ -91,6 +95,7 @@ struct hub {
 	struct limit *takeovers; /* by id */
 	struct limit *lost;      /* by id: to links at other controlds */
 	struct limit *wishes;    /* by id: next WireGuard keys */
+	struct limit *asks;      /* by id: leases */
 
 	/* What other controlds are told of our links. */
 	char instance[KM_UUID_STRLEN];
@@ -205,6 +210,10 @@ void report_gone(struct client *c);
 /* Writes what has gathered, all in one transaction; called every second. Whether one is under way.
  */
 bool report_flush(struct hub *hub);
+
+/* ---- lease.c ---- */
+/* The message lease: answered by lease_result, or not at all. */
+void lease_asked(struct client *c, const struct km_msg_lease *m);
 
 /* ---- chain.c: sans-I/O ---- */
 struct chain_facts {

@@ -33,7 +33,8 @@ static void link_open(void *arg, uint64_t id, const char *type, const struct km_
 static bool affordable(struct client *c, const char *type)
 {
 	int64_t now = km_now_ms();
-	bool cheap = strcmp(type, "heartbeat") == 0 || strcmp(type, "config_ack") == 0;
+	bool cheap = strcmp(type, "heartbeat") == 0 || strcmp(type, "config_ack") == 0 ||
+		     strcmp(type, "lease") == 0; /* which has a limit of its own */
 	c->budget += (now - c->budget_ms) * BUDGET_PER_S / 1000;
 	if (c->budget > BUDGET_BURST)
 		c->budget = BUDGET_BURST;
@@ -49,6 +50,7 @@ union message {
 	struct km_msg_status status;
 	struct km_msg_certificate_obtained certificate;
 	struct km_msg_key_update key;
+	struct km_msg_lease lease;
 };
 
 static void dispatch(struct client *c, const struct km_msg_desc *d, const union message *m)
@@ -63,6 +65,8 @@ static void dispatch(struct client *c, const struct km_msg_desc *d, const union 
 		report_certificate(c, &m->certificate);
 	else if (d == &km_msg_desc_key_update)
 		rotate_update(c, &m->key);
+	else if (d == &km_msg_desc_lease)
+		lease_asked(c, &m->lease);
 }
 
 static void refuse_message(struct client *c, const char *type, const char *what)
@@ -195,9 +199,10 @@ int hub_start(struct hub **out, struct event_base *base, const struct hub_opts *
 	hub->takeovers = limit_new(5, 12000, 4096);
 	hub->lost = limit_new(5, 12000, 4096);
 	hub->wishes = limit_new(20, 600000, 65536);
+	hub->asks = limit_new(1000, 20, 4096);
 	km_uuid_new(hub->instance);
 	hub->tick = event_new(base, -1, EV_PERSIST, tick, hub);
-	if (!hub->failures || !hub->takeovers || !hub->lost || !hub->wishes || !hub->tick ||
+	if (!hub->failures || !hub->takeovers || !hub->lost || !hub->wishes || !hub->asks || !hub->tick ||
 	    event_add(hub->tick, &second) < 0)
 		goto out;
 	hub->watch = store_listen(hub->store, feed_wake, hub);
@@ -304,5 +309,6 @@ void hub_free(struct hub *hub)
 	limit_free(hub->takeovers);
 	limit_free(hub->lost);
 	limit_free(hub->wishes);
+	limit_free(hub->asks);
 	free(hub);
 }

@@ -1169,6 +1169,199 @@ def test_status_is_seen(ctl):
     run(main())
 
 
+# ---- leases -------------------------------------------------------------------------------------
+
+@contextlib.contextmanager
+def domains(ctl, *names, tls="auto"):
+    a = ctl.agent()
+    made = [ctl.tunnel(a, domain=n, tls=tls) for n in names]
+    yield made
+    for t in made:
+        ctl.request("DELETE", f"/api/tunnels/{t['id']}")
+    ctl.ok("DELETE", f"/api/agents/{a['id']}")
+
+
+async def lease(link, domain, **more):
+    await link.send("lease", domain=domain, **more)
+    m = await link.data("lease_result")
+    assert m["domain"] == domain
+    return m
+
+
+async def live(ctl, link):
+    """Whoever is told its configuration is online for the database, too."""
+    await link.data("config")
+    return link
+
+
+def unanswered(ctl):
+    found = re.search(r'^kakuremichi_certificate_leases_total{result="unanswered"} (\d+)',
+                      ctl.request("GET", "/metrics").data.decode(), re.M)
+    return int(found[1]) if found else 0
+
+
+def seconds_left(m):
+    until_ = datetime.datetime.fromisoformat(m["until"].replace("Z", "+00:00"))
+    return (until_ - datetime.datetime.now(datetime.timezone.utc)).total_seconds()
+
+
+def test_a_lease_has_one_holder(ctl):
+    async def main():
+        g, h = ctl.gateway(), ctl.gateway()
+        with domains(ctl, "lease.example.com", "*.lease.example.com") as (t, wild):
+            async with Link(ctl, g) as lg, Link(ctl, h) as lh:
+                await live(ctl, lg), await live(ctl, lh)
+                m = await lease(lg, t["domain"])
+                assert m["granted"] and m["holder"] == g["id"] and 100 < seconds_left(m) <= 121
+                held = await lease(lh, t["domain"])
+                assert held == {"domain": t["domain"], "granted": False, "holder": g["id"], "until": m["until"]}
+                again = await lease(lg, t["domain"])
+                assert again["granted"] and again["until"] > m["until"], "asking again renews it"
+                assert (await lease(lh, wild["domain"]))["granted"], "another domain is another lease"
+
+                # Only its holder gives a lease back, and is not answered.
+                await lh.send("lease", domain=t["domain"], release=True)
+                assert not (await lease(lh, t["domain"]))["granted"]
+                await lg.send("lease", domain=t["domain"], release=True)
+                await loop_until(lambda: ctl.sql("SELECT count(*) FROM certificate_leases WHERE domain = 'lease.example.com'") == "0")
+                assert (await lease(lh, t["domain"]))["holder"] == h["id"]
+
+                # When it has expired it is anybody's.
+                ctl.sql("UPDATE certificate_leases SET expires_at = now() - interval '1 ms'")
+                assert (await lease(lg, t["domain"]))["granted"]
+                assert not (await lease(lh, t["domain"]))["granted"]
+            # A gateway that has gone holds nothing.
+            await loop_until(lambda: ctl.ok("GET", f"/api/gateways/{g['id']}")["status"] == "offline")
+            async with Link(ctl, h) as lh:
+                await live(ctl, lh)
+                m = await lease(lh, t["domain"])
+                assert m["granted"] and m["holder"] == h["id"]
+        assert ctl.sql("SELECT count(*) FROM certificate_leases") == "0", "they go with their tunnels"
+        for x in (g, h):
+            ctl.ok("DELETE", f"/api/gateways/{x['id']}")
+    run(main())
+
+
+async def loop_until(what):
+    return await asyncio.get_running_loop().run_in_executor(None, until, what)
+
+
+def test_of_gateways_that_ask_at_once_one_gets_the_lease(ctl):
+    async def main():
+        names = [f"race{i}.example.com" for i in range(60)]
+        gateways = [ctl.gateway() for _ in range(4)]
+        with domains(ctl, *names):
+            async with contextlib.AsyncExitStack() as stack:
+                links = [await stack.enter_async_context(Link(ctl, g)) for g in gateways]
+                for link in links:
+                    await live(ctl, link)
+
+                async def ask(link, order):
+                    for n in order:
+                        await link.send("lease", domain=n)
+                    return {m["domain"]: m for m in [await link.data("lease_result") for _ in order]}
+                for _ in range(3):
+                    orders = (names, names[::-1], names[30:] + names[:30], names[::2] + names[1::2])
+                    got = await asyncio.gather(*(ask(*x) for x in zip(links, orders)))
+                    for n in names:
+                        holders = {m[n]["holder"] for m in got}
+                        winners = [g["id"] for g, m in zip(gateways, got) if m[n]["granted"]]
+                        assert len(winners) == 1 and holders == set(winners), (n, [m[n] for m in got])
+                    ctl.sql("DELETE FROM certificate_leases")
+        for g in gateways:
+            ctl.ok("DELETE", f"/api/gateways/{g['id']}")
+    run(main())
+
+
+def test_who_gets_no_lease(ctl):
+    async def main():
+        g, a = ctl.gateway(), ctl.agent()
+        with domains(ctl, "one.lease.example.com") as (t,):
+            async with Link(ctl, g) as lg, Link(ctl, a) as la:
+                await live(ctl, lg), await live(ctl, la)
+                for domain in ("stranger.example.com", "lease.example.com", "", "*", "ONE.lease.example.com", "'; --"):
+                    assert await lease(lg, domain) == {"domain": domain, "granted": False}
+                await la.send("lease", domain=t["domain"])
+                assert (await la.data("error"))["code"] == "INVALID_MESSAGE"
+                for bad in ({}, {"domain": "x" * 254}, {"domain": 1}, {"domain": t["domain"], "release": "yes"}):
+                    await lg.send("lease", **bad)
+                    assert (await lg.data("error"))["code"] == "INVALID_MESSAGE"
+
+                # What is not of this message goes nowhere.
+                secret = "kL3-secret-0123456789"
+                more = {"key": f"-----BEGIN PRIVATE KEY-----{secret}", "token": secret, "keyAuthorization": [secret]}
+                assert (await lease(lg, t["domain"], **more))["granted"]
+                dump = subprocess.run(["pg_dump", "-h", ctl.state / "postgres/run", "-U", "postgres", "kakuremichi"],
+                                      check=True, capture_output=True, text=True).stdout
+                assert t["domain"] in dump and secret not in dump and secret not in ctl.log()
+
+                # Revoked: its leases are anybody's, and the link that asked is gone.
+                assert ctl.sql("SELECT count(*) FROM certificate_leases") == "1"
+                await rest(ctl, "POST", f"/api/gateways/{g['id']}/revoke", {}, 200)
+                assert ctl.sql("SELECT count(*) FROM certificate_leases") == "0"
+        ctl.ok("DELETE", f"/api/gateways/{g['id']}")
+        ctl.ok("DELETE", f"/api/agents/{a['id']}")
+    run(main())
+
+
+def test_leases_are_bounded_and_limited(ctl):
+    async def main():
+        g = ctl.gateway()
+        with domains(ctl, "full.lease.example.com") as (t,):
+            ctl.sql("INSERT INTO certificate_leases SELECT 'x' || i, '" + g["id"] + "', now() + interval '1 minute' "
+                    "FROM generate_series(1, 999) i")
+            async with Link(ctl, g) as lg:
+                await live(ctl, lg)
+                assert (await lease(lg, t["domain"]))["granted"]
+                assert (await lease(lg, t["domain"]))["granted"], "one that it has is renewed"
+                ctl.sql("UPDATE certificate_leases SET domain = 'x0' WHERE domain = '" + t["domain"] + "'")
+                assert await lease(lg, t["domain"]) == {"domain": t["domain"], "granted": False}
+                ctl.sql("DELETE FROM certificate_leases WHERE domain = 'x0'")
+                assert (await lease(lg, t["domain"]))["granted"]
+                ctl.sql("DELETE FROM certificate_leases")
+
+                # Too many are not answered, and the link stays.
+                n, answers = 3000, 0
+                for _ in range(n):
+                    await lg.send("lease", domain=t["domain"])
+                await lg.send("nonsense")
+                while (m := await lg.get("lease_result", "error"))[0] == "lease_result":
+                    answers += 1
+                assert m[0] == "error"
+                assert "lease not answered" in ctl.log() and unanswered(ctl) > n / 2
+                with contextlib.suppress(asyncio.TimeoutError):
+                    while True:
+                        await lg.get("lease_result", seconds=1)
+                        answers += 1
+                assert 0 < answers < n / 2
+                async with Link(ctl, ctl.gateway()) as other:
+                    await live(ctl, other)
+                    assert "granted" in await lease(other, t["domain"]), "the limit is one gateway's"
+                    ctl.ok("DELETE", f"/api/gateways/{other.who['id']}")
+        ctl.ok("DELETE", f"/api/gateways/{g['id']}")
+    run(main())
+
+
+def test_a_lease_that_the_database_cannot_give_is_not_answered(ctl):
+    async def main():
+        g = ctl.gateway()
+        with domains(ctl, "slow.lease.example.com") as (t,):
+            async with Link(ctl, g) as lg:
+                await live(ctl, lg)
+                ctl.sql("ALTER TABLE certificate_leases RENAME TO elsewhere")
+                try:
+                    was = unanswered(ctl)
+                    await lg.send("lease", domain=t["domain"])
+                    await loop_until(lambda: unanswered(ctl) == was + 1)
+                    await lg.send("nonsense")
+                    assert (await lg.get("lease_result", "error"))[0] == "error"
+                finally:
+                    ctl.sql("ALTER TABLE elsewhere RENAME TO certificate_leases")
+                assert (await lease(lg, t["domain"]))["granted"], "and the next one is"
+        ctl.ok("DELETE", f"/api/gateways/{g['id']}")
+    run(main())
+
+
 def test_messages_that_mean_nothing(ctl):
     async def main():
         a = ctl.agent()
