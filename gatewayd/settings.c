@@ -192,6 +192,13 @@ static const struct km_opt opts[] = {
      .def = "45/7d",
      .help = "New certificates below one registered domain; renewals that the CA knows as such are "
 	     "not counted."},
+    {.key = "acme_name_rate",
+     .type = KM_OPT_STRING,
+     .offset = AT(acme_name_rate),
+     .check = rate_check,
+     .def = "5/7d",
+     .help = "New certificates for the very same name; renewals that the CA knows as such are not "
+	     "counted. A CA whose certificates live for hours or less needs more."},
     {.key = "dns_resolvers",
      .type = KM_OPT_LIST,
      .offset = AT(dns_resolvers),

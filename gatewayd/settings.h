@@ -22,7 +22,7 @@ struct gw_settings {
 	struct km_strlist acme_challenges;
 	char *acme_dir; /* NULL: "acme" in the state folder */
 	int64_t acme_wait, acme_jobs;
-	char *acme_order_rate, *acme_domain_rate;
+	char *acme_order_rate, *acme_domain_rate, *acme_name_rate;
 	struct km_strlist dns_resolvers;
 	int dns_provider; /* enum gw_dns_provider */
 	char *dns_provider_file, *dns_hook;

@@ -10,7 +10,6 @@
 #include <uthash.h>
 
 #define HOUR_MS 3600000LL
-#define WEEK_MS (7 * 24 * HOUR_MS)
 #define FILE_MAX (16 << 20)
 
 /* A bucket that is full is not in the table. The key's first letter says what it counts. */
@@ -242,7 +241,7 @@ int throttle_save(struct throttle *t, int64_t mono_ms, int64_t wall_ms)
 }
 
 struct throttle *throttle_new(struct throttle_rate orders, struct throttle_rate domain,
-			      const char *path, int64_t mono_ms, int64_t wall_ms)
+			      struct throttle_rate name, const char *path, int64_t mono_ms, int64_t wall_ms)
 {
 	struct throttle *t = calloc(1, sizeof(*t));
 	if (!t || (path && !(t->path = strdup(path)))) {
@@ -251,7 +250,7 @@ struct throttle *throttle_new(struct throttle_rate orders, struct throttle_rate 
 	}
 	t->rates[LIMIT_ORDERS] = orders;
 	t->rates[LIMIT_DOMAIN] = domain;
-	t->rates[LIMIT_SET] = (struct throttle_rate){THROTTLE_SET_MAX, WEEK_MS};
+	t->rates[LIMIT_SET] = name;
 	t->rates[LIMIT_FAILURES] = (struct throttle_rate){THROTTLE_FAILURES_MAX, HOUR_MS};
 	load(t, mono_ms, wall_ms);
 	return t;

@@ -12,7 +12,6 @@
 #include <stdint.h>
 
 #define THROTTLE_BUCKETS_MAX 65536 /* then the fullest are forgotten */
-#define THROTTLE_SET_MAX 5	   /* certificates for the same name in a week, of either kind of key */
 #define THROTTLE_FAILURES_MAX 5	   /* failed validations of a name in an hour */
 
 struct throttle;
@@ -20,10 +19,10 @@ struct throttle;
 struct throttle_rate {
 	int64_t n, ms; /* n in each ms */
 };
-/* path: the file in which it is kept; NULL: none. What cannot be read there counts as nothing used.
+/* name: certificates for the very same name, of either kind of key. path: the file in which it is kept; NULL: none. What cannot be read there counts as nothing used.
  * NULL: no memory. */
 struct throttle *throttle_new(struct throttle_rate orders, struct throttle_rate domain,
-			      const char *path, int64_t mono_ms, int64_t wall_ms);
+			      struct throttle_rate name, const char *path, int64_t mono_ms, int64_t wall_ms);
 void throttle_free(struct throttle *t);
 
 /* The domain below which the CA counts: by the public suffix list, the one label more than a suffix;

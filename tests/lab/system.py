@@ -6,6 +6,7 @@ import pathlib
 import select
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -348,6 +349,44 @@ class System:
         return self.api("POST", "/api/tunnels", {"domain": domain or self.domain,
                                                  "agentId": self.agent_id, "target": target, **more},
                         expect=201, conn=conn)
+
+    def use_ca(self, ca, **settings):
+        """Every gateway that is started from now on has its certificates from this CA (Pebble or FakeCa) and
+        none of its own; what limits orders is out of the way."""
+        own = self.dir / "no-certificates"
+        own.mkdir(exist_ok=True, mode=0o700)
+        self.gateway_defaults = {**ca.settings(), "certificate_dir": own, "acme_order_rate": "1000000/1h",
+                                 "acme_domain_rate": "1000000/1h", "acme_name_rate": "1000000/1h", **settings}
+        self.tls = ca.tls
+
+    def leaf(self, domain=None, number=1, timeout=10):
+        """The certificate (DER) that a gateway shows a stranger for this name, whoever issued it."""
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+        conn = client.NsConnection(self.net.stranger, net.GATEWAYS[number], 443, domain or self.domain, tls,
+                                   patience(timeout))
+        try:
+            conn.connect()
+            return conn.sock.getpeercert(binary_form=True)
+        finally:
+            conn.close()
+
+    def certificate(self, domain=None, number=1):
+        """What control knows of a gateway's certificate for this name; {} if nothing."""
+        page = self.api("GET", "/api/certificates?limit=1000", expect=200)
+        return next((c for c in page["items"] if c["domain"] == (domain or self.domain)
+                     and c["gatewayId"] == self.gateway_ids[number]), {})
+
+    def wait_certificate(self, status, domain=None, number=1, error="", timeout=30):
+        """Until control knows of this status (and an error with this text in it)."""
+        end = time.monotonic() + patience(timeout)
+        while True:
+            c = self.certificate(domain, number)
+            if c.get("status") == status and error in (c["error"] or ""):
+                return c
+            if time.monotonic() > end:
+                raise LabError(f"the certificate of {domain or self.domain} is not {status} ({error!r}): {c}")
+            time.sleep(0.05)
 
     def stranger(self, domain=None, timeout=30, rcvbuf=None, number=1):
         """A connection (made at its first request) from the stranger to the gateway (of this number)."""

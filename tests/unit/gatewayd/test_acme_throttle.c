@@ -12,7 +12,8 @@
 #define HOUR 3600000LL
 #define DAY (24 * HOUR)
 
-static const struct throttle_rate orders = {10, 3 * HOUR}, domain = {4, 7 * DAY};
+static const struct throttle_rate orders = {10, 3 * HOUR}, domain = {4, 7 * DAY},
+				  same = {5, 7 * DAY};
 
 static int64_t wait(const struct throttle *t, const char *name, int64_t now, const char *want)
 {
@@ -34,7 +35,7 @@ static void registered(void **state)
 
 static void account(void **state)
 {
-	struct throttle *t = throttle_new(orders, domain, NULL, 0, 0);
+	struct throttle *t = throttle_new(orders, domain, same, NULL, 0, 0);
 	char name[64];
 	(void)state;
 	for (int i = 0; i < 10; i++) {
@@ -53,7 +54,7 @@ static void account(void **state)
 
 static void below_a_domain(void **state)
 {
-	struct throttle *t = throttle_new(orders, domain, NULL, 0, 0);
+	struct throttle *t = throttle_new(orders, domain, same, NULL, 0, 0);
 	(void)state;
 	throttle_order(t, "a.example.co.uk", 0);
 	throttle_order(t, "b.example.co.uk", 0);
@@ -69,7 +70,7 @@ static void below_a_domain(void **state)
 static void one_name(void **state)
 {
 	struct throttle *t = throttle_new((struct throttle_rate){1000, HOUR},
-					  (struct throttle_rate){1000, HOUR}, NULL, 0, 0);
+					  (struct throttle_rate){1000, HOUR}, same, NULL, 0, 0);
 	(void)state;
 	for (int i = 0; i < 5; i++)
 		throttle_order(t, "a.org", 0);
@@ -89,18 +90,18 @@ static void over_a_restart(void **state)
 	(void)state;
 	assert_non_null(mkdtemp(dir));
 	snprintf(path, sizeof(path), "%s/limits", dir);
-	struct throttle *t = throttle_new(orders, domain, path, 5000, DAY);
+	struct throttle *t = throttle_new(orders, domain, same, path, 5000, DAY);
 	for (int i = 0; i < 4; i++)
 		throttle_order(t, "a.org", 5000);
 	assert_int_equal(throttle_save(t, 5000, DAY), 0);
 	throttle_free(t);
 
-	t = throttle_new(orders, domain, path, 0, DAY + HOUR);
+	t = throttle_new(orders, domain, same, path, 0, DAY + HOUR);
 	int64_t ms = wait(t, "b.a.org", 0, "4 certificates below a.org in 7d");
 	assert_in_range(ms, 7 * DAY / 4 - HOUR - 10, 7 * DAY / 4 - HOUR + 10);
 	throttle_free(t);
 	/* A clock that was put back forgives nothing, and takes nothing more. */
-	t = throttle_new(orders, domain, path, 0, 1000);
+	t = throttle_new(orders, domain, same, path, 0, 1000);
 	ms = wait(t, "b.a.org", 0, "4 certificates below a.org in 7d");
 	assert_in_range(ms, 7 * DAY / 4 - 10, 7 * DAY / 4 + 10);
 	throttle_free(t);
@@ -108,13 +109,13 @@ static void over_a_restart(void **state)
 	FILE *f = fopen(path, "w");
 	fputs("{\"at\":5,\"used\":{\"\":3,\"o\":\"x\",\"da.org\":1e300}", f);
 	fclose(f);
-	t = throttle_new(orders, domain, path, 0, DAY);
+	t = throttle_new(orders, domain, same, path, 0, DAY);
 	assert_int_equal(wait(t, "b.a.org", 0, ""), 0);
 	throttle_free(t);
 	unlink(path);
 	/* Where it cannot be written it works all the same. */
 	rmdir(dir);
-	t = throttle_new(orders, domain, path, 0, DAY);
+	t = throttle_new(orders, domain, same, path, 0, DAY);
 	throttle_order(t, "a.org", 0);
 	assert_int_equal(throttle_save(t, 0, DAY), KM_EIO);
 	assert_int_equal(throttle_save(t, 0, DAY), KM_EIO);
@@ -124,7 +125,7 @@ static void over_a_restart(void **state)
 static void many(void **state)
 {
 	struct throttle *t = throttle_new((struct throttle_rate){100000000, HOUR},
-					  (struct throttle_rate){45, 7 * DAY}, NULL, 0, 0);
+					  (struct throttle_rate){45, 7 * DAY}, same, NULL, 0, 0);
 	char name[64];
 	(void)state;
 	for (int i = 0; i < THROTTLE_BUCKETS_MAX; i++) {
