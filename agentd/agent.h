@@ -15,8 +15,8 @@ struct agent {
 	struct settings settings;
 	struct event_base *base;
 	struct allow *allow;
-	struct resolver *resolver;
-	struct resolver_port *port;
+	struct km_resolver *resolver;
+	struct km_resolver_port *port;
 	struct dial_env env;
 	struct forward *forward;
 	struct probes *probes;

@@ -110,10 +110,10 @@ static int start_parts(struct agent *a, struct km_errtext *err)
 
 	if (rc)
 		return rc;
-	rc = resolver_start(&a->resolver);
+	rc = km_resolver_start(&a->resolver);
 	if (rc)
 		return km_errtext_set(err, rc, "the resolver's threads do not start");
-	a->port = resolver_port_new(a->resolver, a->base);
+	a->port = km_resolver_port_new(a->resolver, a->base);
 	a->env = (struct dial_env){a->base, a->port, a->allow};
 	rc = a->port ? start_forward(a) : KM_ENOMEM;
 	if (rc)
@@ -169,8 +169,8 @@ static void stop(struct agent *a)
 	net_stop(a, true);
 	probes_free(a->probes);
 	peers_free(a->peers);
-	resolver_port_free(a->port);
-	resolver_free(a->resolver);
+	km_resolver_port_free(a->port);
+	km_resolver_free(a->resolver);
 	allow_free(a->allow);
 	stop_signal(a->sigterm);
 	stop_signal(a->sigint);

@@ -3,10 +3,10 @@
 #include "agentd/health/mtu.h"
 #include "agentd/health/path.h"
 #include "agentd/health/pinger.h"
-#include "agentd/reach.h"
 #include "libkm/base/log.h"
 #include "libkm/base/metrics.h"
 #include "libkm/base/util.h"
+#include "libkm/host/reach.h"
 #include <event2/event_struct.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,7 +30,7 @@ struct peer {
 	bool has_next, adopted;
 	uint8_t next[KM_WG_KEY_LEN];
 	char *entries; /* its port and public addresses as they were given, one per line */
-	struct reach *reach;
+	struct km_reach *reach;
 	size_t n_vips;
 	struct km_addr vips[VIPS_MAX];
 	struct path path;
@@ -46,21 +46,24 @@ struct peer {
 
 struct peers {
 	struct event_base *base;
-	struct reaches *reaches;
+	struct km_reaches *reaches;
 	int64_t interval_ms;
 	struct km_privnet *net;
 	struct pinger *pinger;
 	struct peer *by_id;
 };
 
-struct peers *peers_new(struct event_base *base, struct resolver_port *port, const char *state_dir,
-			int64_t probe_interval_ms)
+struct peers *peers_new(struct event_base *base, struct km_resolver_port *port,
+			const char *state_dir, int64_t probe_interval_ms)
 {
 	struct peers *ps = calloc(1, sizeof(*ps));
+	char *file;
 
 	if (!ps)
 		return NULL;
-	ps->reaches = reaches_new(base, port, state_dir);
+	file = km_xasprintf("%s/endpoints.json", state_dir);
+	ps->reaches = km_reaches_new(base, port, "agent", file);
+	free(file);
 	if (!ps->reaches) {
 		free(ps);
 		return NULL;
@@ -72,7 +75,8 @@ struct peers *peers_new(struct event_base *base, struct resolver_port *port, con
 
 /* ---- the endpoint ---- */
 
-/* The addresses are with the next key once the gateway uses it, though control cannot know that yet. */
+/* The addresses are with the next key once the gateway uses it, though control cannot know that
+ * yet. */
 static struct km_wg_peer wanted(const struct peer *p)
 {
 	struct km_wg_peer wg = p->wg;
@@ -107,7 +111,7 @@ static void on_moved(void *arg)
 	bool anew = p->wg.has_endpoint && p->path.known && !p->path.up;
 	int rc;
 
-	p->wg.has_endpoint = reach_endpoint(p->reach, &p->wg.endpoint);
+	p->wg.has_endpoint = km_reach_endpoint(p->reach, &p->wg.endpoint);
 	if (anew && p->ps->net && p->has_key)
 		rc = start_anew(p, &err);
 	else
@@ -207,8 +211,8 @@ static void kick(struct peer *p)
 		path_spare(&p->path, km_now_ms());
 		return;
 	}
-	reach_failed(p->reach);
-	p->wg.has_endpoint = reach_endpoint(p->reach, &p->wg.endpoint);
+	km_reach_failed(p->reach);
+	p->wg.has_endpoint = km_reach_endpoint(p->reach, &p->wg.endpoint);
 	km_metric_add(p->kicks, 1);
 	km_debug("handshake started anew", km_ks("gateway", p->name));
 	if (start_anew(p, &err))
@@ -325,7 +329,7 @@ static void on_reply(void *arg, const struct km_addr *from, size_t size)
 				continue;
 			if (path_reply(&p->path, now))
 				came_up(p);
-			reach_works(p->reach);
+			km_reach_works(p->reach);
 			mtu_reply(&p->mtu, (unsigned)size, now);
 			set_timer(p, now);
 		}
@@ -421,7 +425,7 @@ int peers_settle(struct peers *ps, struct km_errtext *err)
 
 static void peer_free(struct peer *p)
 {
-	reach_free(p->reach);
+	km_reach_free(p->reach);
 	free(p->entries);
 	event_del(&p->timer);
 	km_metric_set(p->up, 0);
@@ -442,7 +446,7 @@ static struct peer *peer_get(struct peers *ps, const char *id)
 		return NULL;
 	p->ps = ps;
 	snprintf(p->id, sizeof(p->id), "%s", id);
-	p->reach = reach_new(ps->reaches, id, on_moved, p);
+	p->reach = km_reach_new(ps->reaches, id, on_moved, p);
 	snprintf(labels, sizeof(labels), "gateway=\"%s\"", p->id);
 	p->up = km_metric(KM_METRIC_GAUGE, "kakuremichi_agent_path_up", labels,
 			  "Whether the path to the gateway works.");
@@ -557,9 +561,9 @@ int peers_set(struct peers *ps, const struct km_msg_gateway *g, struct km_errtex
 	if (rc)
 		return rc;
 	if (other_entries(p, g, port))
-		reach_set(p->reach, p->name, (const char *const *)g->public_ip, g->n_public_ip,
-			  port);
-	p->wg.has_endpoint = reach_endpoint(p->reach, &p->wg.endpoint);
+		km_reach_set(p->reach, p->name, (const char *const *)g->public_ip, g->n_public_ip,
+			     port);
+	p->wg.has_endpoint = km_reach_endpoint(p->reach, &p->wg.endpoint);
 	rc = apply(p, err);
 	if (!rc && has_old)
 		rc = remove_key(p, old, err);
@@ -591,12 +595,12 @@ void peers_free(struct peers *ps)
 
 	if (!ps)
 		return;
-	reaches_flush(ps->reaches);
+	km_reaches_flush(ps->reaches);
 	HASH_ITER (hh, ps->by_id, p, tmp) {
 		peer_free(p);
 	}
 	pinger_free(ps->pinger);
-	reaches_free(ps->reaches);
+	km_reaches_free(ps->reaches);
 	free(ps);
 }
 

@@ -5,7 +5,7 @@
 #ifndef AGENTD_PEERS_H
 #define AGENTD_PEERS_H
 
-#include "agentd/forward/resolver.h"
+#include "libkm/host/resolver.h"
 #include "libkm/msg/msg.h"
 #include "libkm/privnet/privnet.h"
 
@@ -14,8 +14,8 @@
 struct peers;
 
 /* NULL: no memory. The port is borrowed. */
-struct peers *peers_new(struct event_base *base, struct resolver_port *port, const char *state_dir,
-			int64_t probe_interval_ms);
+struct peers *peers_new(struct event_base *base, struct km_resolver_port *port,
+			const char *state_dir, int64_t probe_interval_ms);
 void peers_free(struct peers *ps);
 
 /* The private network to bring into this state, now and with each later call; NULL: there is none

@@ -19,12 +19,12 @@ struct dial {
 	dial_done *done;
 	void *arg;
 	int64_t deadline_ms;
-	struct resolver_query *query;
+	struct km_resolver_query *query;
 	int fd;
 	struct event connected; /* while fd >= 0 */
 	struct event timer;     /* the next step, or the end of an attempt */
 	size_t n, i;
-	struct km_addr addrs[RESOLVER_ADDRS_MAX];
+	struct km_addr addrs[KM_RESOLVER_ADDRS_MAX];
 	int err;
 	char why[512];
 };
@@ -55,7 +55,7 @@ void dial_cancel(struct dial *d)
 {
 	if (!d)
 		return;
-	resolver_cancel(d->query);
+	km_resolver_cancel(d->query);
 	event_del(&d->timer);
 	hang_up(d);
 	free(d);
@@ -198,7 +198,7 @@ static void on_timer(evutil_socket_t none, short what, void *arg)
 	(void)none;
 	(void)what;
 	if (d->query) {
-		resolver_cancel(d->query);
+		km_resolver_cancel(d->query);
 		d->query = NULL;
 		fail(d, KM_ETIMEOUT, d->target->hp.host, "the name is not resolved in time");
 		finish(d);
@@ -217,7 +217,7 @@ static void on_timer(evutil_socket_t none, short what, void *arg)
 
 /* ---- the addresses ---- */
 
-static void on_resolved(void *arg, const struct resolver_answer *a)
+static void on_resolved(void *arg, const struct km_resolver_answer *a)
 {
 	struct dial *d = arg;
 
@@ -270,7 +270,8 @@ struct dial *dial_start(const struct dial_env *env, const struct km_target *targ
 	d->deadline_ms = km_now_ms() + timeout_ms;
 	event_assign(&d->timer, env->base, -1, EV_TIMEOUT, on_timer, d);
 	if (!known_addrs(d)) {
-		d->query = resolver_ask(env->port, target->hp.host, false, on_resolved, d, &d->err);
+		d->query =
+		    km_resolver_ask(env->port, target->hp.host, false, on_resolved, d, &d->err);
 		wait = d->query ? timeout_ms : 0;
 		d->err = d->query ? 0 : d->err;
 		if (!d->query)

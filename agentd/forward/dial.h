@@ -5,7 +5,7 @@
 #define AGENTD_FORWARD_DIAL_H
 
 #include "agentd/forward/allow.h"
-#include "agentd/forward/resolver.h"
+#include "libkm/host/resolver.h"
 
 struct dial;
 
@@ -16,7 +16,7 @@ typedef void dial_done(void *arg, int fd, int err, const char *why);
 
 struct dial_env {
 	struct event_base *base;
-	struct resolver_port *port;
+	struct km_resolver_port *port;
 	const struct allow *allow;
 };
 

@@ -5,16 +5,16 @@
 #ifndef AGENTD_FORWARD_FORWARD_H
 #define AGENTD_FORWARD_FORWARD_H
 
-#include "agentd/forward/resolver.h"
 #include "agentd/forward/tunnel.h"
+#include "libkm/host/resolver.h"
 
 struct forward;
 
 struct forward_opts {
-	const struct allow *allow; /* borrowed */
-	struct resolver *resolver; /* borrowed */
-	unsigned workers;          /* 0: one per processor */
-	unsigned max_connections;  /* at once; further ones wait in the listener's backlog */
+	const struct allow *allow;    /* borrowed */
+	struct km_resolver *resolver; /* borrowed */
+	unsigned workers;             /* 0: one per processor */
+	unsigned max_connections;     /* at once; further ones wait in the listener's backlog */
 	int64_t header_timeout_ms, connect_timeout_ms, idle_timeout_ms;
 };
 

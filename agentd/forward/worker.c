@@ -204,7 +204,7 @@ int worker_start(struct worker *w, struct forward *f)
 	w->base = event_base_new();
 	if (w->wake_fd < 0 || !w->base || pump_pool_init(&w->pool, pipes < 32 ? 32 : pipes))
 		return KM_ENOMEM;
-	w->port = resolver_port_new(f->opts.resolver, w->base);
+	w->port = km_resolver_port_new(f->opts.resolver, w->base);
 	w->env = (struct dial_env){w->base, w->port, f->opts.allow};
 	w->wake_event = event_new(w->base, w->wake_fd, EV_READ | EV_PERSIST, on_wake, w);
 	w->tick_event = event_new(w->base, -1, EV_PERSIST, on_tick, w);
@@ -244,7 +244,7 @@ void worker_free(struct worker *w)
 	if (w->started)
 		pthread_join(w->thread, NULL);
 	listener_unref(w->next);
-	resolver_port_free(w->port);
+	km_resolver_port_free(w->port);
 	if (w->wake_event)
 		event_free(w->wake_event);
 	if (w->tick_event)

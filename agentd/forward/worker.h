@@ -41,7 +41,7 @@ struct worker {
 	pthread_t thread;
 	bool started;
 	struct event_base *base;
-	struct resolver_port *port;
+	struct km_resolver_port *port;
 	struct dial_env env;
 	int wake_fd;
 	struct event *wake_event;

@@ -24,7 +24,7 @@
 
 struct world {
 	struct allow *allow;
-	struct resolver *resolver;
+	struct km_resolver *resolver;
 	struct forward *forward;
 	int target; /* listens */
 	uint16_t port, target_port;
@@ -76,7 +76,7 @@ static struct world *world_new(unsigned max_connections, int64_t idle_timeout_ms
 
 	assert_non_null(w);
 	assert_int_equal(allow_new(&w->allow, allowed, 2, NULL), 0);
-	assert_int_equal(resolver_start(&w->resolver), 0);
+	assert_int_equal(km_resolver_start(&w->resolver), 0);
 	opts.allow = w->allow;
 	opts.resolver = w->resolver;
 	assert_int_equal(forward_start(&w->forward, NULL, &opts, NULL, NULL), 0);
@@ -93,7 +93,7 @@ static struct world *world_new(unsigned max_connections, int64_t idle_timeout_ms
 static void world_free(struct world *w)
 {
 	forward_free(w->forward);
-	resolver_free(w->resolver);
+	km_resolver_free(w->resolver);
 	allow_free(w->allow);
 	close(w->target);
 	free(w);

@@ -128,8 +128,8 @@ static void spared_kick_comes_with_the_next_miss(void **state)
 struct world {
 	struct event_base *base;
 	struct allow *allow;
-	struct resolver *resolver;
-	struct resolver_port *port;
+	struct km_resolver *resolver;
+	struct km_resolver_port *port;
 	struct dial_env env;
 	struct probes *probes;
 	unsigned changes;
@@ -148,8 +148,8 @@ static int setup(void **state)
 	assert_non_null(w);
 	w->base = event_base_new();
 	assert_int_equal(allow_new(&w->allow, allowed, 2, NULL), 0);
-	assert_int_equal(resolver_start(&w->resolver), 0);
-	w->port = resolver_port_new(w->resolver, w->base);
+	assert_int_equal(km_resolver_start(&w->resolver), 0);
+	w->port = km_resolver_port_new(w->resolver, w->base);
 	w->env = (struct dial_env){w->base, w->port, w->allow};
 	w->probes = probes_new(&w->env, 3000, on_changed, w);
 	*state = w;
@@ -161,8 +161,8 @@ static int teardown(void **state)
 	struct world *w = *state;
 
 	probes_free(w->probes);
-	resolver_port_free(w->port);
-	resolver_free(w->resolver);
+	km_resolver_port_free(w->port);
+	km_resolver_free(w->resolver);
 	allow_free(w->allow);
 	event_base_free(w->base);
 	free(w);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "agentd/forward/resolver.h"
+#include "libkm/host/resolver.h"
 #include "libkm/base/util.h"
 #include <netdb.h>
 #include <pthread.h>
@@ -19,31 +19,31 @@ struct name {
 	char *host;
 	enum name_state state;
 	int64_t until_ms; /* the answer counts so long */
-	struct resolver_answer answer;
-	struct resolver_query *queries;
+	struct km_resolver_answer answer;
+	struct km_resolver_query *queries;
 	struct name *next; /* in the work queue, while NAME_WAITING */
 	UT_hash_handle hh;
 };
 
-struct resolver_query {
-	struct resolver_port *port;
+struct km_resolver_query {
+	struct km_resolver_port *port;
 	struct name *name; /* on its list; NULL: answered, on the port's list */
-	struct resolver_answer answer;
-	void (*done)(void *arg, const struct resolver_answer *a);
+	struct km_resolver_answer answer;
+	void (*done)(void *arg, const struct km_resolver_answer *a);
 	void *arg;
-	struct resolver_query *prev, *next;
-	struct resolver_query *all_prev, *all_next; /* of the port */
+	struct km_resolver_query *prev, *next;
+	struct km_resolver_query *all_prev, *all_next; /* of the port */
 };
 
-struct resolver_port {
-	struct resolver *r;
+struct km_resolver_port {
+	struct km_resolver *r;
 	int fd;
 	struct event *event;
-	struct resolver_query *answered;
-	struct resolver_query *all; /* touched by the port's own thread only */
+	struct km_resolver_query *answered;
+	struct km_resolver_query *all; /* touched by the port's own thread only */
 };
 
-struct resolver {
+struct km_resolver {
 	pthread_mutex_t lock; /* guards all below, and each port's `answered` */
 	pthread_cond_t work;
 	struct name *names;
@@ -53,7 +53,7 @@ struct resolver {
 	pthread_t threads[THREADS];
 };
 
-static void ring(const struct resolver_port *p)
+static void ring(const struct km_resolver_port *p)
 {
 	uint64_t one = 1;
 
@@ -64,9 +64,10 @@ static void ring(const struct resolver_port *p)
 
 /* ---- the threads ---- */
 
-static void collect(struct resolver_answer *a, const struct addrinfo *list)
+static void collect(struct km_resolver_answer *a, const struct addrinfo *list)
 {
-	for (const struct addrinfo *ai = list; ai && a->n < RESOLVER_ADDRS_MAX; ai = ai->ai_next) {
+	for (const struct addrinfo *ai = list; ai && a->n < KM_RESOLVER_ADDRS_MAX;
+	     ai = ai->ai_next) {
 		if (km_addr_from_sa(&a->addrs[a->n], NULL, ai->ai_addr) == 0)
 			a->n++;
 	}
@@ -74,10 +75,10 @@ static void collect(struct resolver_answer *a, const struct addrinfo *list)
 		a->why = "no usable address";
 }
 
-static struct resolver_answer look_up(const char *host)
+static struct km_resolver_answer look_up(const char *host)
 {
 	struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM}, *list = NULL;
-	struct resolver_answer a = {0};
+	struct km_resolver_answer a = {0};
 	int rc = getaddrinfo(host, NULL, &hints, &list);
 
 	if (rc)
@@ -89,7 +90,7 @@ static struct resolver_answer look_up(const char *host)
 	return a;
 }
 
-static void hand_out(struct resolver_query *q, const struct resolver_answer *a)
+static void hand_out(struct km_resolver_query *q, const struct km_resolver_answer *a)
 {
 	q->name = NULL;
 	q->answer = *a;
@@ -97,13 +98,13 @@ static void hand_out(struct resolver_query *q, const struct resolver_answer *a)
 	ring(q->port);
 }
 
-static void answered(struct name *n, const struct resolver_answer *a)
+static void answered(struct name *n, const struct km_resolver_answer *a)
 {
-	struct resolver_query *q, *tmp;
+	struct km_resolver_query *q, *tmp;
 
 	n->answer = *a;
 	n->state = NAME_KNOWN;
-	n->until_ms = km_now_ms() + (a->n ? RESOLVER_KEEP_MS : RESOLVER_KEEP_NO_MS);
+	n->until_ms = km_now_ms() + (a->n ? KM_RESOLVER_KEEP_MS : KM_RESOLVER_KEEP_NO_MS);
 	DL_FOREACH_SAFE (n->queries, q, tmp) {
 		DL_DELETE(n->queries, q);
 		hand_out(q, a);
@@ -112,7 +113,7 @@ static void answered(struct name *n, const struct resolver_answer *a)
 
 static void *run(void *arg)
 {
-	struct resolver *r = arg;
+	struct km_resolver *r = arg;
 
 	pthread_mutex_lock(&r->lock);
 	while (!r->stop) {
@@ -125,7 +126,7 @@ static void *run(void *arg)
 		r->queue = n->next;
 		n->state = NAME_RUNNING;
 		pthread_mutex_unlock(&r->lock);
-		struct resolver_answer a = look_up(n->host);
+		struct km_resolver_answer a = look_up(n->host);
 
 		pthread_mutex_lock(&r->lock);
 		answered(n, &a);
@@ -134,9 +135,9 @@ static void *run(void *arg)
 	return NULL;
 }
 
-int resolver_start(struct resolver **out)
+int km_resolver_start(struct km_resolver **out)
 {
-	struct resolver *r = calloc(1, sizeof(*r));
+	struct km_resolver *r = calloc(1, sizeof(*r));
 
 	*out = NULL;
 	if (!r)
@@ -145,7 +146,7 @@ int resolver_start(struct resolver **out)
 	pthread_cond_init(&r->work, NULL);
 	for (; r->n_threads < THREADS; r->n_threads++) {
 		if (pthread_create(&r->threads[r->n_threads], NULL, run, r) != 0) {
-			resolver_free(r);
+			km_resolver_free(r);
 			return KM_EIO;
 		}
 	}
@@ -153,14 +154,14 @@ int resolver_start(struct resolver **out)
 	return 0;
 }
 
-static void name_free(struct resolver *r, struct name *n)
+static void name_free(struct km_resolver *r, struct name *n)
 {
 	HASH_DEL(r->names, n);
 	free(n->host);
 	free(n);
 }
 
-void resolver_free(struct resolver *r)
+void km_resolver_free(struct km_resolver *r)
 {
 	struct name *n, *tmp;
 
@@ -182,9 +183,9 @@ void resolver_free(struct resolver *r)
 
 /* ---- the loops ---- */
 
-static struct resolver_query *next_answered(struct resolver_port *p)
+static struct km_resolver_query *next_answered(struct km_resolver_port *p)
 {
-	struct resolver_query *q;
+	struct km_resolver_query *q;
 
 	pthread_mutex_lock(&p->r->lock);
 	q = p->answered;
@@ -196,8 +197,8 @@ static struct resolver_query *next_answered(struct resolver_port *p)
 
 static void on_rung(evutil_socket_t fd, short what, void *arg)
 {
-	struct resolver_port *p = arg;
-	struct resolver_query *q;
+	struct km_resolver_port *p = arg;
+	struct km_resolver_query *q;
 	uint64_t n;
 
 	(void)what;
@@ -210,9 +211,9 @@ static void on_rung(evutil_socket_t fd, short what, void *arg)
 	}
 }
 
-struct resolver_port *resolver_port_new(struct resolver *r, struct event_base *base)
+struct km_resolver_port *km_resolver_port_new(struct km_resolver *r, struct event_base *base)
 {
-	struct resolver_port *p = calloc(1, sizeof(*p));
+	struct km_resolver_port *p = calloc(1, sizeof(*p));
 
 	if (!p)
 		return NULL;
@@ -221,19 +222,19 @@ struct resolver_port *resolver_port_new(struct resolver *r, struct event_base *b
 	if (p->fd >= 0)
 		p->event = event_new(base, p->fd, EV_READ | EV_PERSIST, on_rung, p);
 	if (!p->event || event_add(p->event, NULL) != 0) {
-		resolver_port_free(p);
+		km_resolver_port_free(p);
 		return NULL;
 	}
 	return p;
 }
 
-void resolver_port_free(struct resolver_port *p)
+void km_resolver_port_free(struct km_resolver_port *p)
 {
 	if (!p)
 		return;
 	while (p->all)
 		/* It takes it off the list. NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
-		resolver_cancel(p->all);
+		km_resolver_cancel(p->all);
 	if (p->event)
 		event_free(p->event);
 	if (p->fd >= 0)
@@ -241,7 +242,7 @@ void resolver_port_free(struct resolver_port *p)
 	free(p);
 }
 
-static void forget_old(struct resolver *r, int64_t now)
+static void forget_old(struct km_resolver *r, int64_t now)
 {
 	struct name *n, *tmp;
 
@@ -251,17 +252,17 @@ static void forget_old(struct resolver *r, int64_t now)
 	}
 }
 
-static struct name *name_get(struct resolver *r, const char *host, int *err)
+static struct name *name_get(struct km_resolver *r, const char *host, int *err)
 {
 	struct name *n;
 
 	HASH_FIND_STR(r->names, host, n);
 	if (n)
 		return n;
-	if (HASH_COUNT(r->names) >= RESOLVER_NAMES_MAX)
+	if (HASH_COUNT(r->names) >= KM_RESOLVER_NAMES_MAX)
 		forget_old(r, km_now_ms());
 	*err = KM_EFULL;
-	if (HASH_COUNT(r->names) >= RESOLVER_NAMES_MAX)
+	if (HASH_COUNT(r->names) >= KM_RESOLVER_NAMES_MAX)
 		return NULL;
 	*err = KM_ENOMEM;
 	n = calloc(1, sizeof(*n));
@@ -275,7 +276,7 @@ static struct name *name_get(struct resolver *r, const char *host, int *err)
 	return n;
 }
 
-static void want(struct resolver *r, struct name *n)
+static void want(struct km_resolver *r, struct name *n)
 {
 	if (n->state != NAME_KNOWN)
 		return;
@@ -284,11 +285,11 @@ static void want(struct resolver *r, struct name *n)
 	pthread_cond_signal(&r->work);
 }
 
-struct resolver_query *resolver_ask(struct resolver_port *p, const char *host, bool fresh,
-				    void (*done)(void *arg, const struct resolver_answer *a),
-				    void *arg, int *err)
+struct km_resolver_query *
+km_resolver_ask(struct km_resolver_port *p, const char *host, bool fresh,
+		void (*done)(void *arg, const struct km_resolver_answer *a), void *arg, int *err)
 {
-	struct resolver_query *q = calloc(1, sizeof(*q));
+	struct km_resolver_query *q = calloc(1, sizeof(*q));
 	struct name *n;
 
 	*err = KM_ENOMEM;
@@ -315,9 +316,9 @@ struct resolver_query *resolver_ask(struct resolver_port *p, const char *host, b
 	return q;
 }
 
-void resolver_cancel(struct resolver_query *q)
+void km_resolver_cancel(struct km_resolver_query *q)
 {
-	struct resolver_port *p;
+	struct km_resolver_port *p;
 
 	if (!q)
 		return;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "agentd/reach.h"
+#include "libkm/host/reach.h"
 #include "libkm/base/log.h"
 #include "libkm/base/metrics.h"
 #include "libkm/base/util.h"
@@ -17,13 +17,13 @@
 
 /* A host name that is being resolved. */
 struct query {
-	struct reach *reach;
+	struct km_reach *reach;
 	size_t entry;
-	struct resolver_query *query; /* NULL: none */
+	struct km_resolver_query *query; /* NULL: none */
 };
 
-struct reach {
-	struct reaches *all;
+struct km_reach {
+	struct km_reaches *all;
 	char id[KM_UUID_STRLEN], name[65];
 	struct km_endpoints *endpoints;
 	uint16_t port;
@@ -32,24 +32,25 @@ struct reach {
 	void (*moved)(void *arg);
 	void *arg;
 	struct km_metric *candidates, *moves, *failures;
-	struct reach *prev, *next;
+	struct km_reach *prev, *next;
 };
 
-struct reaches {
-	struct resolver_port *port;
+struct km_reaches {
+	struct km_resolver_port *port;
+	const char *type;
 	char *file;
 	json_t *kept; /* as the file was at the start: gateway -> km_endpoints_save */
 	struct event timer;
 	bool dirty;
-	struct reach *list;
+	struct km_reach *list;
 };
 
 /* ---- on disk ---- */
 
-static void write_all(struct reaches *all)
+static void write_all(struct km_reaches *all)
 {
 	json_t *object = json_object();
-	struct reach *r;
+	struct km_reach *r;
 
 	DL_FOREACH (all->list, r)
 		json_object_set_new(object, r->id, km_endpoints_save(r->endpoints));
@@ -64,7 +65,7 @@ static void on_write_due(evutil_socket_t none, short what, void *arg)
 	write_all(arg);
 }
 
-static void changed(struct reaches *all)
+static void changed(struct km_reaches *all)
 {
 	static const struct timeval wait = {0, GATHER_MS * 1000};
 
@@ -73,27 +74,28 @@ static void changed(struct reaches *all)
 	all->dirty = true;
 }
 
-void reaches_flush(struct reaches *all)
+void km_reaches_flush(struct km_reaches *all)
 {
 	if (all->dirty)
 		write_all(all);
 }
 
-struct reaches *reaches_new(struct event_base *base, struct resolver_port *port,
-			    const char *state_dir)
+struct km_reaches *km_reaches_new(struct event_base *base, struct km_resolver_port *port,
+				  const char *type, const char *file)
 {
-	struct reaches *all = calloc(1, sizeof(*all));
+	struct km_reaches *all = calloc(1, sizeof(*all));
 
 	if (!all)
 		return NULL;
 	all->port = port;
-	all->file = km_xasprintf("%s/endpoints.json", state_dir);
+	all->type = type;
+	all->file = km_xstrdup(file);
 	all->kept = km_kept_read(all->file, KEPT);
 	event_assign(&all->timer, base, -1, EV_TIMEOUT, on_write_due, all);
 	return all;
 }
 
-void reaches_free(struct reaches *all)
+void km_reaches_free(struct km_reaches *all)
 {
 	if (!all)
 		return;
@@ -109,7 +111,7 @@ void reaches_free(struct reaches *all)
 /* Whether this host has a way to the address at all (an IPv6 address is of no use without). */
 static bool routable(void *arg, const struct km_addr *a)
 {
-	const struct reach *r = arg;
+	const struct km_reach *r = arg;
 	struct sockaddr_storage ss;
 	socklen_t len = km_addr_to_sa(&ss, a, r->port);
 	int fd = socket(ss.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -120,7 +122,7 @@ static bool routable(void *arg, const struct km_addr *a)
 	return ok;
 }
 
-static bool choose(struct reach *r)
+static bool choose(struct km_reach *r)
 {
 	const struct km_addr *before = km_endpoints_used(r->endpoints);
 	char old[KM_ADDR_STRLEN] = "none", now[KM_ADDR_STRLEN];
@@ -139,7 +141,7 @@ static bool choose(struct reach *r)
 	return true;
 }
 
-bool reach_endpoint(const struct reach *r, struct sockaddr_storage *out)
+bool km_reach_endpoint(const struct km_reach *r, struct sockaddr_storage *out)
 {
 	const struct km_addr *a = km_endpoints_used(r->endpoints);
 
@@ -155,7 +157,7 @@ bool reach_endpoint(const struct reach *r, struct sockaddr_storage *out)
 static void unresolved(const struct query *q, const char *why)
 {
 	static struct km_log_limit limit;
-	const struct reach *r = q->reach;
+	const struct km_reach *r = q->reach;
 	uint32_t held;
 
 	km_metric_add(r->failures, 1);
@@ -167,15 +169,15 @@ static void unresolved(const struct query *q, const char *why)
 			km_ki("held_back", held));
 }
 
-static void count(struct reach *r)
+static void count(struct km_reach *r)
 {
 	km_metric_set(r->candidates, (int64_t)km_endpoints_candidates(r->endpoints));
 }
 
-static void on_resolved(void *arg, const struct resolver_answer *a)
+static void on_resolved(void *arg, const struct km_resolver_answer *a)
 {
 	struct query *q = arg;
-	struct reach *r = q->reach;
+	struct km_reach *r = q->reach;
 
 	q->query = NULL;
 	if (!a->n) {
@@ -189,7 +191,7 @@ static void on_resolved(void *arg, const struct resolver_answer *a)
 		r->moved(r->arg);
 }
 
-static void resolve(struct reach *r, bool fresh)
+static void resolve(struct km_reach *r, bool fresh)
 {
 	for (size_t i = 0; i < KM_ENDPOINTS_ENTRIES; i++) {
 		struct query *q = &r->queries[i];
@@ -198,26 +200,36 @@ static void resolve(struct reach *r, bool fresh)
 
 		if (!host || q->query)
 			continue;
-		q->query = resolver_ask(r->all->port, host, fresh, on_resolved, q, &rc);
+		q->query = km_resolver_ask(r->all->port, host, fresh, on_resolved, q, &rc);
 		if (!q->query)
 			unresolved(q, km_strerror(rc));
 	}
 }
 
-static void cancel(struct reach *r)
+static void cancel(struct km_reach *r)
 {
 	for (size_t i = 0; i < KM_ENDPOINTS_ENTRIES; i++) {
-		resolver_cancel(r->queries[i].query);
+		km_resolver_cancel(r->queries[i].query);
 		r->queries[i].query = NULL;
 	}
 }
 
 /* ---- one gateway ---- */
 
-struct reach *reach_new(struct reaches *all, const char *id, void (*moved)(void *arg), void *arg)
+static struct km_metric *metric(const struct km_reach *r, enum km_metric_kind kind,
+				const char *what, const char *help)
 {
-	struct reach *r = km_xcalloc(1, sizeof(*r));
-	char labels[64];
+	char name[80], labels[64];
+
+	snprintf(name, sizeof(name), "kakuremichi_%s_%s", r->all->type, what);
+	snprintf(labels, sizeof(labels), "gateway=\"%s\"", r->id);
+	return km_metric(kind, name, labels, help);
+}
+
+struct km_reach *km_reach_new(struct km_reaches *all, const char *id, void (*moved)(void *arg),
+			      void *arg)
+{
+	struct km_reach *r = km_xcalloc(1, sizeof(*r));
 
 	r->all = all;
 	snprintf(r->id, sizeof(r->id), "%s", id);
@@ -226,18 +238,17 @@ struct reach *reach_new(struct reaches *all, const char *id, void (*moved)(void 
 	r->arg = arg;
 	for (size_t i = 0; i < KM_ENDPOINTS_ENTRIES; i++)
 		r->queries[i] = (struct query){.reach = r, .entry = i};
-	snprintf(labels, sizeof(labels), "gateway=\"%s\"", id);
-	r->candidates = km_metric(KM_METRIC_GAUGE, "kakuremichi_agent_gateway_addresses", labels,
-				  "Addresses at which the gateway may be reached.");
-	r->moves = km_metric(KM_METRIC_COUNTER, "kakuremichi_agent_gateway_moves_total", labels,
-			     "Changes to another address of the gateway.");
-	r->failures = km_metric(KM_METRIC_COUNTER, "kakuremichi_agent_resolve_failures_total",
-				labels, "Names of the gateway that did not resolve.");
+	r->candidates = metric(r, KM_METRIC_GAUGE, "gateway_addresses",
+			       "Addresses at which the gateway may be reached.");
+	r->moves = metric(r, KM_METRIC_COUNTER, "gateway_moves_total",
+			  "Changes to another address of the gateway.");
+	r->failures = metric(r, KM_METRIC_COUNTER, "resolve_failures_total",
+			     "Names of the gateway that did not resolve.");
 	DL_APPEND(all->list, r);
 	return r;
 }
 
-void reach_free(struct reach *r)
+void km_reach_free(struct km_reach *r)
 {
 	if (!r)
 		return;
@@ -249,8 +260,8 @@ void reach_free(struct reach *r)
 	free(r);
 }
 
-void reach_set(struct reach *r, const char *name, const char *const *entries, size_t n,
-	       uint16_t port)
+void km_reach_set(struct km_reach *r, const char *name, const char *const *entries, size_t n,
+		  uint16_t port)
 {
 	snprintf(r->name, sizeof(r->name), "%s", name);
 	r->port = port;
@@ -264,14 +275,14 @@ void reach_set(struct reach *r, const char *name, const char *const *entries, si
 	resolve(r, false);
 }
 
-void reach_failed(struct reach *r)
+void km_reach_failed(struct km_reach *r)
 {
 	km_endpoints_failed(r->endpoints);
 	choose(r);
 	resolve(r, true);
 }
 
-void reach_works(struct reach *r)
+void km_reach_works(struct km_reach *r)
 {
 	if (km_endpoints_works(r->endpoints))
 		changed(r->all);
