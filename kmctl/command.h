@@ -18,7 +18,7 @@ struct command {
 	int (*run)(struct command *c, char **words, int n, struct km_errtext *err);
 };
 extern struct command command_trust, command_enrolments, command_authorities, command_agents,
-    command_gateways;
+    command_gateways, command_certificates;
 
 /* What follows "kmctl NAME"; the exit status. */
 int command_main(struct command *c, int argc, char **argv);

@@ -259,7 +259,8 @@ int control_call(struct control *c, const char *method, const char *path, const 
 
 int control_list(struct control *c, const char *path, json_t **items, struct km_errtext *err)
 {
-	char *at = km_xasprintf("%s?limit=100", path);
+	const char *more = strchr(path, '?') ? "&" : "?";
+	char *at = km_xasprintf("%s%slimit=100", path, more);
 	json_t *page, *all = json_array();
 	int rc = 0;
 
@@ -278,7 +279,7 @@ int control_list(struct control *c, const char *path, json_t **items, struct km_
 		next = control_text(page, "next");
 		if (!rc && next) {
 			cursor = curl_easy_escape(c->curl, next, 0);
-			at = km_xasprintf("%s?limit=100&cursor=%s", path, cursor);
+			at = km_xasprintf("%s%slimit=100&cursor=%s", path, more, cursor);
 			curl_free(cursor);
 		}
 		json_decref(page);
@@ -290,6 +291,14 @@ int control_list(struct control *c, const char *path, json_t **items, struct km_
 	}
 	*items = all;
 	return rc;
+}
+
+char *control_escape(struct control *c, const char *text)
+{
+	char *escaped = curl_easy_escape(c->curl, text, 0), *copy = km_xstrdup(escaped);
+
+	curl_free(escaped);
+	return copy;
 }
 
 const char *control_text(const json_t *item, const char *field)

@@ -45,9 +45,12 @@ void control_close(struct control *c);
  * else; each with a sentence. */
 int control_call(struct control *c, const char *method, const char *path, const json_t *body,
 		 json_t **answer, struct km_errtext *err) __attribute__((warn_unused_result));
-/* Every item of a list, page after page, as an array. Otherwise as control_call. */
+/* Every item of a list, page after page, as an array; path may have a query. Otherwise as control_call. */
 int control_list(struct control *c, const char *path, json_t **items, struct km_errtext *err)
     __attribute__((warn_unused_result));
+
+/* text as it stands in a query; malloc'd. */
+char *control_escape(struct control *c, const char *text);
 
 /* The one item whose id, or whose text in `field`, is this; borrowed. KM_ENOTFOUND: none,
  * KM_EINVAL: several; `what` is e.g. "agent". */

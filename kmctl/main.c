@@ -8,6 +8,7 @@
 
 static struct command *const commands[] = {
     &command_trust, &command_enrolments, &command_authorities, &command_agents, &command_gateways,
+    &command_certificates,
 };
 
 static void usage(FILE *to)
@@ -20,6 +21,7 @@ static void usage(FILE *to)
 	    "  enrolments [refuse NAME]          requests for certificates that wait\n"
 	    "  authorities [rotate | add FILE | retire ID]\n"
 	    "  agents, gateways [revoke NAME | join-token NAME]\n"
+	    "  certificates                      of tunnels' domains, at each gateway\n"
 	    "  -V                                print the version\n"
 	    "  -h                                print this help; kmctl COMMAND -h says more\n",
 	    to);

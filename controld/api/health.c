@@ -59,6 +59,10 @@ void health_ready(struct req *rq)
 				   "extract(epoch FROM c.not_after)::bigint::text "                \
 				   "FROM certificates c JOIN gateways g ON g.id = c.gateway_id "   \
 				   "WHERE c.not_after IS NOT NULL "                                \
+				   "UNION ALL SELECT 'kakuremichi_certificates', 'gauge', "        \
+				   "'Certificates at the gateways, by status', "                   \
+				   "format('{status=\"%s\"}', status), count(*)::text "            \
+				   "FROM certificates GROUP BY status "                            \
 				   "UNION ALL SELECT 'kakuremichi_revision', 'gauge', 'The "       \
 				   "newest revision', '', "                                        \
 				   "value::text FROM revision ORDER BY 1 LIMIT 100000"

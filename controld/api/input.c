@@ -381,6 +381,30 @@ int input_tunnel(struct tunnel_input *out, const json_t *body, bool create, stru
 	return verdict(d);
 }
 
+/* One of a list of certificates; false: it is none. */
+static bool filter_param(struct page_input *p, const char *key, const char *value, struct details *d)
+{
+	static const char *const choices[] = {"pending", "issuing", "ready", "renewal_due", "error",
+					      NULL};
+	struct km_errtext err;
+	if (strcmp(key, "domain") == 0) {
+		if (domain_normalize(p->domain, value, &err) < 0)
+			details_add(d, key, "%s", err.text);
+	} else if (strcmp(key, "gateway") == 0) {
+		p->gateway = value;
+		if (!name_ok(value))
+			details_add(d, key, "must be the name or the id of a gateway");
+	} else if (strcmp(key, "status") == 0) {
+		p->status = value;
+		if (!known(value, choices))
+			details_add(d, key,
+				    "must be pending, issuing, ready, renewal_due or error");
+	} else {
+		return false;
+	}
+	return true;
+}
+
 void input_page_param(struct page_input *p, const char *key, const char *value, struct details *d)
 {
 	if (strcmp(key, "cursor") == 0) {
@@ -392,7 +416,7 @@ void input_page_param(struct page_input *p, const char *key, const char *value, 
 			details_add(d, "limit", "must be a number from 1 to %d", PAGE_MAX);
 		else
 			p->n = n;
-	} else {
+	} else if (!p->certificates || !filter_param(p, key, value, d)) {
 		details_add(d, key, "is not a parameter of this request");
 	}
 }

@@ -63,12 +63,16 @@ int input_tunnel(struct tunnel_input *out, const json_t *body, bool create, stru
 
 #define PAGE_DEFAULT 100
 #define PAGE_MAX 1000
-/* A page of a list from its query parameters limit (1 to PAGE_MAX) and cursor. */
+/* A page of a list from its query parameters limit (1 to PAGE_MAX) and cursor; of certificates also
+ * domain, gateway (name or id) and status. */
 struct page_input {
 	long n;
 	const char *cursor; /* NULL: the first page */
+	bool certificates;
+	char domain[DOMAIN_STRLEN];   /* "": any */
+	const char *gateway, *status; /* NULL: any */
 };
-/* Set n to PAGE_DEFAULT first. One query parameter; unknown ones and malformed values go into d. */
+/* Set n to PAGE_DEFAULT, and certificates, first. One query parameter; unknown ones and malformed values go into d. */
 void input_page_param(struct page_input *p, const char *key, const char *value, struct details *d);
 
 #endif

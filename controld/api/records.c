@@ -3,6 +3,14 @@
 #include "controld/api/request.h"
 #include "controld/api/route.h"
 
+/* clang-format off */
+#define CERTIFICATES(domain, gateway, status)                                                      \
+	"FROM certificates c JOIN gateways g ON g.id = c.gateway_id "                              \
+	"WHERE (" domain "::text IS NULL OR c.domain = " domain ") AND (" gateway "::text IS NULL "\
+	"OR g.name = " gateway " OR g.id::text = " gateway ") "                                    \
+	"AND (" status "::text IS NULL OR c.status = " status ") "
+/* clang-format on */
+
 #define NO_ID "00000000-0000-0000-0000-000000000000"
 
 void certificates_list(struct req *rq)
@@ -13,10 +21,10 @@ void certificates_list(struct req *rq)
 		 "'notAfter', km_time(c.not_after), 'fingerprint', c.fingerprint, "
 		 "'error', c.last_error, 'nextTryAt', km_time(c.next_try_at), "
 		 "'updatedAt', km_time(c.updated_at)), c.domain || '_' || c.gateway_id "
-		 "FROM certificates c JOIN gateways g ON g.id = c.gateway_id "
-		 "WHERE $2::text IS NULL OR (c.domain, c.gateway_id) > ($2::text, $3::uuid) "
+		 CERTIFICATES("$4", "$5", "$6")
+		 "AND ($2::text IS NULL OR (c.domain, c.gateway_id) > ($2::text, $3::uuid)) "
 		 "ORDER BY c.domain, c.gateway_id LIMIT $1::int",
-		 "SELECT count(*) FROM certificates");
+		 "SELECT count(*) " CERTIFICATES("$1", "$2", "$3"));
 }
 
 void audit_list(struct req *rq)

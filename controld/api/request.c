@@ -48,6 +48,7 @@ static bool read_query(struct req *rq)
 	struct evkeyval *kv;
 	if (text && evhttp_parse_query_str(text, &rq->query) < 0)
 		details_add(&d, "query", "is malformed");
+	rq->page.certificates = rq->route->flags & ROUTE_FILTER;
 	TAILQ_FOREACH(kv, &rq->query, next) input_page_param(&rq->page, kv->key, kv->value, &d);
 	if (!d.list)
 		return true;
@@ -475,9 +476,16 @@ void req_list(struct req *rq, const char *rows_sql, const char *count_sql)
 		k = key;
 		id = cut + 1;
 	}
-	tx_add(&tx, count_sql, NULL);
-	tx.s[0].n = 0;
-	tx_add(&tx, rows_sql, limit, k, id);
+	if (rq->page.certificates) {
+		const struct page_input *p = &rq->page;
+		const char *domain = p->domain[0] ? p->domain : NULL;
+		tx_add(&tx, count_sql, domain, p->gateway, p->status);
+		tx_add(&tx, rows_sql, limit, k, id, domain, p->gateway, p->status);
+	} else {
+		tx_add(&tx, count_sql, NULL);
+		tx.s[0].n = 0;
+		tx_add(&tx, rows_sql, limit, k, id);
+	}
 	req_read(rq, &tx, list_read);
 }
 

@@ -85,7 +85,8 @@ void req_get(struct req *rq, const char *sql, const char *id);
 
 /* A list's page. rows_sql selects JSON text and cursor text; its parameters are $1 the number of
  * rows wanted, $2 and $3 the two halves of the cursor (KEY_UUID; NULL on the first page).
- * count_sql selects the total. */
+ * count_sql selects the total. With ROUTE_FILTER the filters domain, gateway and status (NULL: any) follow:
+ * $4 to $6 of rows_sql, $1 to $3 of count_sql. */
 void req_list(struct req *rq, const char *rows_sql, const char *count_sql);
 
 /* A new secret in out: prefix ("agt_") and 256 random bits; shown gets its first 8 characters. */

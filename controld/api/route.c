@@ -30,7 +30,7 @@ const struct route routes[] = {
     {EVHTTP_REQ_POST, "/api/tokens", tokens_create, ROUTE_BODY, NULL},
     {EVHTTP_REQ_DELETE, "/api/tokens/:id", tokens_delete, 0, NULL},
     {EVHTTP_REQ_GET, "/api/auth/me", auth_me, 0, NULL},
-    {EVHTTP_REQ_GET, "/api/certificates", certificates_list, 0, NULL},
+    {EVHTTP_REQ_GET, "/api/certificates", certificates_list, ROUTE_FILTER, NULL},
     {EVHTTP_REQ_GET, "/api/authorities", authorities_list, 0, NULL},
     {EVHTTP_REQ_POST, "/api/authorities", authorities_create, ROUTE_BODY, NULL},
     {EVHTTP_REQ_POST, "/api/authorities/rotate", authorities_rotate, 0, NULL},

@@ -14,6 +14,7 @@ struct host_kind;
 enum route_flags {
 	ROUTE_OPEN = 1, /* without a token */
 	ROUTE_BODY = 2, /* wants a JSON object */
+	ROUTE_FILTER = 4, /* a list of certificates: takes filters in its query */
 };
 struct route {
 	enum evhttp_cmd_type method;

@@ -60,13 +60,17 @@ static void merge(struct client *c, const char *kind, const char *id, json_t *en
 	json_decref(entry);
 }
 
-/* A row for the table of certificates; several of one gateway and domain become one. */
+/* A row for the table of certificates; several of one gateway and domain become one, which keeps what
+ * only the earlier ones say. */
 static void certificate_row(struct client *c, const char *domain, json_t *row)
 {
 	char *key = km_xasprintf("%s %s", c->id, domain);
 	json_object_set_new(row, "gatewayId", json_string(c->id));
 	json_object_set_new(row, "domain", json_string(domain));
-	if (json_object_size(c->hub->certificates) < 4 * MAX_REPORTED)
+	json_t *old = json_object_get(c->hub->certificates, key);
+	if (old)
+		json_object_update(old, row);
+	else if (json_object_size(c->hub->certificates) < 4 * MAX_REPORTED)
 		json_object_set(c->hub->certificates, key, row);
 	json_decref(row);
 	free(key);
@@ -76,6 +80,11 @@ static void set_text(json_t *o, const char *key, const char *value)
 {
 	if (value)
 		json_object_set_new(o, key, json_string(value));
+}
+
+static void set_or_null(json_t *o, const char *key, const char *value)
+{
+	json_object_set_new(o, key, value ? json_string(value) : json_null());
 }
 
 void report_status(struct client *c, const struct km_msg_status *m)
@@ -96,9 +105,9 @@ void report_status(struct client *c, const struct km_msg_status *m)
 	for (size_t i = 0; c->gateway && i < m->n_certificates; i++) {
 		const struct km_msg_certificate_status *s = &m->certificates[i];
 		json_t *row = json_pack("{s:s}", "status", s->status);
-		set_text(row, "notAfter", s->not_after);
-		set_text(row, "error", s->error);
-		set_text(row, "nextTryAt", s->next_try_at);
+		set_or_null(row, "notAfter", s->not_after);
+		set_or_null(row, "error", s->error);
+		set_or_null(row, "nextTryAt", s->next_try_at);
 		certificate_row(c, s->domain, row);
 	}
 }
@@ -119,6 +128,8 @@ void report_certificate(struct client *c, const struct km_msg_certificate_obtain
 	}
 	json_t *row = json_pack("{s:s, s:s, s:s}", "status", "ready", "fingerprint", f.fingerprint,
 				"notAfter", km_iso8601(f.not_after_ms, at));
+	set_or_null(row, "error", NULL);
+	set_or_null(row, "nextTryAt", NULL);
 	set_text(row, "issuer", f.issuer);
 	certificate_row(c, m->domain, row);
 	km_info("certificate obtained", km_ks("gateway", c->name), km_ks("domain", m->domain),
@@ -233,6 +244,8 @@ static void flush_ended(void *arg, const struct store_error *error, PGresult *co
 	"report jsonb, acked boolean, epoch text, revision bigint, ack_error text, "               \
 	"by_auth boolean) "                                                                        \
 	"WHERE t.id = x.id AND (x.status = 'online' OR t.last_seen_at <= x.seen)"
+/* It is of the certificate that the row is about now, by all that we know. */
+#define FLUSH_SAME(column) "CASE WHEN c.not_after = excluded.not_after THEN c." column " END"
 #define FLUSH_CERTIFICATES                                                                         \
 	"INSERT INTO certificates AS c (gateway_id, domain, status, issuer, not_after, "           \
 	"fingerprint, "                                                                            \
@@ -245,9 +258,9 @@ static void flush_ended(void *arg, const struct store_error *error, PGresult *co
 	"WHERE EXISTS (SELECT FROM tunnels t WHERE t.domain = x.domain) "                          \
 	"ORDER BY x.domain, x.\"gatewayId\" "                                                      \
 	"ON CONFLICT (gateway_id, domain) DO UPDATE SET status = excluded.status, "                \
-	"issuer = coalesce(excluded.issuer, c.issuer), "                                           \
-	"not_after = coalesce(excluded.not_after, c.not_after), "                                  \
-	"fingerprint = coalesce(excluded.fingerprint, c.fingerprint), "                            \
+	"not_after = excluded.not_after, "                                                         \
+	"issuer = coalesce(excluded.issuer, " FLUSH_SAME("issuer") "), "                           \
+	"fingerprint = coalesce(excluded.fingerprint, " FLUSH_SAME("fingerprint") "), "            \
 	"last_error = excluded.last_error, next_try_at = excluded.next_try_at, updated_at = now()"
 
 bool report_flush(struct hub *hub)

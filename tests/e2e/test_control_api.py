@@ -1362,6 +1362,119 @@ def test_a_lease_that_the_database_cannot_give_is_not_answered(ctl):
     run(main())
 
 
+# ---- certificates -------------------------------------------------------------------------------
+
+def certificates(ctl, query=""):
+    page = ctl.ok("GET", "/api/certificates?limit=1000" + query)
+    assert page["total"] == len(page["items"]) and page["next"] is None
+    return {(c["domain"], c["gatewayName"]): c for c in page["items"]}
+
+
+def kmctl(ctl, *args):
+    (ctl.dir / "token").write_text(ctl.token)
+    (ctl.dir / "token").chmod(0o600)
+    return subprocess.run([BUILD / "kmctl", *args, "-control", f"https://localhost:{ctl.rest_port}", "-ca-file",
+                           ctl.state / "root.crt", "-token-file", ctl.dir / "token"], capture_output=True, text=True)
+
+
+def test_certificates_of_every_gateway(ctl):
+    async def main():
+        g, h, gone = ctl.gateway(), ctl.gateway(), ctl.gateway()
+        later, much = "2099-01-01T00:00:00.000Z", "2099-02-01T00:00:00.000Z"
+        names = ["a.cert.example.com", "b.cert.example.com", "*.cert.example.com"]
+        with domains(ctl, *names) as tunnels:
+            async with Link(ctl, g) as lg, Link(ctl, h) as lh, Link(ctl, gone) as lx:
+                await lg.send("status", certificates=[
+                    {"domain": names[0], "status": "ready", "notAfter": much},
+                    {"domain": names[1], "status": "error", "error": "acme: rateLimited \x1b[2J", "nextTryAt": later},
+                    {"domain": "no.tunnel.example.com", "status": "ready", "notAfter": much}])
+                await lh.send("status", certificates=[{"domain": names[0], "status": "issuing"},
+                                                      {"domain": names[2], "status": "pending"}])
+                await lx.send("status", certificates=[{"domain": names[1], "status": "pending"}])
+                await loop_until(lambda: len(certificates(ctl)) == 5)
+                c = certificates(ctl)
+                assert set(c) == {(names[0], g["name"]), (names[1], g["name"]), (names[0], h["name"]),
+                                  (names[2], h["name"]), (names[1], gone["name"])}
+                x = c[names[1], g["name"]]
+                assert (x["status"], x["error"], x["nextTryAt"], x["notAfter"]) == \
+                    ("error", "acme: rateLimited \x1b[2J", later, None)
+                doc = json.loads((ROOT / "proto/openapi.json").read_text())["components"]["schemas"]
+                assert set(x) == set(doc["Certificate"]["properties"])
+
+                for query, want in ((f"&domain={names[0]}", 2), ("&domain=A.Cert.example.com.", 2), (f"&gateway={g['name']}", 2),
+                                    (f"&gateway={h['id']}", 2), ("&status=pending", 2), ("&domain=*.cert.example.com", 1),
+                                    (f"&status=pending&gateway={h['name']}", 1), ("&status=renewal_due", 0),
+                                    ("&domain=no.tunnel.example.com", 0)):
+                    assert len(certificates(ctl, query)) == want, query
+                seen, cursor = [], ""
+                while cursor is not None:
+                    page = ctl.ok("GET", f"/api/certificates?status=pending&limit=1&cursor={cursor}" if cursor else
+                                  "/api/certificates?status=pending&limit=1")
+                    assert page["total"] == 2
+                    seen, cursor = seen + [i["domain"] for i in page["items"]], page["next"]
+                assert sorted(seen) == sorted([names[1], names[2]])
+                for query in ("status=fine", "gateway=a%20b", "domain=a_b", "colour=red"):
+                    assert ctl.request("GET", "/api/certificates?" + query).fields == {query.split("=")[0]}
+                assert ctl.request("GET", "/api/tunnels?status=ready").status == 400
+                assert 'kakuremichi_certificates{status="pending"} 2' in ctl.request("GET", "/metrics").data.decode()
+
+                # The operator's command.
+                r = kmctl(ctl, "certificates", "-json", "-gateway", g["name"])
+                assert r.returncode == 0 and [i["domain"] for i in json.loads(r.stdout)] == names[:2], r
+                r = kmctl(ctl, "certificates")
+                lines = r.stdout.splitlines()
+                assert r.returncode == 0 and lines[0].split() == ["DOMAIN", "GATEWAY", "STATUS", "UNTIL", "NEXT", "TRY", "ERROR"]
+                assert len(lines) == 6 and "\x1b" not in r.stdout
+                assert any(names[0] in x and "2099-02-01 (in " in x and "ready" in x for x in lines)
+                assert any("acme: rateLimited" in x and "2099-01-01" in x for x in lines)
+                assert kmctl(ctl, "certificates", "-domain", "*.cert.example.com").stdout.count("\n") == 2
+                assert kmctl(ctl, "certificates", "-status", "renewal_due").stdout == "There are none.\n"
+                r = kmctl(ctl, "certificates", "-status", "fine")
+                assert r.returncode == 1 and "renewal_due" in r.stderr
+                assert kmctl(ctl, "certificates", "revoke", "x").returncode == 1
+
+                # Mended; and what was said of it within one second belongs together.
+                cert = (ctl.state / "root.crt").read_text()
+                await lg.send("certificate_obtained", domain=names[1], certificate=cert, expiresAt=later)
+                not_after = await loop_until(lambda: certificates(ctl)[names[1], g["name"]]["notAfter"])
+                x = certificates(ctl)[names[1], g["name"]]
+                assert x["status"] == "ready" and x["error"] is None and x["nextTryAt"] is None and x["fingerprint"]
+                for _ in range(2):
+                    await lh.send("certificate_obtained", domain=names[1], certificate=cert, expiresAt=later)
+                    await lh.send("status", certificates=[{"domain": names[1], "status": "renewal_due", "notAfter": not_after}])
+                    await loop_until(lambda: certificates(ctl).get((names[1], h["name"]), {}).get("status") == "renewal_due")
+                    y = certificates(ctl)[names[1], h["name"]]
+                    assert (y["fingerprint"], y["issuer"], y["notAfter"]) == (x["fingerprint"], x["issuer"], not_after)
+                # Another one now, of which only the end is known; then none any more.
+                await lg.send("status", certificates=[{"domain": names[1], "status": "ready", "notAfter": much}])
+                await loop_until(lambda: certificates(ctl)[names[1], g["name"]]["notAfter"] == much)
+                assert certificates(ctl)[names[1], g["name"]]["fingerprint"] is None
+                await lg.send("status", certificates=[{"domain": names[1], "status": "pending"}])
+                await loop_until(lambda: certificates(ctl)[names[1], g["name"]]["notAfter"] is None)
+
+                # A gateway that is revoked or deleted takes its rows along, whatever it says last.
+                assert (names[1], gone["name"]) in certificates(ctl)
+                await lx.send("status", certificates=[{"domain": names[1], "status": "issuing"}])
+                await rest(ctl, "POST", f"/api/gateways/{gone['id']}/revoke", {}, 200)
+                await lx.closed()
+                assert not certificates(ctl, f"&gateway={gone['name']}")
+                await lh.send("status", certificates=[{"domain": names[0], "status": "pending"}])
+                await loop_until(lambda: certificates(ctl)[names[0], h["name"]]["status"] == "pending")
+                assert not certificates(ctl, f"&gateway={gone['name']}"), "the flush after that one wrote nothing of it"
+            await rest(ctl, "DELETE", f"/api/gateways/{h['id']}")
+            assert {n for _, n in certificates(ctl)} == {g["name"]}
+
+            # And a domain with its last tunnel.
+            assert {n for n, _ in certificates(ctl)} == set(names[:2])
+            ctl.ok("PATCH", f"/api/tunnels/{tunnels[0]['id']}", {"domain": "other.cert.example.com"})
+            assert {n for n, _ in certificates(ctl)} == {names[1]}
+            ctl.ok("DELETE", f"/api/tunnels/{tunnels[1]['id']}")
+            assert not certificates(ctl)
+        for x in (g, gone):
+            ctl.ok("DELETE", f"/api/gateways/{x['id']}")
+    run(main())
+
+
 def test_messages_that_mean_nothing(ctl):
     async def main():
         a = ctl.agent()

@@ -215,12 +215,40 @@ static void pages(void **state)
 	json_decref(d.list);
 }
 
+static void filters(void **state)
+{
+	struct page_input p = {.n = PAGE_DEFAULT};
+	struct details d = {NULL};
+	static const char *const bad[][2] = {
+	    {"status", "valid"}, {"status", ""},    {"gateway", "a b"},
+	    {"gateway", ""},	 {"domain", "a_b"}, {"domain", ""},
+	};
+	(void)state;
+	input_page_param(&p, "status", "ready", &d); /* not in this list */
+	assert_int_equal(json_array_size(d.list), 1);
+	json_decref(d.list);
+	d.list = NULL;
+	p.certificates = true;
+	input_page_param(&p, "status", "renewal_due", &d);
+	input_page_param(&p, "gateway", "gateway-1", &d);
+	input_page_param(&p, "domain", "*.A.example.", &d);
+	assert_null(d.list);
+	assert_string_equal(p.status, "renewal_due");
+	assert_string_equal(p.gateway, "gateway-1");
+	assert_string_equal(p.domain, "*.a.example");
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		input_page_param(&p, bad[i][0], bad[i][1], &d);
+		assert_int_equal(json_array_size(d.list), i + 1);
+	}
+	json_decref(d.list);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(bodies), cmocka_unit_test(tunnel_values),
 	    cmocka_unit_test(json),   cmocka_unit_test(many_mistakes_are_bounded),
-	    cmocka_unit_test(pages),
+	    cmocka_unit_test(pages),  cmocka_unit_test(filters),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
