@@ -103,7 +103,7 @@ static int set_aside(const char *path, const struct stat *was, struct km_errtext
 	pthread_mutex_lock(&renames);
 	snprintf(to, sizeof(to), "%s" BROKEN, path);
 	if (lstat(path, &st) || st.st_ino != was->st_ino ||
-	    memcmp(&st.st_mtim, &was->st_mtim, sizeof(st.st_mtim)) != 0)
+	    memcmp(&st.st_ctim, &was->st_ctim, sizeof(st.st_ctim)) != 0)
 		km_errtext_set(err, KM_EINVAL, "%.400s; it has been replaced since", why.text);
 	else if (rename(path, to))
 		km_errtext_set(err, KM_EINVAL, "%.400s; it cannot be set aside: %s", why.text,

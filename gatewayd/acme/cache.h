@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* Certificates and account key on disk, in the layout and form of Go's autocert DirCache, so that a
- * folder of autocert's works as it is: DOMAIN ("*.parent" for a wildcard), DOMAIN+rsa (private key first,
- * then the chain, PEM), acme_account+key. Written through a temp file, fsync and rename, 0600 in a folder of
- * 0700. What is no file of ours is set aside (renamed to NAME.broken), never fatal; a symbolic link, a
- * folder or a device is refused and stays. A domain that route_domain_ok does not like, or that is the name
- * of another file here (account.json, *.broken), never touches the disk: KM_EINVAL. Blocking; any
- * thread. */
+ * folder of autocert's works as it is: DOMAIN ("*.parent" for a wildcard), DOMAIN+rsa (private key
+ * first, then the chain, PEM), acme_account+key. Written through a temp file, fsync and rename,
+ * 0600 in a folder of 0700. What is no file of ours is set aside (renamed to NAME.broken), never
+ * fatal; a symbolic link, a folder or a device is refused and stays. A domain that route_domain_ok
+ * does not like, or that is the name of another file here (account.json, *.broken), never touches
+ * the disk: KM_EINVAL. Blocking; any thread. */
 #ifndef GATEWAYD_ACME_CACHE_H
 #define GATEWAYD_ACME_CACHE_H
 
@@ -35,19 +35,20 @@ int cache_get(const char *dir, const char *domain, bool rsa, char **pem, struct 
 /* The same, ready for use. One that is out of its time is given. */
 int cache_load(const char *dir, const char *domain, bool rsa, struct cert **out,
 	       struct km_errtext *err) __attribute__((warn_unused_result));
-/* Checks that the key is the leaf's and that the leaf names the domain, then writes. KM_EINVAL, KM_EIO
- * (errno; the older entry stays). */
+/* Checks that the key is the leaf's and that the leaf names the domain, then writes. KM_EINVAL,
+ * KM_EIO (errno; the older entry stays). */
 int cache_put(const char *dir, const char *domain, bool rsa, const char *pem,
-	      struct cache_facts *facts, struct km_errtext *err) __attribute__((warn_unused_result));
+	      struct cache_facts *facts, struct km_errtext *err)
+    __attribute__((warn_unused_result));
 /* An absent one is no error. */
 int cache_remove(const char *dir, const char *domain, bool rsa, struct km_errtext *err);
-/* PEM of a key (PKCS#8 is read too; written as autocert does: SEC1 or PKCS#1) and a chain in one text; the
- * caller wipes and frees. NULL: no memory. */
+/* PEM of a key (PKCS#8 is read too; written as autocert does: SEC1 or PKCS#1) and a chain in one
+ * text; the caller wipes and frees. NULL: no memory. */
 char *cache_pem(EVP_PKEY *key, const char *chain);
 
-/* The account key: acme_account+key, else acme_account.key, else a new one (P-256) that is written. A file
- * that is no key is set aside, with a warning in the log. KM_EIO (it could not be read or written), KM_EINVAL
- * (a symbolic link), KM_ENOMEM. */
+/* The account key: acme_account+key, else acme_account.key, else a new one (P-256) that is written.
+ * A file that is no key is set aside, with a warning in the log. KM_EIO (it could not be read or
+ * written), KM_EINVAL (a symbolic link), KM_ENOMEM. */
 int cache_account_key(const char *dir, EVP_PKEY **out, struct km_errtext *err)
     __attribute__((warn_unused_result));
 int cache_account_key_put(const char *dir, EVP_PKEY *key, struct km_errtext *err)

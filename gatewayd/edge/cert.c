@@ -61,6 +61,8 @@ void cert_issuer(const struct cert *c, char *out, size_t size)
 
 /* ---- reading ---- */
 
+#define KEY_BITS 112 /* of security, as Debian's OpenSSL demands: RSA of 2048 */
+
 /* What PEM_read asks for a pass phrase: none, so that an encrypted key is an error and no prompt.
  */
 static int no_phrase(char *buf, int size, int rwflag, void *arg)
@@ -109,6 +111,21 @@ static int64_t time_ms(const ASN1_TIME *t)
 	return t && ASN1_TIME_to_tm(t, &tm) ? (int64_t)timegm(&tm) * 1000 : 0;
 }
 
+static int key_check(const struct cert *c, const char *text, size_t n, const char *what,
+		     struct km_errtext *err)
+{
+	static const char encrypted[] = "ENCRYPTED";
+	if (!c->key)
+		return km_errtext_set(err, KM_EINVAL, "%s: no private key that can be read%s", what,
+				      memmem(text, n, encrypted, sizeof(encrypted) - 1)
+					  ? ": it is encrypted, take the pass phrase off"
+					  : "");
+	if (EVP_PKEY_get_security_bits(c->key) < KEY_BITS)
+		return km_errtext_set(err, KM_EINVAL, "%s: the private key is too weak (%d bits)",
+				      what, EVP_PKEY_get_bits(c->key));
+	return 0;
+}
+
 int cert_parse(struct cert **out, const char *text, size_t n, const char *what,
 	       struct km_errtext *err)
 {
@@ -122,10 +139,8 @@ int cert_parse(struct cert **out, const char *text, size_t n, const char *what,
 		km_errtext_set(err, rc, "%s: %s", what, km_strerror(rc));
 		goto out;
 	}
-	if (!c->key) {
-		rc = km_errtext_set(err, KM_EINVAL, "%s: no private key that can be read", what);
+	if ((rc = key_check(c, text, n, what, err)))
 		goto out;
-	}
 	leaf_take(c);
 	if (!c->leaf) {
 		rc = km_errtext_set(err, KM_EINVAL, "%s: no certificate of its private key", what);

@@ -37,7 +37,7 @@ void cert_issuer(const struct cert *c, char *out, size_t size);
 
 /* Reads private key and chain from a PEM text of n bytes, in any order: the certificate of the key
  * becomes the leaf. KM_EINVAL with a sentence that begins with `what` (no key, no certificate of
- * that key, malformed), KM_ENOMEM. */
+ * that key, a key with which OpenSSL would refuse handshakes), KM_ETOOBIG, KM_ENOMEM. */
 int cert_parse(struct cert **out, const char *text, size_t n, const char *what,
 	       struct km_errtext *err) __attribute__((warn_unused_result));
 /* The same from a file. Also KM_EIO (errno), KM_ETOOBIG. */

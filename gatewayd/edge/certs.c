@@ -19,11 +19,11 @@ enum kind { OWN, OWN_RSA, ACME, ACME_RSA, KINDS };
 
 /* One file of a domain, or that there is none. */
 struct part {
-	bool looked;
-	struct cert *cert; /* NULL: there is none, or it is bad */
-	int rc;            /* then: why */
+	bool looked, stale; /* stale: nobody may go on with it before looking again */
+	struct cert *cert;  /* NULL: there is none, or it is bad */
+	int rc;             /* then: why */
 	char *why;
-	struct timespec mtime;
+	struct timespec ctime; /* of the inode: a chmod is noticed too */
 	off_t size;
 	ino_t inode;
 	int64_t checked_ms;
@@ -176,7 +176,7 @@ struct found {
 static bool same_file(const struct part *known, const struct stat *st)
 {
 	return known->looked && st->st_ino == known->inode && st->st_size == known->size &&
-	       !memcmp(&st->st_mtim, &known->mtime, sizeof(known->mtime));
+	       !memcmp(&st->st_ctim, &known->ctime, sizeof(known->ctime));
 }
 
 /* A stat has failed. That a disk cannot be read is not that the file is gone. */
@@ -240,7 +240,7 @@ static void part_take(struct certs *c, struct shard *h, struct part *p, struct f
 		return; /* another thread was faster: all share what it loaded */
 	if (!own && f->rc == KM_ENOTFOUND && p->rc == KM_EINVAL && p->cert)
 		return; /* a bad file took the place of what we have, and was set aside */
-	p->mtime = f->st.st_mtim;
+	p->ctime = f->st.st_ctim;
 	p->size = f->st.st_size;
 	p->inode = f->st.st_ino;
 	free(p->why);
@@ -260,31 +260,31 @@ static struct slot *slot_fresh(struct certs *c, struct shard *h, const char *dom
 	for (int tries = 0;; tries++) {
 		struct slot *s = slot_find(c, h, domain, hash, ask->peek);
 		struct part *p = s ? &s->part[k] : NULL;
-		if (!s || (p->looked && ask->now_ms - p->checked_ms < CERTS_RECHECK_MS))
+		if (!s ||
+		    (p->looked && !p->stale && ask->now_ms - p->checked_ms < CERTS_RECHECK_MS))
 			return s;
-		p->checked_ms = ask->now_ms; /* others go on with what there is meanwhile */
+		p->checked_ms = ask->now_ms; /* unless stale, others go on with what there is */
 		struct part known = *p;
 		struct found f;
 		uint32_t turn = s->turn;
 		pthread_mutex_unlock(&h->lock);
 		look(c, &f, domain, k, &known);
 		pthread_mutex_lock(&h->lock);
-		if (!(s = slot_find(c, h, domain, hash, ask->peek)))
-			goto again;
-		p = &s->part[k];
-		if ((s->turn != turn && tries < 3) || (f.same && !p->looked))
-			goto again; /* changed, or dropped, in the meantime */
-		if (!f.same)
-			part_take(c, h, p, &f, k < ACME);
-		p->looked = true;
-		p->checked_ms = ask->now_ms;
-		make_room(c, h, s);
+		s = slot_find(c, h, domain, hash, ask->peek);
+		p = s ? &s->part[k] : NULL;
+		/* Changed, or dropped from memory, in the meantime? */
+		bool again = s && ((s->turn != turn && tries < 3) || (f.same && !p->looked));
+		if (s && !again) {
+			if (!f.same)
+				part_take(c, h, p, &f, k < ACME);
+			p->looked = true;
+			p->stale = false;
+			p->checked_ms = ask->now_ms;
+			make_room(c, h, s);
+		}
 		cert_put(f.cert);
-		return s;
-	again:
-		cert_put(f.cert);
-		if (!s)
-			return NULL;
+		if (!again)
+			return s;
 	}
 }
 
@@ -379,7 +379,7 @@ void certs_changed(struct certs *c, const char *domain)
 	if (s) {
 		s->turn++;
 		for (enum kind k = ACME; k <= ACME_RSA; k++) {
-			s->part[k].checked_ms = INT64_MIN / 2;
+			s->part[k].stale = true;
 			if (s->part[k].cert)
 				s->part[k].rc = 0; /* one that is gone now is gone on purpose */
 		}
