@@ -168,6 +168,11 @@ $(BUILD)/bench-%: $(OBJ)/tests/bench/%.o $(BUILD)/libkm.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(KM_CFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
+# The edge beside nginx, haproxy, h2o and caddy; about ten minutes.
+bench-edge: all $(BUILD)/bench-upstream
+	@sh packaging/setup.sh build check bench
+	/usr/bin/python3 -B tests/bench/edge.py --build $(BUILD) --json build/bench/edge.json $(ARGS)
+
 # What thousands of peers cost, and how they settle when all begin at once.
 bench-peers: $(BUILD)/bench-peers
 	@mkdir -p build/bench
@@ -219,6 +224,6 @@ install: all
 clean:
 	rm -rf build
 .SECONDARY:
-.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-wg-sanitized wg-load check-e2e check-bulk check-vm soak-vm bench-wg bench-handshake bench-peers soak-wg lint \
+.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-wg-sanitized wg-load check-e2e check-bulk check-vm soak-vm bench-wg bench-handshake bench-edge bench-peers soak-wg lint \
         headers tidy cppcheck install schemas fuzz fuzz-run $(TIDY) $(ALONE)
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

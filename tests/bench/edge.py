@@ -1,0 +1,434 @@
+# SPDX-License-Identifier: MIT
+"""gatewayd beside nginx, haproxy, h2o and caddy (Debian's): what each pays for the same work. One worker
+each, the same certificate (ECDSA P-256), the same upstream over plain TCP (upstream.c), one after
+another in a network namespace of its own. CPU time is read from /proc, of all of a proxy's processes.
+
+    h2load, curl ══TLS══ proxy ── bench-upstream
+
+usage: edge.py [--build DIR] [--json FILE] [--only NAME,...] [--what METRIC,...] [--scale X]
+"""
+import argparse
+import json
+import os
+import pathlib
+import re
+import resource
+import shutil
+import signal
+import socket
+import ssl
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+from tests.lab import net  # noqa: E402
+
+DOMAIN = "bench.test"
+VIP = "127.10.1.100"      # where gatewayd looks for its agent
+UP = ("127.0.0.1", 8000)  # where the others find the upstream
+PORT = 8443
+TICK = os.sysconf("SC_CLK_TCK")
+NEEDS = ("nginx", "haproxy", "h2o", "caddy", "h2load", "curl", "openssl")
+
+
+def fail(text):
+    sys.exit(f"bench-edge: {text}")
+
+
+def wait_port(port, proc, log, timeout=20):
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        if proc.poll() is not None:
+            fail(f"{proc.args[0]} ended with {proc.returncode}: {log.read_text(errors='replace')[-600:]}")
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.02)
+    fail(f"{proc.args[0]} does not listen")
+
+
+class Proxy:
+    """One proxy, started by `argv` with its settings in `dir`."""
+
+    def __init__(self, d, cert, key, build):
+        self.dir, self.cert, self.key, self.build = d, cert, key, build
+
+    def __enter__(self):
+        self.log = open(self.dir / "log", "ab")
+        self.proc = subprocess.Popen(self.argv(), stdout=self.log, stderr=self.log, cwd=self.dir,
+                                     start_new_session=True, env={**os.environ, **self.env()})
+        wait_port(PORT, self.proc, self.dir / "log")
+        return self
+
+    def __exit__(self, *_):
+        os.killpg(self.proc.pid, signal.SIGTERM)
+        try:
+            self.proc.wait(5)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.proc.pid, signal.SIGKILL)
+            self.proc.wait()
+        self.log.close()
+
+    def env(self):
+        return {}
+
+    def file(self, name, text):
+        (self.dir / name).write_text(text)
+        return str(self.dir / name)
+
+    def pids(self):
+        """The proxy's processes: its session."""
+        found = []
+        for p in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                fields = pathlib.Path(f"/proc/{p}/stat").read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            if int(fields[3]) == self.proc.pid:
+                found.append(int(p))
+        return found
+
+    def cpu(self):
+        total = 0
+        for p in self.pids():
+            fields = pathlib.Path(f"/proc/{p}/stat").read_text().rsplit(")", 1)[1].split()
+            total += int(fields[11]) + int(fields[12])
+        return total / TICK
+
+    def rss_kib(self):
+        total = 0
+        for p in self.pids():
+            for line in pathlib.Path(f"/proc/{p}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1])
+        return total
+
+
+class Gatewayd(Proxy):
+    name, versions = "gatewayd", ("h1",)
+
+    def argv(self):
+        (self.dir / "state").mkdir(mode=0o700, exist_ok=True)
+        (self.dir / "certificates").mkdir(mode=0o700, exist_ok=True)
+        pem = self.dir / "certificates" / DOMAIN
+        pem.write_text(pathlib.Path(self.key).read_text() + pathlib.Path(self.cert).read_text())
+        pem.chmod(0o600)
+        config = {"snapshot": str(uuid.uuid4()), "epoch": "e1", "revision": 1,
+                  "gateway": {"id": str(uuid.uuid4()), "name": "g", "virtualIps": ["10.0.0.1"]},
+                  "agents": [], "gateways": [],
+                  "tunnels": [{"id": str(uuid.uuid4()), "domain": DOMAIN, "protocol": "http", "enabled": True,
+                               "agentVirtualIp": VIP, "targetId": str(uuid.uuid4()), "target": "localhost:8000"}]}
+        path = self.dir / "state" / "config.json"
+        path.write_text(json.dumps(config))
+        path.chmod(0o600)
+        conf = self.file("gateway.conf", f"""
+state_dir = {self.dir}/state
+runtime_dir = {self.dir}/run
+wireguard = none
+https_listen = 127.0.0.1:{PORT}
+http_listen = 127.0.0.1:8081
+certificate_dir = {self.dir}/certificates
+acme = off
+workers = 1
+idle_timeout = 10m
+metrics_listen = 127.0.0.1:9101
+""")
+        return [f"{self.build}/gatewayd", "-c", conf]
+
+
+class Nginx(Proxy):
+    name, versions = "nginx", ("h1", "h2")
+
+    def argv(self):
+        conf = self.file("nginx.conf", f"""
+daemon off; worker_processes 1; pid {self.dir}/pid; error_log {self.dir}/error.log;
+events {{ worker_connections 8000; }}
+http {{
+ access_log off; keepalive_requests 100000000; keepalive_timeout 600s; client_max_body_size 0;
+ client_body_temp_path {self.dir}/b; proxy_temp_path {self.dir}/p; fastcgi_temp_path {self.dir}/f;
+ uwsgi_temp_path {self.dir}/u; scgi_temp_path {self.dir}/s;
+ upstream up {{ server {UP[0]}:{UP[1]}; keepalive 64; keepalive_requests 100000000; }}
+ server {{ listen 127.0.0.1:{PORT} ssl http2 backlog=4096; server_name {DOMAIN};
+  ssl_certificate {self.cert}; ssl_certificate_key {self.key}; ssl_protocols TLSv1.2 TLSv1.3;
+  location / {{ proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Connection "";
+   proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr;
+   proxy_set_header X-Forwarded-Proto https; proxy_request_buffering off; proxy_max_temp_file_size 0; }} }}
+}}""")
+        return ["nginx", "-e", f"{self.dir}/error.log", "-c", conf]
+
+
+class Haproxy(Proxy):
+    name, versions = "haproxy", ("h1", "h2")
+
+    def argv(self):
+        pem = self.file("pem", pathlib.Path(self.cert).read_text() + pathlib.Path(self.key).read_text())
+        conf = self.file("haproxy.cfg", f"""
+global
+ nbthread 1
+ maxconn 8000
+ ssl-default-bind-options ssl-min-ver TLSv1.2
+defaults
+ mode http
+ timeout client 600s
+ timeout server 60s
+ timeout connect 5s
+ timeout http-keep-alive 600s
+frontend f
+ bind 127.0.0.1:{PORT} ssl crt {pem} alpn h2,http/1.1 backlog 4096
+ option forwardfor
+ http-request set-header X-Forwarded-Proto https
+ default_backend b
+backend b
+ http-reuse always
+ server s {UP[0]}:{UP[1]}
+""")
+        return ["haproxy", "-db", "-f", conf]
+
+
+class H2o(Proxy):
+    name, versions = "h2o", ("h1", "h2")
+
+    def argv(self):
+        conf = self.file("h2o.conf", f"""
+num-threads: 1
+max-connections: 8000
+http1-request-timeout: 600
+http2-idle-timeout: 600
+listen:
+  host: 127.0.0.1
+  port: {PORT}
+  ssl:
+    certificate-file: {self.cert}
+    key-file: {self.key}
+    minimum-version: TLSv1.2
+hosts:
+  "{DOMAIN}":
+    paths:
+      "/":
+        proxy.reverse.url: "http://{UP[0]}:{UP[1]}/"
+        proxy.timeout.keepalive: 60000
+""")
+        return ["h2o", "-m", "worker", "-c", conf]
+
+
+class Caddy(Proxy):
+    name, versions = "caddy", ("h1", "h2")
+
+    def env(self):
+        return {"HOME": str(self.dir), "XDG_DATA_HOME": str(self.dir), "XDG_CONFIG_HOME": str(self.dir),
+                "GOMAXPROCS": "1"}
+
+    def argv(self):
+        conf = self.file("Caddyfile", f"""
+{{
+ admin off
+ auto_https off
+}}
+https://{DOMAIN}:{PORT} {{
+ bind 127.0.0.1
+ tls {self.cert} {self.key}
+ reverse_proxy {UP[0]}:{UP[1]}
+}}
+""")
+        return ["caddy", "run", "--config", conf, "--adapter", "caddyfile"]
+
+
+def h2load(*args, h1=True, path="/1024"):
+    out = subprocess.run(["h2load", "-t1", *(["--h1"] if h1 else []), *map(str, args),
+                          f"https://{DOMAIN}:{PORT}{path}"], capture_output=True, text=True, timeout=600).stdout
+    m = re.search(r"(\d+) succeeded, (\d+) failed", out)
+    if not m or int(m[2]) or not int(m[1]):
+        fail(f"h2load: {out[-600:]}")
+    return out
+
+
+def rate_of(out):
+    return float(re.search(r"([\d.]+) req/s", out)[1])
+
+
+class Bench:
+    def __init__(self, p, scale):
+        self.p, self.scale = p, scale
+
+    def n(self, count):
+        return int(count * self.scale)
+
+    def spent(self, fn):
+        was = self.p.cpu()
+        out = fn()
+        return self.p.cpu() - was, out
+
+    def h1_cpu_us(self):
+        h2load("-c", 32, "-n", self.n(5000))
+        n = self.n(60000)
+        cpu, out = self.spent(lambda: h2load("-c", 32, "-n", n))
+        self.rate = rate_of(out)
+        return cpu / n * 1e6
+
+    def h2_cpu_us(self):
+        if "h2" not in self.p.versions:
+            return None
+        h2load("-c", 8, "-m", 8, "-n", self.n(5000), h1=False)
+        n = self.n(60000)
+        cpu, _ = self.spent(lambda: h2load("-c", 8, "-m", 8, "-n", n, h1=False))
+        return cpu / n * 1e6
+
+    def handshake_cpu_us(self):
+        n, each = self.n(4000), 200
+        cpu, _ = self.spent(lambda: [h2load("-c", each, "-n", each) for _ in range(n // each)])
+        return cpu / (n // each * each) * 1e6
+
+    def down_cpu_s_per_gb(self):
+        size = self.n(2_000_000_000)
+        cpu, _ = self.spent(lambda: curl("-o", "/dev/null", f"https://{DOMAIN}:{PORT}/{size}"))
+        return cpu / size * 1e9
+
+    def up_cpu_s_per_gb(self):
+        size = self.n(2_000_000_000)
+        with open("/dev/zero", "rb") as zero:
+            head = subprocess.Popen(["head", "-c", str(size)], stdin=zero, stdout=subprocess.PIPE)
+            cpu, _ = self.spent(lambda: curl("-T", "-", "-H", "Expect:", "-H", f"Content-Length: {size}",
+                                             "-H", "Transfer-Encoding:",
+                                             f"https://{DOMAIN}:{PORT}/sink", stdin=head.stdout))
+            head.stdout.close()
+            head.wait()
+        return cpu / size * 1e9
+
+    def idle_kib(self):
+        """In a fresh process: what the third thousand of connections adds, each after one request."""
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        conns, at = [], []
+        try:
+            for i in range(3000):
+                s = context.wrap_socket(socket.create_connection(("127.0.0.1", PORT), 20), server_hostname=DOMAIN)
+                s.sendall(f"GET /16 HTTP/1.1\r\nHost: {DOMAIN}\r\n\r\n".encode())
+                got = b""
+                while got.partition(b"\r\n\r\n")[2] != b"\0" * 16:
+                    more = s.recv(4096)
+                    if not more:
+                        fail(f"closed: {got!r}")
+                    got += more
+                conns.append(s)
+                if i + 1 in (2000, 3000):
+                    time.sleep(1)  # what is given back a little later
+                    at.append(self.p.rss_kib())
+            return (at[1] - at[0]) / 1000
+        finally:
+            for s in conns:
+                s.close()
+
+    def p99_ms(self):
+        if not getattr(self, "rate", None):
+            self.h1_cpu_us()
+        clients, seconds = 32, max(2, 6 * self.scale)
+        with tempfile.NamedTemporaryFile() as f:
+            h2load("-c", clients, "-n", int(self.rate / 2 * seconds), f"--rps={self.rate / 2 / clients:.2f}",
+                   f"--log-file={f.name}")
+            took = sorted(int(line.split()[2]) for line in open(f.name))
+        return took[int(len(took) * 0.99)] / 1000
+
+
+def curl(*args, **kw):
+    r = subprocess.run(["curl", "-sk", "--http1.1", "--fail", "--resolve", f"{DOMAIN}:{PORT}:127.0.0.1", *args],
+                       capture_output=True, timeout=600, **kw)
+    if r.returncode:
+        fail(f"curl: exit {r.returncode}: {r.stderr[-300:]}")
+
+
+METRICS = {"h1_cpu_us": "us", "h2_cpu_us": "us", "handshake_cpu_us": "us", "down_cpu_s_per_gb": "s/GB",
+           "up_cpu_s_per_gb": "s/GB", "idle_kib": "KiB", "p99_ms": "ms"}
+SYSTEMS = [Gatewayd, Nginx, Haproxy, H2o, Caddy]
+
+
+def measure(cls, tmp, args, what):
+    """Each metric in a fresh process."""
+    found = {}
+    rate = None
+    for m in what:
+        d = tmp / f"{cls.name}-{m}"
+        d.mkdir(mode=0o755)
+        values = []
+        for _ in range(1 if m == "idle_kib" else args.rounds):
+            with cls(d, tmp / "cert", tmp / "key", args.build) as p:
+                b = Bench(p, args.scale)
+                b.rate = rate
+                values.append(getattr(b, m)())
+                rate = b.rate or rate
+            if values[-1] is None:
+                break
+        if values[0] is not None:
+            found[m] = min(values)
+        shutil.rmtree(d)
+    return found
+
+
+def show(table, what):
+    print(f"\n{'':10}" + "".join(f"{m:>20}" for m in what))
+    for name, found in table.items():
+        print(f"{name:10}" + "".join(f"{found[m]:20.2f}" if m in found else f"{'-':>20}" for m in what))
+    ours = table.get("gatewayd", {})
+    others = {m: [f[m] for n, f in table.items() if n != "gatewayd" and m in f] for m in what}
+    print(f"{'of best':10}" + "".join(f"{ours[m] / min(others[m]):20.2f}" if m in ours and others[m]
+                                      else f"{'-':>20}" for m in what))
+
+
+def main():
+    ap = argparse.ArgumentParser()
+    ap.add_argument("--build", default="build")
+    ap.add_argument("--json")
+    ap.add_argument("--only", default=",".join(c.name for c in SYSTEMS))
+    ap.add_argument("--what", default=",".join(METRICS))
+    ap.add_argument("--scale", type=float, default=1)
+    ap.add_argument("--rounds", type=int, default=3, help="the least of so many is taken")
+    args = ap.parse_args()
+    args.build = os.path.abspath(args.build)
+    if os.geteuid() != 0:
+        fail("needs root, for a network namespace of its own")
+    missing = [n for n in NEEDS if not shutil.which(n)]
+    if missing:
+        fail(f"missing: {' '.join(missing)}")
+    what = args.what.split(",")
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(65536, most), most))
+    net.leave_host()
+    table = {}
+    with tempfile.TemporaryDirectory(prefix="kmbe-") as t:
+        tmp = pathlib.Path(t)
+        tmp.chmod(0o755)
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                        "-days", "30", "-subj", f"/CN={DOMAIN}", "-addext", f"subjectAltName=DNS:{DOMAIN}",
+                        "-keyout", tmp / "key", "-out", tmp / "cert"], check=True, capture_output=True)
+        (tmp / "key").chmod(0o644)
+        # h2load looks the name up.
+        hosts = tmp / "hosts"
+        hosts.write_text(f"127.0.0.1 localhost {DOMAIN}\n")
+        net.own_hosts(hosts)
+        up = subprocess.Popen([f"{args.build}/bench-upstream", f"{UP[0]}:{UP[1]}", f"{VIP}:80"],
+                              stdout=subprocess.PIPE, text=True)
+        try:
+            if up.stdout.readline() != "ready\n":
+                fail("bench-upstream did not start")
+            for cls in SYSTEMS:
+                if cls.name in args.only.split(","):
+                    table[cls.name] = measure(cls, tmp, args, what)
+                    print(cls.name, {k: round(v, 2) for k, v in table[cls.name].items()}, flush=True)
+        finally:
+            up.terminate()
+            up.wait()
+    show(table, what)
+    if args.json:
+        os.makedirs(os.path.dirname(args.json) or ".", exist_ok=True)
+        with open(args.json, "w") as f:
+            json.dump([{"bench": "edge", "system": n, "metric": m, "value": round(v, 3), "unit": METRICS[m]}
+                       for n, found in table.items() for m, v in found.items()], f, indent=1)
+            f.write("\n")
+
+
+if __name__ == "__main__":
+    main()
