@@ -111,7 +111,7 @@ class Certificate:
         self.leaf, self.names, self.account, self.order = leaf, names, account, order
         self.revoked = None  # the reason
         self.replaced = False
-        self.window = None   # (start, end) of renewal information, seconds; None: from two thirds of its life on
+        self.window = None   # (start, end) of renewal information, seconds; None: two thirds of its life on
 
     @property
     def serial(self):
@@ -130,17 +130,19 @@ class FakeCa:
         self.system, self.dns, self.port = system, dns, port
         self.validity = 90 * 86400
         self.ari, self.ari_retry_after = True, 3600
+        self.windows = []           # of the next certificates: (start, end), seconds from when they are issued
         self.profiles = {}          # name: description
         self.eab = None             # {key id: HMAC key in base64url}: wanted of every new account
         self.offered = ["http-01", "tls-alpn-01", "dns-01"]
         self.valid = True           # False: every proof is refused, without a look
-        self.vantages = 1           # a proof is fetched so often
+        self.everywhere = False     # a proof is fetched from all of a name's addresses, not from one
         self.processing = 0         # polls that find an order in this state
         self.nonce_lottery = None   # a function: True, and a good nonce is refused
         self.shift = 0              # seconds that its clock is ahead
         self.resolve = (lambda name: self._lookup(name, "A")) if dns else (lambda name: [net.GATEWAY])
         self.accounts, self.orders, self.certificates = {}, [], []
-        self.requests = []          # (kind, path) of all
+        # Of all requests, in their order: (kind, path); the address that it came from; when (monotonic).
+        self.requests, self.peers, self.times = [], [], []
         self._things, self._nonces, self._troubles = {}, set(), []
         self._numbers = itertools.count(1)
         self._cond = threading.Condition(threading.RLock())
@@ -153,6 +155,8 @@ class FakeCa:
         self.alternates = False
         self.root = system.dir / "fakeca-root.crt"
         self.root.write_text(proofs.pem(self._root[0]))
+        self.old_root = system.dir / "fakeca-old-root.crt"
+        self.old_root.write_text(proofs.pem(self._alternate_root[0]))
         self.tls = client.context(self.root)
         self.start()
 
@@ -230,6 +234,16 @@ class FakeCa:
         with self._cond:
             return [o for o in self.orders if name in o.names]
 
+    def who(self, kind, since=0):
+        """The addresses that asked this, each once, in their order."""
+        with self._cond:
+            return list(dict.fromkeys(p for (k, _), p in zip(self.requests[since:], self.peers[since:]) if k == kind))
+
+    def when(self, kind, since=0):
+        """When this was asked (monotonic), all of them."""
+        with self._cond:
+            return [t for (k, _), t in zip(self.requests[since:], self.times[since:]) if k == kind]
+
     def forget_accounts(self):
         with self._cond:
             self.accounts.clear()
@@ -240,11 +254,13 @@ class FakeCa:
 
     # ---- requests ----------------------------------------------------------------------------
 
-    def handle(self, method, path, headers, body):
+    def handle(self, method, path, headers, body, peer):
         kind = self._kind(path)
         request = Request(kind, path)
         with self._cond:
             self.requests.append((kind, path))
+            self.peers.append(peer)
+            self.times.append(time.monotonic())
             trouble = self._next_trouble(request)
             self._cond.notify_all()
         try:
@@ -491,8 +507,7 @@ class FakeCa:
         try:
             if not self.valid:
                 raise Refused("unauthorized", "no proof is good enough today", 403)
-            for _ in range(self.vantages):
-                self._prove(c, account)
+            self._prove(c, account)
             error = None
         except Refused as e:
             error = {"type": f"urn:ietf:params:acme:error:{e.type}", "detail": e.detail, "status": e.status}
@@ -518,7 +533,9 @@ class FakeCa:
         if not addresses:
             raise Refused("dns", f"{z.name} has no address")
         prove = proofs.http_01 if c.type == "http-01" else proofs.tls_alpn_01
-        return prove(self._connect, addresses[0], z.name, c.token, want)
+        for address in addresses if self.everywhere else addresses[:1]:
+            prove(self._connect, address, z.name, c.token, want)
+        return None
 
     def _connect(self, address, port):
         return self.ns.connect(address, port, patience(10))
@@ -532,6 +549,8 @@ class FakeCa:
         now = self.now()
         leaf = proofs.make_leaf(self._issuer, public, o.names, now - 1, now + self.validity)
         c = Certificate(leaf, o.names, r.account, o)
+        if self.windows:
+            c.window = tuple(now + t for t in self.windows.pop(0))
         o.cert, o.status, o.polls = self._url("x"), "processing", self.processing + 1 if self.processing else 0
         self._things[o.cert] = c
         self.certificates.append(c)
@@ -596,7 +615,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _serve(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        a = self.server.ca.handle(self.command, self.path, self.headers, body)
+        a = self.server.ca.handle(self.command, self.path, self.headers, body,
+                                  self.client_address[0])
         if a is None:  # nothing is said
             self.close_connection = True
             return

@@ -26,7 +26,7 @@ SANITIZER_ENV = {
 def make_ca(folder, name="kakuremichi lab CA"):
     """A CA of our own for the names of the lab: folder/ca.crt, folder/ca.key."""
     run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-        "-days", "30", "-subj", f"/CN={name}", "-keyout", f"{folder}/ca.key", "-out", f"{folder}/ca.crt",
+        "-days", "3650", "-subj", f"/CN={name}", "-keyout", f"{folder}/ca.key", "-out", f"{folder}/ca.crt",
         "-addext", "keyUsage=critical,keyCertSign,cRLSign")
     return f"{folder}/ca.crt"
 
@@ -39,7 +39,7 @@ def make_certificate(folder, domain, out_dir):
         pathlib.Path(f"{tmp}/ext").write_text(
             f"subjectAltName=DNS:{domain}\nextendedKeyUsage=serverAuth\nkeyUsage=digitalSignature\n")
         run("openssl", "x509", "-req", "-in", f"{tmp}/csr", "-CA", f"{folder}/ca.crt",
-            "-CAkey", f"{folder}/ca.key", "-CAcreateserial", "-days", "30", "-extfile", f"{tmp}/ext",
+            "-CAkey", f"{folder}/ca.key", "-CAcreateserial", "-days", "3650", "-extfile", f"{tmp}/ext",
             "-out", f"{tmp}/crt")
         text = pathlib.Path(f"{tmp}/key").read_text() + pathlib.Path(f"{tmp}/crt").read_text()
         path = pathlib.Path(out_dir) / domain
@@ -370,6 +370,14 @@ class System:
             return conn.sock.getpeercert(binary_form=True)
         finally:
             conn.close()
+
+    def wait_leaf(self, domain, der, number=1, timeout=30):
+        """Until a gateway shows this certificate."""
+        end = time.monotonic() + patience(timeout)
+        while self.leaf(domain, number) != der:
+            if time.monotonic() > end:
+                raise LabError(f"gateway {number} shows another certificate for {domain}")
+            time.sleep(0.05)
 
     def certificate(self, domain=None, number=1):
         """What control knows of a gateway's certificate for this name; {} if nothing."""
