@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* controld: settings, then database -> schema -> pki -> store -> hub, REST; and back at the end. */
 #include "controld/api/api.h"
+#include "controld/api/served.h"
 #include "controld/hub/hub.h"
 #include "controld/pki/authority.h"
 #include "controld/pki/issue.h"
@@ -39,6 +40,7 @@ struct control {
 	struct authority *authority;
 	struct km_strlist link_urls; /* of the settings, or made from names */
 	struct pki_watch renewal;
+	struct served *served; /* NULL: the REST interface has the hub's certificate */
 	struct store *store;
 	struct hub *hub;
 	struct api *api;
@@ -59,9 +61,16 @@ static void on_renewed(void *arg, const char *chain_pem, const char *key_pem)
 	struct control *c = arg;
 	struct km_errtext err;
 
-	if (api_set_certificate(c->api, chain_pem, key_pem, &err) ||
+	if ((!c->served && api_set_certificate(c->api, chain_pem, key_pem, &err)) ||
 	    hub_set_certificate(c->hub, chain_pem, key_pem, &err))
 		km_error("renewed certificate not taken", km_ks("why", err.text));
+}
+
+static int on_replaced(void *arg, const char *cert_pem, const char *key_pem, struct km_errtext *err)
+{
+	struct control *c = arg;
+
+	return api_set_certificate(c->api, cert_pem, key_pem, err);
 }
 
 static void on_tidied(void *arg, const struct store_error *error, PGresult *const *res, size_t n)
@@ -164,12 +173,18 @@ static int start_serving(struct control *c, struct km_errtext *err)
 		return km_errtext_set(err, rc, "no memory");
 	rc = hub_start(&c->hub, c->base, &hub, err);
 
+	if (c->served) {
+		api.cert_pem = served_cert_pem(c->served);
+		api.key_pem = served_key_pem(c->served);
+	}
 	if (!rc) {
 		make_urls(c);
 		rc = api_start(&c->api, c->base, &api, err);
 	}
 	if (rc)
 		return rc;
+	if (c->served)
+		served_watch(c->served, on_replaced, c);
 	c->renewal = (struct pki_watch){.renewed = on_renewed, .arg = c};
 	pki_watch(c->pki, &c->renewal);
 	return 0;
@@ -377,6 +392,12 @@ static int start(struct control *c, struct km_errtext *err)
 	if (c->settings.metrics_listen)
 		rc =
 		    km_httpd_start(&c->metrics, c->base, c->settings.metrics_listen, ready, c, err);
+	if (!rc && c->settings.certificate_file)
+		rc = served_open(&c->served, c->base, c->settings.certificate_file,
+				 c->settings.certificate_key_file, err);
+	else if (!rc && c->settings.certificate_key_file)
+		rc = km_errtext_set(err, KM_EINVAL,
+				    "certificate_key_file is set, and certificate_file is not");
 	return rc ? rc : start_database(c, err);
 }
 
@@ -389,6 +410,7 @@ static void free_event(struct event *e)
 static void stop(struct control *c)
 {
 	km_httpd_free(c->metrics);
+	served_free(c->served);
 	if (c->renewal.renewed)
 		pki_unwatch(c->pki, &c->renewal);
 	api_free(c->api);

@@ -56,6 +56,17 @@ static const struct km_opt opts[] = {
      .offset = AT(link_listen),
      .def = "[::]:3001",
      .help = "Where the WebSocket for agents and gateways listens (TLS)."},
+    {.key = "certificate_file",
+     .type = KM_OPT_PATH,
+     .offset = AT(certificate_file),
+     .help = "A certificate of yours for the REST interface, with its chain, in PEM, in place of the one "
+	     "under control's own root. Taken again when the file is replaced. The WebSocket keeps its own, "
+	     "whose root agents and gateways pin."},
+    {.key = "certificate_key_file",
+     .type = KM_OPT_PATH,
+     .offset = AT(certificate_key_file),
+     .help = "Its private key, in PEM without a passphrase, which not everybody may read. Unset: it is in "
+	     "certificate_file too."},
     {.key = "metrics_listen",
      .type = KM_OPT_STRING,
      .offset = AT(metrics_listen),

@@ -12,6 +12,7 @@ struct settings {
 	char *state_dir;
 	struct km_strlist names; /* for the server certificate, besides host name and loopback */
 	char *rest_listen, *link_listen;
+	char *certificate_file, *certificate_key_file; /* of the operator's; NULL: our own */
 	char *metrics_listen;  /* NULL: only on the REST port */
 	char *network;         /* "10.0.0.0/8": an IPv4 prefix of 8 to 15 bits */
 	char *master_key_file; /* NULL: STATE/master.key */

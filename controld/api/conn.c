@@ -267,16 +267,21 @@ static int use_chain(SSL_CTX *tls, const char *pem)
 	return ok ? 0 : KM_EINVAL;
 }
 
-static int use_key(SSL_CTX *tls, const char *pem)
+/* NULL, or what is wrong with it. */
+static const char *use_key(SSL_CTX *tls, const char *pem)
 {
 	BIO *bio = BIO_new_mem_buf(pem, -1);
-	EVP_PKEY *key = bio ? PEM_read_bio_PrivateKey(bio, NULL, NULL, NULL) : NULL;
-	int ok =
-	    key && SSL_CTX_use_PrivateKey(tls, key) == 1 && SSL_CTX_check_private_key(tls) == 1;
+	/* "" is the passphrase: nobody is asked for one. */
+	EVP_PKEY *key = bio ? PEM_read_bio_PrivateKey(bio, NULL, NULL, (void *)(uintptr_t)"") : NULL;
+	const char *what = NULL;
+	if (!key)
+		what = "no private key in PEM without a passphrase";
+	else if (SSL_CTX_use_PrivateKey(tls, key) != 1 || SSL_CTX_check_private_key(tls) != 1)
+		what = "the private key is not that of the certificate";
 	ERR_clear_error();
 	EVP_PKEY_free(key);
 	BIO_free(bio);
-	return ok ? 0 : KM_EINVAL;
+	return what;
 }
 
 SSL_CTX *conn_tls(const char *cert_pem, const char *key_pem, struct km_errtext *err)
@@ -290,11 +295,8 @@ SSL_CTX *conn_tls(const char *cert_pem, const char *key_pem, struct km_errtext *
 	SSL_CTX_set_options(tls, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION |
 				     SSL_OP_CIPHER_SERVER_PREFERENCE);
 	SSL_CTX_set_mode(tls, SSL_MODE_RELEASE_BUFFERS);
-	const char *what = NULL;
-	if (use_chain(tls, cert_pem) < 0)
-		what = "the server certificate cannot be read";
-	else if (use_key(tls, key_pem) < 0)
-		what = "the server's private key cannot be read or belongs to another certificate";
+	const char *what = use_chain(tls, cert_pem) < 0 ? "no certificate in PEM that can be served"
+							: use_key(tls, key_pem);
 	if (what) {
 		SSL_CTX_free(tls);
 		(void)km_errtext_set(err, KM_EINVAL, "%s", what);

@@ -1094,6 +1094,109 @@ def test_a_host_moves_to_another_installation(tmp_path):
             shutil.rmtree(c.dir, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def one_more(**settings):
+    c = Control(**settings)
+    try:
+        yield c
+        assert c.stop() == 0
+    finally:
+        if c.proc and c.proc.poll() is None:
+            c.stop(signal.SIGKILL)
+        shutil.rmtree(c.dir, ignore_errors=True)
+
+
+def test_the_rest_interface_has_a_certificate_of_the_operators(tmp_path):
+    from tests.lab.system import make_ca, make_certificate
+    theirs = ssl.create_default_context(cafile=make_ca(tmp_path, "the operator's CA"))
+    make_certificate(tmp_path, "localhost", tmp_path)
+    one, cert, key_file = tmp_path / "localhost", tmp_path / "cert.pem", tmp_path / "key.pem"
+
+    def put(pem, cert_to=cert, key_to=key_file):
+        private, _, public = pem.partition("-----BEGIN CERT")
+        for text, path, mode in ((private, key_to, 0o600), ("-----BEGIN CERT" + public, cert_to, 0o644)):
+            new = path.with_suffix(".new")
+            new.write_text(text)
+            new.chmod(mode)
+            new.rename(path)
+
+    def serial(ctl, tls):
+        with socket.create_connection(("127.0.0.1", ctl.rest_port), 20) as s, tls.wrap_socket(s, server_hostname="localhost") as t:
+            return t.getpeercert()["serialNumber"]
+
+    def refused(ctl, tls):
+        try:
+            return not serial(ctl, tls)
+        except ssl.SSLCertVerificationError:
+            return True
+
+    put(one.read_text())
+    with one_more(certificate_file=cert, certificate_key_file=key_file) as c:
+        c.start()
+        own, c.tls = c.tls, theirs
+        first = serial(c, theirs)
+        assert refused(c, own) and c.ok("GET", "/api/auth/me")["role"] == "admin"
+
+        async def link(tls):
+            c.tls = tls
+            async with Link(c, g) as lg:
+                return await lg.data("config")
+        g = c.gateway()
+        assert run(link(own))["gateway"]["id"] == g["id"], "the link has its own, under the pinned root"
+        with pytest.raises(ssl.SSLCertVerificationError):
+            run(link(theirs))
+        c.tls = theirs
+
+        # Replaced: taken, without a restart.
+        make_certificate(tmp_path, "localhost", tmp_path)
+        put(one.read_text())
+        second = until(lambda: (s := serial(c, theirs)) != first and s)
+        assert c.ok("GET", "/api/auth/me")
+
+        # Broken, or only one half: the one before goes on, and the log says why.
+        for break_, says in ((lambda: cert.write_text("nothing\n"), f"{cert} with {key_file}: no certificate in PEM"),
+                             (lambda: cert.unlink(), f"{cert}: No such file"),
+                             (lambda: put((make_certificate(tmp_path, "localhost", tmp_path), one.read_text())[1],
+                                          key_to=tmp_path / "elsewhere"), "the private key is not that of the certificate")):
+            mark = len(c.log())
+            break_()
+            until(lambda: "not taken, the one before goes on" in c.log()[mark:] and says in c.log()[mark:])
+            assert serial(c, theirs) == second
+        put(one.read_text())
+        until(lambda: serial(c, theirs) not in (first, second))
+        assert "kakuremichi_rest_certificate_not_after_seconds" in c.request("GET", "/metrics").data.decode()
+
+        # Both in one file.
+        assert c.stop() == 0
+        conf = c.dir / "control.conf"
+        conf.write_text(conf.read_text().replace(f"certificate_key_file = {key_file}\n", "").replace(str(cert), str(one)))
+        c.start()
+        c.tls = theirs
+        assert c.ok("GET", "/api/auth/me")
+
+    # Checked at the start.
+    run_ = lambda *a: subprocess.run([str(x) for x in a], check=True, capture_output=True)
+    run_("openssl", "pkey", "-in", one, "-aes256", "-passout", "pass:x", "-out", tmp_path / "locked.pem")
+    (tmp_path / "open.pem").write_bytes(one.read_bytes())
+    (tmp_path / "open.pem").chmod(0o644)
+    (tmp_path / "empty.pem").write_text("")
+    (tmp_path / "empty.pem").chmod(0o600)
+    run_("openssl", "genrsa", "-out", tmp_path / "rsa.pem", "2048")
+    for settings, says in (
+            (dict(certificate_file=tmp_path / "absent.pem"), "absent.pem: No such file or directory"),
+            (dict(certificate_file=tmp_path / "open.pem"), "open.pem: everybody may read this private key"),
+            (dict(certificate_file=tmp_path / "empty.pem"), "empty.pem: no certificate in PEM"),
+            (dict(certificate_file=cert, certificate_key_file=tmp_path / "locked.pem"), "locked.pem: no private key in PEM without a passphrase"),
+            (dict(certificate_file=cert, certificate_key_file=tmp_path / "rsa.pem"), "the private key is not that of the certificate"),
+            (dict(certificate_key_file=key_file), "certificate_key_file is set, and certificate_file is not")):
+        c = Control(**settings)
+        try:
+            r = subprocess.run([BUILD / "controld", "-c", c.dir / "control.conf"], capture_output=True, text=True, timeout=60)
+            assert r.returncode == 1 and says in r.stdout + r.stderr, r
+        finally:
+            shutil.rmtree(c.dir, ignore_errors=True)
+
+
 def test_short_lifetimes_end_no_sweep():
     c = Control(certificate_lifetime="10s")
 
