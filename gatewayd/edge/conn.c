@@ -6,6 +6,7 @@
 #include "libkm/base/util.h"
 #include <errno.h>
 #include <openssl/err.h>
+#include <poll.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,9 +51,22 @@ fail:
 	atomic_fetch_sub_explicit(&w->sh->conns, 1, memory_order_relaxed);
 }
 
+/* The handshake waits no longer, for better or worse. */
+static void wait_end(struct conn *c)
+{
+	struct worker *w = c->w;
+	if (!c->peer.wait)
+		return;
+	waits_leave(w->sh->waits, c->peer.wait);
+	c->peer.wait = NULL;
+	DL_DELETE2(w->waiting, c, wait_prev, wait_next);
+	km_metric_add(w->sh->m_waiting, -1);
+}
+
 static void conn_free(struct conn *c)
 {
 	struct worker *w = c->w;
+	wait_end(c);
 	timer_stop(&w->timers, &c->timer);
 	exchange_drop(c, c->polite);
 	io_close(&c->io, c->polite);
@@ -95,10 +109,53 @@ static void linger_begin(struct conn *c)
 
 /* ---- handshake ---- */
 
+/* OpenSSL reads nothing meanwhile; that the client is gone must be seen here. */
+static void wait_begin(struct conn *c)
+{
+	struct worker *w = c->w;
+	c->state = CONN_WAIT;
+	DL_APPEND2(w->waiting, c, wait_prev, wait_next);
+	km_metric_add(w->sh->m_waiting, 1);
+	timer_set(&w->timers, &c->timer, w->draining ? TIMER_LINGER : TIMER_WAIT, w->now);
+}
+
+static bool wait_step(struct conn *c)
+{
+	struct pollfd p = {.fd = c->io.fd, .events = POLLRDHUP};
+	if (c->io.can_read && poll(&p, 1, 0) > 0) {
+		conn_over(c, false);
+		return false;
+	}
+	c->io.can_read = false;
+	if (!c->peer.wait_late && waits_state(c->peer.wait) == WAIT_ON)
+		return false;
+	c->state = CONN_TLS;
+	return true;
+}
+
+void conn_wake_waiting(struct worker *w)
+{
+	struct conn *c, *tmp;
+	/* Driving one may free it, and no other. */
+	DL_FOREACH_SAFE2 (w->waiting, c, tmp, wait_next)
+		conn_drive(c);
+}
+
 static bool tls_step(struct conn *c)
 {
 	ERR_clear_error();
+	bool waited = c->peer.wait != NULL;
 	int rc = SSL_do_handshake(c->io.ssl);
+	if (rc != 1 && SSL_get_error(c->io.ssl, rc) == SSL_ERROR_WANT_CLIENT_HELLO_CB) {
+		wait_begin(c);
+		return true;
+	}
+	if (waited) {
+		wait_end(c);
+		/* What came meanwhile had its edge. */
+		c->io.can_read = true;
+		timer_set(&c->w->timers, &c->timer, TIMER_HEADER, c->w->now);
+	}
 	if (rc == 1 && c->peer.challenge) {
 		linger_begin(c);
 		return true;
@@ -380,6 +437,9 @@ static void on_late(struct timer *t)
 	case CONN_RAW:
 		exchange_late(c);
 		break;
+	case CONN_WAIT:
+		c->peer.wait_late = true; /* the alert says so */
+		break;
 	case CONN_HEAD:
 		if (c->out.len) { /* a client that does not read */
 			conn_over(c, false);
@@ -400,7 +460,7 @@ static void on_late(struct timer *t)
 
 void conn_drain(struct conn *c)
 {
-	bool waits = c->state == CONN_TLS || (c->state == CONN_HEAD && !c->in.len && !c->out.len);
+	bool waits = c->state == CONN_TLS || c->state == CONN_WAIT || (c->state == CONN_HEAD && !c->in.len && !c->out.len);
 	if (waits)
 		timer_set(&c->w->timers, &c->timer, TIMER_LINGER, c->w->now);
 }
@@ -412,6 +472,8 @@ static bool step(struct conn *c)
 	switch (c->state) {
 	case CONN_TLS:
 		return tls_step(c);
+	case CONN_WAIT:
+		return wait_step(c);
 	case CONN_HEAD:
 		return head_step(c);
 	case CONN_EXCHANGE:

@@ -23,6 +23,7 @@ struct edge_shared {
 	const struct gw_settings *settings;
 	const struct route_table *routes;
 	struct tls *tls;
+	struct waits *waits;           /* NULL: no handshake waits */
 	struct challenges *challenges; /* NULL: none are answered */
 	struct h1_limits limits;
 	size_t buf_max;
@@ -31,7 +32,7 @@ struct edge_shared {
 	struct km_mailbox *to_main;
 	_Atomic int64_t conns;
 	struct km_metric *m_conns, *m_accepted, *m_requests, *m_bad, *m_bytes_in, *m_bytes_out,
-	    *m_upstream_errors, *m_handshake_errors, *m_paused, *m_challenged;
+	    *m_upstream_errors, *m_handshake_errors, *m_paused, *m_challenged, *m_waiting;
 	struct km_log_limit bad_log, upstream_log, accept_log;
 };
 
@@ -42,6 +43,8 @@ struct worker {
 	struct pool *pool;
 	struct conn *conns; /* all of this worker */
 	struct conn *later; /* have more to do when others had their turn */
+	struct conn *waiting; /* handshakes that wait for a certificate */
+	_Atomic bool wake;    /* some of them have waited long enough: set by the main loop */
 	struct event *later_ev;
 	int64_t now; /* monotonic, of this turn of the loop */
 	bool draining;
@@ -52,6 +55,7 @@ struct worker {
 
 enum conn_state {
 	CONN_TLS,      /* handshake */
+	CONN_WAIT,     /* handshake that waits for a certificate */
 	CONN_HEAD,     /* waits for a request's head */
 	CONN_EXCHANGE, /* request and answer pass */
 	CONN_RAW,      /* upgraded: bytes both ways */
@@ -90,6 +94,7 @@ struct conn {
 	struct up *up;
 	struct exchange x;
 	struct conn *prev, *next, *later_next;
+	struct conn *wait_prev, *wait_next;
 };
 
 /* conn.c: takes over an accepted descriptor (closes it when there is no memory). */
@@ -101,6 +106,8 @@ void conn_over(struct conn *c, bool polite);
 /* The gateway's own answer to the request at hand; the connection then waits for the next one, or
  * is closed when `close` or when the client's body would stand in the way. */
 void conn_answer(struct conn *c, int status, const char *what, bool close);
+/* A certificate that handshakes of this worker wait for is there, or will not come soon. */
+void conn_wake_waiting(struct worker *w);
 /* The worker begins to drain. */
 void conn_drain(struct conn *c);
 /* Frees it at once, whatever it does. */

@@ -23,6 +23,9 @@ struct edge {
 	size_t n_workers, unlistened, drained;
 	struct event *notes, *settled, *late;
 	bool draining;
+	bool (*asked)(void *arg, const char *domain);
+	void *asked_arg;
+	_Atomic uint32_t asks; /* in to_main, where other notes must find room */
 	void (*done)(void *arg);
 	void *done_arg;
 };
@@ -34,6 +37,49 @@ static void listeners_close(struct edge *e)
 	e->n_listeners = 0;
 }
 
+/* ---- handshakes that wait for a certificate ---- */
+
+/* On a worker's thread. */
+static bool ask_main(void *arg, const char *domain)
+{
+	struct edge *e = arg;
+	size_t size = strlen(domain) + 1;
+	struct worker_ask *a = atomic_load(&e->asks) < WAITS_MAX ? malloc(sizeof(*a) + size) : NULL;
+	if (!a)
+		return false;
+	a->note.event = WORKER_ASKS;
+	memcpy(a->domain, domain, size);
+	atomic_fetch_add(&e->asks, 1);
+	if (!km_mailbox_put(e->sh.to_main, a))
+		return true;
+	atomic_fetch_sub(&e->asks, 1);
+	free(a);
+	return false;
+}
+
+static void note_drop(void *item)
+{
+	struct worker_note *n = item;
+	if (n->event == WORKER_ASKS)
+		free(n);
+}
+
+static void on_asked(struct edge *e, struct worker_ask *a)
+{
+	atomic_fetch_sub(&e->asks, 1);
+	if (!e->asked(e->asked_arg, a->domain))
+		edge_certificate_settled(e, a->domain, false);
+	free(a);
+}
+
+void edge_certificate_settled(struct edge *e, const char *domain, bool ok)
+{
+	if (!e->sh.waits || !waits_settle(e->sh.waits, domain, ok, km_now_ms()))
+		return;
+	for (size_t i = 0; i < e->n_workers; i++)
+		worker_wake(e->workers[i]);
+}
+
 /* ---- draining ---- */
 
 static void on_note(evutil_socket_t fd, short what, void *arg)
@@ -42,6 +88,10 @@ static void on_note(evutil_socket_t fd, short what, void *arg)
 	struct worker_note *n;
 	(void)fd, (void)what;
 	while ((n = km_mailbox_take(e->sh.to_main))) {
+		if (n->event == WORKER_ASKS) {
+			on_asked(e, (struct worker_ask *)n);
+			continue;
+		}
 		if (n->event == WORKER_UNLISTENED && ++e->unlistened == e->n_workers)
 			listeners_close(e);
 		if (n->event == WORKER_DRAINED && ++e->drained == e->n_workers && e->done)
@@ -153,6 +203,8 @@ static void metrics_make(struct edge_shared *sh)
 	sh->m_handshake_errors = COUNTER("tls_handshake_errors_total", "Failed TLS handshakes.");
 	sh->m_paused =
 	    COUNTER("accept_paused_total", "Times that accepting was paused for lack of room.");
+	sh->m_waiting = km_metric(KM_METRIC_GAUGE, "kakuremichi_tls_waiting", "",
+				  "Handshakes that wait for a certificate.");
 	sh->m_challenged =
 	    km_metric(KM_METRIC_COUNTER, "kakuremichi_acme_challenges_answered_total",
 		      "type=\"http-01\"", "Challenges of CAs answered.");
@@ -204,8 +256,17 @@ int edge_start(struct edge **out, const struct edge_opts *o, struct km_errtext *
 	e->sh.buf_max = 2 * (size_t)s->max_header_size + 2 * CONN_HIGH;
 	metrics_make(&e->sh);
 	e->sh.max_conns = connections_bearable(s->max_connections);
-	if (!(e->sh.to_main = km_mailbox_new(1024)) ||
-	    !(e->sh.tls = tls_new(o->routes, o->certs, o->challenges)) ||
+	e->asked = o->asked;
+	e->asked_arg = o->arg;
+	if (o->asked && s->acme_wait && !(e->sh.waits = waits_new()))
+		goto fail;
+	const struct tls_opts tls = {.routes = o->routes,
+				     .certs = o->certs,
+				     .challenges = o->challenges,
+				     .waits = e->sh.waits,
+				     .ask = ask_main,
+				     .arg = e};
+	if (!(e->sh.to_main = km_mailbox_new(2 * WAITS_MAX)) || !(e->sh.tls = tls_new(&tls)) ||
 	    !(e->notes = event_new(base, km_mailbox_fd(e->sh.to_main), EV_READ | EV_PERSIST,
 				   on_note, e)) ||
 	    !(e->settled = event_new(base, -1, 0, on_settled, e)) ||
@@ -257,6 +318,7 @@ void edge_free(struct edge *e)
 	if (e->late)
 		event_free(e->late);
 	tls_free(e->sh.tls);
-	km_mailbox_free(e->sh.to_main, NULL);
+	waits_free(e->sh.waits);
+	km_mailbox_free(e->sh.to_main, note_drop);
 	free(e);
 }

@@ -9,6 +9,7 @@
 
 enum timer_kind {
 	TIMER_HEADER,   /* handshake, head of a request */
+	TIMER_WAIT,     /* handshake that waits for a certificate */
 	TIMER_IDLE,     /* kept-alive client */
 	TIMER_BODY,     /* progress of bodies and of writing to a client */
 	TIMER_CONNECT,  /* to the agent */

@@ -1,80 +1,56 @@
 /* SPDX-License-Identifier: MIT */
 #include "gatewayd/edge/tls.h"
-#include "gatewayd/edge/h1.h"
+#include "gatewayd/edge/hello.h"
 #include "gatewayd/edge/tickets.h"
-#include "libkm/base/buf.h"
 #include "libkm/base/log.h"
 #include "libkm/base/metrics.h"
 #include "libkm/base/util.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct tls {
 	SSL_CTX *ctx;
-	const struct route_table *routes;
-	struct certs *certs;
-	struct challenges *challenges;
+	struct tls_opts o;
 	struct tickets *tickets;
-	struct km_metric *refused, *no_cert, *challenged;
-	struct km_log_limit refused_log, no_cert_log;
+	struct km_metric *refused[4], *challenged; /* by enum refusal */
+	struct km_log_limit refused_log[4];
 };
 
 static const char suites_12[] = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
 				"ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:"
 				"ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305";
 
-/* The host name of the server_name extension (RFC 6066 section 3), in normal form. */
-static bool sni_read(SSL *ssl, char out[static H1_HOST_MAX + 1])
-{
-	const unsigned char *p;
-	size_t n;
-	uint32_t port;
-	if (!SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_server_name, &p, &n))
-		return false;
-	struct km_cur all = km_cur_of(p, n);
-	struct km_cur list = km_cur_sub(&all, km_cur_be16(&all));
-	uint8_t type = km_cur_u8(&list);
-	uint16_t len = km_cur_be16(&list);
-	const uint8_t *name = km_cur_take(&list, len);
-	if (all.bad || all.left || list.bad || type != TLSEXT_NAMETYPE_host_name || !len ||
-	    memchr(name, ':', len) || memchr(name, '[', len))
-		return false;
-	return h1_host_normal((struct h1_str){(const char *)name, len}, out, &port);
-}
+enum refusal { NO_NAME, NO_CERTIFICATE, NO_CHALLENGE, NO_ROOM };
 
-static int refuse(struct tls *t, struct tls_peer *peer, int *alert)
+/* Counts and logs, and ends the handshake. */
+static int refuse(struct tls *t, struct tls_peer *peer, enum refusal why, const char *text, int *alert)
 {
+	static const char *const events[] = {
+	    [NO_NAME] = "tls refused, no such name",
+	    [NO_CERTIFICATE] = "no certificate for a served name",
+	    [NO_CHALLENGE] = "tls refused, no such challenge",
+	    [NO_ROOM] = "tls refused, too many wait for a certificate",
+	};
 	uint32_t held;
 	peer->refused = true;
-	*alert = SSL_AD_UNRECOGNIZED_NAME;
-	km_metric_add(t->refused, 1);
-	if (km_log_allow(&t->refused_log, km_now_ms(), 5, 10000, &held))
-		km_info("tls refused, no such name", km_ks("sni", peer->sni), km_ki("held", held));
+	*alert = why == NO_CHALLENGE ? SSL_AD_NO_APPLICATION_PROTOCOL : SSL_AD_UNRECOGNIZED_NAME;
+	km_metric_add(t->refused[why], 1);
+	if (!km_log_allow(&t->refused_log[why], km_now_ms(), 5, 10000, &held))
+		return SSL_CLIENT_HELLO_ERROR;
+	if (why == NO_CERTIFICATE)
+		km_warn(events[why], km_ks("sni", peer->sni), km_ks("why", text), km_ki("held", held));
+	else
+		km_info(events[why], km_ks("sni", peer->sni), km_ki("held", held));
 	return SSL_CLIENT_HELLO_ERROR;
-}
-
-/* Whether the client offers acme-tls/1 and nothing else (RFC 8737 section 4). */
-static bool asks_for_challenge(SSL *ssl)
-{
-	static const char want[] = CHALLENGE_ALPN;
-	const unsigned char *p;
-	size_t n;
-	if (!SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_application_layer_protocol_negotiation, &p, &n))
-		return false;
-	return n == sizeof(want) + 2 && !p[0] && p[1] == sizeof(want) && p[2] == sizeof(want) - 1 &&
-	       !memcmp(p + 3, want, sizeof(want) - 1);
 }
 
 /* The certificate is made for this one name and proof; nobody resumes such a session. */
 static int challenge_answer(struct tls *t, SSL *ssl, struct tls_peer *peer, int *alert)
 {
-	if (!t->challenges || !challenges_alpn(t->challenges, peer->sni, &peer->challenge_cert,
-					       &peer->challenge_key)) {
-		peer->refused = true;
-		*alert = SSL_AD_NO_APPLICATION_PROTOCOL;
-		km_metric_add(t->refused, 1);
-		return SSL_CLIENT_HELLO_ERROR;
-	}
+	if (!t->o.challenges || !challenges_alpn(t->o.challenges, peer->sni, &peer->challenge_cert,
+						 &peer->challenge_key))
+		return refuse(t, peer, NO_CHALLENGE, NULL, alert);
 	peer->challenge = true;
 	SSL_set_options(ssl, SSL_OP_NO_TICKET);
 	SSL_set_num_tickets(ssl, 0);
@@ -82,41 +58,75 @@ static int challenge_answer(struct tls *t, SSL *ssl, struct tls_peer *peer, int 
 	return SSL_CLIENT_HELLO_SUCCESS;
 }
 
+static int certificate_find(struct tls *t, SSL *ssl, struct tls_peer *peer, const struct route *r,
+			    struct km_errtext *err)
+{
+	struct certs_ask ask = {.host = peer->sni,
+				.wildcard = r->wildcard,
+				.mode = r->tls,
+				.ecdsa = hello_can_ecdsa(ssl),
+				.now_ms = km_now_ms(),
+				.wall_ms = km_wall_ms()};
+	return certs_for_host(t->o.certs, &ask, &peer->cert, err);
+}
+
+/* No certificate: the handshake stands still, if one may come soon. */
+static int certificate_wait(struct tls *t, struct tls_peer *peer, const struct route *r,
+			    const struct km_errtext *err, int *alert)
+{
+	char domain[ROUTE_DOMAIN_MAX + 2];
+	if (peer->wait) {
+		if (!peer->wait_late && waits_state(peer->wait) == WAIT_ON)
+			return SSL_CLIENT_HELLO_RETRY;
+		return refuse(t, peer, NO_CERTIFICATE, err->text, alert);
+	}
+	if (!t->o.waits || r->tls != ROUTE_TLS_AUTO)
+		return refuse(t, peer, NO_CERTIFICATE, err->text, alert);
+	snprintf(domain, sizeof(domain), "%s%s", r->wildcard ? "*" : "",
+		 r->wildcard ? strchr(peer->sni, '.') : peer->sni);
+	switch (waits_join(t->o.waits, domain, km_now_ms(), &peer->wait)) {
+	case WAITS_FULL:
+		return refuse(t, peer, NO_ROOM, NULL, alert);
+	case WAITS_IN_VAIN:
+		return refuse(t, peer, NO_CERTIFICATE, err->text, alert);
+	case WAITS_FIRST:
+		if (t->o.ask(t->o.arg, domain))
+			return SSL_CLIENT_HELLO_RETRY;
+		/* Nobody would settle it. */
+		waits_settle(t->o.waits, domain, false, km_now_ms());
+		waits_leave(t->o.waits, peer->wait);
+		peer->wait = NULL;
+		return refuse(t, peer, NO_CERTIFICATE, err->text, alert);
+	default:
+		return SSL_CLIENT_HELLO_RETRY;
+	}
+}
+
+/* Called again after SSL_CLIENT_HELLO_RETRY, with the same ClientHello; and for the second one after a
+ * HelloRetryRequest, when all is decided. Sessions that are resumed come through here too: a name that
+ * is served no more is refused whatever ticket is brought. */
 static int on_client_hello(SSL *ssl, int *alert, void *arg)
 {
 	struct tls *t = arg;
 	struct tls_peer *peer = SSL_get_app_data(ssl);
 	struct km_errtext err = {0};
 	struct route r;
-	uint32_t held;
 
-	if (peer->cert || peer->challenge) /* the second ClientHello, after HelloRetryRequest */
+	if (peer->cert || peer->challenge)
 		return SSL_CLIENT_HELLO_SUCCESS;
-	if (!sni_read(ssl, peer->sni)) {
-		peer->sni[0] = '\0';
-		return refuse(t, peer, alert);
-	}
-	if (asks_for_challenge(ssl))
+	if (!hello_sni(ssl, peer->sni))
+		return refuse(t, peer, NO_NAME, NULL, alert);
+	if (hello_asks_challenge(ssl))
 		return challenge_answer(t, ssl, peer, alert);
-	if (!route_find(t->routes, peer->sni, &r))
-		return refuse(t, peer, alert);
+	if (!route_find(t->o.routes, peer->sni, &r))
+		return refuse(t, peer, NO_NAME, NULL, alert);
 	route_state_put(r.state);
-	struct certs_ask ask = {.host = peer->sni,
-				.wildcard = r.wildcard,
-				.mode = r.tls,
-				.ecdsa = true,
-				.now_ms = km_now_ms(),
-				.wall_ms = km_wall_ms()};
-	int rc = certs_for_host(t->certs, &ask, &peer->cert, &err);
-	if (!rc)
+	if (r.tls == ROUTE_TLS_OFF || r.tls == ROUTE_TLS_PASSTHROUGH)
+		return refuse(t, peer, NO_NAME, NULL, alert);
+	memcpy(peer->tunnel, r.tunnel, sizeof(peer->tunnel));
+	if (!certificate_find(t, ssl, peer, &r, &err))
 		return SSL_CLIENT_HELLO_SUCCESS;
-	peer->refused = true;
-	*alert = SSL_AD_UNRECOGNIZED_NAME;
-	km_metric_add(t->no_cert, 1);
-	if (km_log_allow(&t->no_cert_log, km_now_ms(), 5, 10000, &held))
-		km_warn("no certificate for a served name", km_ks("sni", peer->sni),
-			km_ks("why", err.text), km_ki("held", held));
-	return SSL_CLIENT_HELLO_ERROR;
+	return certificate_wait(t, peer, &r, &err, alert);
 }
 
 static int on_certificate(SSL *ssl, void *arg)
@@ -165,22 +175,28 @@ static bool ctx_set(struct tls *t)
 	       SSL_CTX_set_session_id_context(c, context, sizeof(context) - 1) == 1;
 }
 
-struct tls *tls_new(const struct route_table *routes, struct certs *certs,
-		    struct challenges *challenges)
+static void metrics_make(struct tls *t)
+{
+	static const char *const reasons[] = {
+	    [NO_NAME] = "reason=\"name\"",
+	    [NO_CERTIFICATE] = "reason=\"no_certificate\"",
+	    [NO_CHALLENGE] = "reason=\"no_challenge\"",
+	    [NO_ROOM] = "reason=\"waiting\"",
+	};
+	for (size_t i = 0; i < KM_ARRAY_LEN(reasons); i++)
+		t->refused[i] = km_metric(KM_METRIC_COUNTER, "kakuremichi_tls_refused_total", reasons[i],
+					  "TLS handshakes refused before they began.");
+	t->challenged = km_metric(KM_METRIC_COUNTER, "kakuremichi_acme_challenges_answered_total",
+				  "type=\"tls-alpn-01\"", "Challenges of CAs answered.");
+}
+
+struct tls *tls_new(const struct tls_opts *o)
 {
 	struct tls *t = calloc(1, sizeof(*t));
 	if (!t)
 		return NULL;
-	t->routes = routes;
-	t->certs = certs;
-	t->challenges = challenges;
-	t->challenged = km_metric(KM_METRIC_COUNTER, "kakuremichi_acme_challenges_answered_total",
-				  "type=\"tls-alpn-01\"", "Challenges of CAs answered.");
-	t->refused = km_metric(KM_METRIC_COUNTER, "kakuremichi_tls_refused_total",
-			       "reason=\"name\"", "TLS handshakes refused before they began.");
-	t->no_cert =
-	    km_metric(KM_METRIC_COUNTER, "kakuremichi_tls_refused_total",
-		      "reason=\"no_certificate\"", "TLS handshakes refused before they began.");
+	t->o = *o;
+	metrics_make(t);
 	t->tickets = tickets_new(TICKET_EVERY_MS, km_now_ms);
 	t->ctx = SSL_CTX_new(TLS_server_method());
 	if (t->tickets && t->ctx && ctx_set(t))

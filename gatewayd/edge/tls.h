@@ -5,14 +5,23 @@
 
 #include "gatewayd/acme/challenges.h"
 #include "gatewayd/edge/certs.h"
+#include "gatewayd/edge/waits.h"
 #include "gatewayd/route/route.h"
 
 struct tls;
 
-/* What it points to must outlive it; challenges may be NULL. NULL: OpenSSL refused (its queue says
- * why). */
-struct tls *tls_new(const struct route_table *routes, struct certs *certs,
-		    struct challenges *challenges);
+struct tls_opts {
+	const struct route_table *routes;
+	struct certs *certs;
+	struct challenges *challenges; /* NULL: none are answered */
+	struct waits *waits;           /* NULL: no handshake waits for a certificate */
+	/* Somebody waits for the certificate of a tunnel's domain: waits_settle is to be called for it, soon
+	 * or late. False: nobody can be told. Any worker's thread. */
+	bool (*ask)(void *arg, const char *domain);
+	void *arg;
+};
+/* What o points to must outlive it. NULL: OpenSSL refused (its queue says why). */
+struct tls *tls_new(const struct tls_opts *o);
 void tls_free(struct tls *t);
 
 /* What a connection's handshake has found. */
@@ -20,13 +29,18 @@ struct tls_peer {
 	char sni[ROUTE_DOMAIN_MAX + 1]; /* "" until the ClientHello has come */
 	struct cert *cert;              /* give back with cert_put */
 	bool refused;                   /* unknown or missing name: the alert was sent */
+	uint8_t tunnel[16];             /* whose name it is, with cert */
+	/* It waits for a certificate (SSL_ERROR_WANT_CLIENT_HELLO_CB): to be left with waits_leave once the
+	 * handshake goes on or ends. */
+	struct wait *wait;
+	bool wait_late; /* the caller: it has waited long enough */
 	/* The CA asks for the answer to a tls-alpn-01 challenge (RFC 8737): no application data may
 	 * follow the handshake. */
 	bool challenge;
 	X509 *challenge_cert;
 	EVP_PKEY *challenge_key;
 };
-/* Gives back what it holds. */
+/* Gives back what it holds; it must not wait. */
 void tls_peer_clear(struct tls_peer *peer);
 /* A server side for this descriptor; peer must outlive it. NULL: no memory. */
 SSL *tls_accept(struct tls *t, int fd, struct tls_peer *peer);

@@ -23,6 +23,7 @@ enum command_kind {
 	COMMAND_CUT,
 	COMMAND_STOP,
 	COMMAND_AGENT_GONE,
+	COMMAND_WAKE,
 };
 struct command {
 	enum command_kind kind;
@@ -157,12 +158,20 @@ static void drained_check(struct worker_thread *t)
 	tell(t, &t->note_drained, WORKER_DRAINED);
 }
 
+/* Set by worker_wake; the tick looks too, should the command not have got through. */
+static void waiting_wake(struct worker_thread *t)
+{
+	if (atomic_exchange(&t->w.wake, false))
+		conn_wake_waiting(&t->w);
+}
+
 static void on_tick(evutil_socket_t fd, short what, void *arg)
 {
 	struct worker_thread *t = arg;
 	(void)fd, (void)what;
 	t->w.now = km_now_ms();
 	timers_run(&t->w.timers, t->w.now);
+	waiting_wake(t);
 	if (t->paused && !full(t))
 		accept_resume(t);
 	drained_check(t);
@@ -253,6 +262,9 @@ static void on_command(evutil_socket_t fd, short what, void *arg)
 		case COMMAND_AGENT_GONE:
 			agent_gone(t, &k->agent);
 			break;
+		case COMMAND_WAKE:
+			waiting_wake(t);
+			break;
 		case COMMAND_STOP:
 			cut(t);
 			event_base_loopbreak(t->w.base);
@@ -336,6 +348,7 @@ static void thread_free(struct worker_thread *t)
 static void timers_fill(struct timers *ts, const struct gw_settings *s)
 {
 	ts->ms[TIMER_HEADER] = s->header_timeout;
+	ts->ms[TIMER_WAIT] = s->acme_wait;
 	ts->ms[TIMER_IDLE] = s->idle_timeout;
 	ts->ms[TIMER_BODY] = s->body_timeout;
 	ts->ms[TIMER_CONNECT] = s->connect_timeout;
@@ -427,6 +440,13 @@ void worker_agent_gone(struct worker_thread *t, const struct km_addr *agent)
 	int rc = command_put(t, &k);
 	if (rc)
 		km_error("worker not told that an agent is gone", km_ke(rc));
+}
+
+void worker_wake(struct worker_thread *t)
+{
+	/* One command at a time: a thousand names may be settled in one turn of the main loop. */
+	if (!atomic_exchange(&t->w.wake, true))
+		(void)command(t, COMMAND_WAKE, NULL);
 }
 
 void worker_cut(struct worker_thread *t)

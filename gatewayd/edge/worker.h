@@ -17,10 +17,15 @@ struct listener {
 	bool secure;
 };
 
-/* What comes out of to_main; belongs to the worker. */
-enum worker_event { WORKER_UNLISTENED, WORKER_DRAINED };
+/* What comes out of to_main; belongs to the worker, but for struct worker_ask. */
+enum worker_event { WORKER_UNLISTENED, WORKER_DRAINED, WORKER_ASKS };
 struct worker_note {
 	enum worker_event event;
+};
+/* WORKER_ASKS: handshakes wait for the certificate of this domain. The receiver frees it. */
+struct worker_ask {
+	struct worker_note note; /* first */
+	char domain[];
 };
 
 /* Starts the thread. sh and the listeners must outlive it; net becomes its own. KM_ENOMEM: net
@@ -36,6 +41,8 @@ void worker_drain(struct worker_thread *t);
 void worker_unlisten(struct worker_thread *t);
 /* Resets what runs to this agent, and what is kept open to it. */
 void worker_agent_gone(struct worker_thread *t, const struct km_addr *agent);
+/* Handshakes that wait for a certificate look again, soon. */
+void worker_wake(struct worker_thread *t);
 /* Cuts every connection. */
 void worker_cut(struct worker_thread *t);
 /* Ends the thread, cutting what it has, and frees it. Accepts NULL. */

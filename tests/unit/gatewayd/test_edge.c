@@ -10,6 +10,7 @@
 #include "gatewayd/edge/certs.h"
 #include "gatewayd/edge/edge.h"
 #include "libkm/base/log.h"
+#include "libkm/base/metrics.h"
 #include "libkm/base/util.h"
 #include <arpa/inet.h>
 #include <cmocka.h>
@@ -27,13 +28,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define PATIENCE_S 30
 #define THUMB "9jg46WB3rR_AHD-EBXdN7cBkH1WOu0tA3M9fm21mqTI"
 
 static struct {
-	char dir[32];
+	char dir[32], acme_dir[48];
 	struct gw_settings settings;
 	char https[32], http[32];
 	uint16_t https_port, http_port;
@@ -45,6 +47,10 @@ static struct {
 	struct certs *certs;
 	struct challenges *challenges;
 	struct edge *edge;
+	/* What the main loop answers when it is asked for a certificate, and what it was asked. */
+	bool answer;
+	char asked[256];
+	_Atomic int asks;
 } g;
 
 /* ---- the main loop ---- */
@@ -82,6 +88,67 @@ static void *main_loop(void *arg)
 	return NULL;
 }
 
+static uint16_t free_port(void)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET};
+	socklen_t len = sizeof(a);
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+	a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	assert_int_equal(bind(fd, (struct sockaddr *)&a, len), 0);
+	assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &len), 0);
+	close(fd);
+	return ntohs(a.sin_port);
+}
+
+static char *listen_items[2];
+
+static bool on_asked(void *arg, const char *domain)
+{
+	bool answer = g.answer;
+	assert_null(arg);
+	snprintf(g.asked, sizeof(g.asked), "%s", domain);
+	atomic_fetch_add(&g.asks, 1);
+	return answer;
+}
+
+static void edge_start_main(void *arg)
+{
+	struct km_errtext err;
+	struct edge_opts o = {.settings = &g.settings,
+			      .base = g.base,
+			      .routes = g.routes,
+			      .certs = g.certs,
+			      .challenges = g.challenges,
+			      .net = g.net,
+			      .asked = on_asked};
+	(void)arg;
+	if (edge_start(&g.edge, &o, &err))
+		fail_msg("%s", err.text);
+}
+
+static void edge_free_main(void *arg)
+{
+	edge_free(arg);
+}
+
+/* An edge at free ports of its own. */
+static void edge_up(int64_t header_timeout, int64_t acme_wait)
+{
+	struct gw_settings *s = &g.settings;
+	g.https_port = free_port();
+	g.http_port = free_port();
+	snprintf(g.https, sizeof(g.https), "127.0.0.1:%d", g.https_port);
+	snprintf(g.http, sizeof(g.http), "127.0.0.1:%d", g.http_port);
+	listen_items[0] = g.https;
+	listen_items[1] = g.http;
+	s->https_listen = (struct km_strlist){&listen_items[0], 1};
+	s->http_listen = (struct km_strlist){&listen_items[1], 1};
+	s->workers = 3;
+	s->header_timeout = header_timeout;
+	s->acme_wait = acme_wait;
+	on_main(edge_start_main, NULL);
+}
+
 /* ---- what the edge serves ---- */
 
 static X509 *make_x509(EVP_PKEY *key, const char *name)
@@ -100,14 +167,13 @@ static X509 *make_x509(EVP_PKEY *key, const char *name)
 	return x;
 }
 
-/* A certificate of the operator's, put into the folder. */
-static void certificate_put(const char *name)
+static void certificate_put_in(const char *folder, const char *name)
 {
-	char path[512], temp[64];
+	char path[512], temp[128];
 	EVP_PKEY *key = EVP_EC_gen("P-256");
 	X509 *x = make_x509(key, name);
-	snprintf(path, sizeof(path), "%s/%s", g.dir, name);
-	snprintf(temp, sizeof(temp), "%s/.new", g.dir);
+	snprintf(path, sizeof(path), "%s/%s", folder, name);
+	snprintf(temp, sizeof(temp), "%s/.new", folder);
 	FILE *f = fopen(temp, "w");
 	assert_non_null(f);
 	assert_int_equal(PEM_write_PrivateKey(f, key, NULL, NULL, 0, NULL, NULL), 1);
@@ -116,6 +182,18 @@ static void certificate_put(const char *name)
 	assert_int_equal(rename(temp, path), 0);
 	X509_free(x);
 	EVP_PKEY_free(key);
+}
+
+/* A certificate of the operator's. */
+static void certificate_put(const char *name)
+{
+	certificate_put_in(g.dir, name);
+}
+
+/* One that the gateway has obtained. */
+static void obtained_put(const char *name)
+{
+	certificate_put_in(g.acme_dir, name);
 }
 
 static void tunnel_set_main(void *arg)
@@ -275,6 +353,244 @@ static void names(void **state)
 	tunnel_remove("*.wild.test");
 }
 
+/* ---- waiting for a certificate ---- */
+
+static void set_answer(void *arg)
+{
+	g.answer = *(bool *)arg;
+	atomic_store(&g.asks, 0);
+}
+
+static void main_answers(bool answer)
+{
+	on_main(set_answer, &answer);
+}
+
+struct settled {
+	const char *domain;
+	bool ok;
+};
+
+static void settle_main(void *arg)
+{
+	const struct settled *s = arg;
+	if (s->ok)
+		certs_changed(g.certs, s->domain);
+	edge_certificate_settled(g.edge, s->domain, s->ok);
+}
+
+static void settle(const char *domain, bool ok)
+{
+	on_main(settle_main, &(struct settled){domain, ok});
+}
+
+/* A handshake in a thread of its own. */
+struct waiter {
+	const char *sni;
+	pthread_t thread;
+	bool ok;
+	int alert;
+};
+
+static void *wait_main(void *arg)
+{
+	struct waiter *w = arg;
+	w->ok = served(w->sni, &w->alert);
+	return NULL;
+}
+
+static void waiters_begin(struct waiter *w, size_t n, const char *sni)
+{
+	for (size_t i = 0; i < n; i++) {
+		w[i].sni = sni;
+		assert_int_equal(pthread_create(&w[i].thread, NULL, wait_main, &w[i]), 0);
+	}
+}
+
+static void waiters_end(struct waiter *w, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		pthread_join(w[i].thread, NULL);
+}
+
+static void until_waiting(int64_t n)
+{
+	struct km_metric *m = km_metric(KM_METRIC_GAUGE, "kakuremichi_tls_waiting", "",
+					"Handshakes that wait for a certificate.");
+	int64_t end = km_now_ms() + PATIENCE_S * 1000;
+	while (atomic_load(&m->value) != n) {
+		assert_true(km_now_ms() < end);
+		usleep(1000);
+	}
+}
+
+static void until_asked(int n)
+{
+	int64_t end = km_now_ms() + PATIENCE_S * 1000;
+	while (atomic_load(&g.asks) < n) {
+		assert_true(km_now_ms() < end);
+		usleep(1000);
+	}
+	assert_int_equal(atomic_load(&g.asks), n);
+}
+
+static void wait_and_be_served(void **state)
+{
+	struct waiter w[20];
+	(void)state;
+	tunnel_set("late.test", ROUTE_TLS_AUTO);
+	main_answers(true);
+	waiters_begin(w, 20, "late.test");
+	until_waiting(20);
+	until_asked(1);
+	settle("other.test", true);
+	settle("other.test", false);
+	obtained_put("late.test");
+	settle("late.test", true);
+	waiters_end(w, 20);
+	until_waiting(0);
+	for (int i = 0; i < 20; i++)
+		assert_true(w[i].ok);
+	assert_string_equal(g.asked, "late.test");
+	assert_int_equal(atomic_load(&g.asks), 1);
+	tunnel_remove("late.test");
+}
+
+static void wait_by_wildcard(void **state)
+{
+	struct waiter w[2];
+	(void)state;
+	tunnel_set("*.stars.test", ROUTE_TLS_AUTO);
+	main_answers(true);
+	waiters_begin(&w[0], 1, "a.stars.test");
+	waiters_begin(&w[1], 1, "b.stars.test");
+	until_waiting(2);
+	until_asked(1);
+	assert_string_equal(g.asked, "*.stars.test");
+	obtained_put("*.stars.test");
+	settle("*.stars.test", true);
+	waiters_end(w, 2);
+	assert_true(w[0].ok && w[1].ok);
+	tunnel_remove("*.stars.test");
+}
+
+static void wait_in_vain(void **state)
+{
+	struct waiter w[5];
+	int alert;
+	(void)state;
+	tunnel_set("never.test", ROUTE_TLS_AUTO);
+	main_answers(true);
+	waiters_begin(w, 5, "never.test");
+	until_waiting(5);
+	until_asked(1);
+	settle("never.test", false);
+	waiters_end(w, 5);
+	for (int i = 0; i < 5; i++) {
+		assert_false(w[i].ok);
+		assert_int_equal(w[i].alert, SSL_AD_UNRECOGNIZED_NAME);
+	}
+	/* The next ones are refused at once for a moment, and do not ask. */
+	assert_false(served("never.test", &alert));
+	assert_int_equal(alert, SSL_AD_UNRECOGNIZED_NAME);
+	assert_int_equal(atomic_load(&g.asks), 1);
+	/* Unless there is good news. */
+	settle("never.test", true);
+	waiters_begin(w, 1, "never.test");
+	until_waiting(1);
+	until_asked(2);
+	settle("never.test", false);
+	waiters_end(w, 1);
+	assert_false(w[0].ok);
+	tunnel_remove("never.test");
+}
+
+/* The wait has a bound of its own, and is none of header_timeout's business. */
+static void wait_ends(void **state)
+{
+	struct gw_settings was = g.settings;
+	struct edge *edge = g.edge;
+	uint16_t https_port = g.https_port, http_port = g.http_port;
+	int alert;
+	(void)state;
+	edge_up(300, 1200);
+	tunnel_set("slow.test", ROUTE_TLS_AUTO);
+	main_answers(true);
+	int64_t began = km_now_ms();
+	assert_false(served("slow.test", &alert));
+	assert_int_equal(alert, SSL_AD_UNRECOGNIZED_NAME);
+	assert_true(km_now_ms() - began >= 1200);
+	assert_int_equal(atomic_load(&g.asks), 1);
+	tunnel_remove("slow.test");
+	on_main(edge_free_main, g.edge);
+	g.edge = edge;
+	g.https_port = https_port;
+	g.http_port = http_port;
+	g.settings = was;
+}
+
+static void wait_not(void **state)
+{
+	int alert;
+	(void)state;
+	main_answers(false);
+	tunnel_set("no.test", ROUTE_TLS_AUTO);
+	assert_false(served("no.test", &alert));
+	assert_int_equal(alert, SSL_AD_UNRECOGNIZED_NAME);
+	assert_int_equal(atomic_load(&g.asks), 1);
+	/* Other modes ask nobody. */
+	main_answers(true);
+	tunnel_set("own.test", ROUTE_TLS_OWN);
+	tunnel_set("off.test", ROUTE_TLS_OFF);
+	assert_false(served("own.test", &alert));
+	assert_int_equal(alert, SSL_AD_UNRECOGNIZED_NAME);
+	assert_false(served("off.test", &alert));
+	assert_int_equal(alert, SSL_AD_UNRECOGNIZED_NAME);
+	assert_int_equal(atomic_load(&g.asks), 0);
+	/* An obtained one is not the operator's. */
+	obtained_put("own2.test");
+	tunnel_set("own2.test", ROUTE_TLS_OWN);
+	assert_false(served("own2.test", &alert));
+	certificate_put("own3.test");
+	tunnel_set("own3.test", ROUTE_TLS_OWN);
+	assert_true(served("own3.test", &alert));
+	tunnel_remove("no.test");
+	tunnel_remove("own.test");
+	tunnel_remove("off.test");
+	tunnel_remove("own2.test");
+	tunnel_remove("own3.test");
+}
+
+static void wait_bounded(void **state)
+{
+	enum { N = 64 };
+	struct waiter w[N];
+	struct stranger gone;
+	int alert;
+	(void)state;
+	tunnel_set("many.test", ROUTE_TLS_AUTO);
+	main_answers(true);
+	/* One that leaves while it waits makes room. */
+	gone = stranger("many.test");
+	struct timeval soon = {0, 1000};
+	assert_int_equal(setsockopt(gone.fd, SOL_SOCKET, SO_RCVTIMEO, &soon, sizeof(soon)), 0);
+	assert_false(shake(&gone));
+	until_waiting(1);
+	leave(&gone);
+	until_waiting(0);
+	waiters_begin(w, N, "many.test");
+	until_waiting(N);
+	assert_true(atomic_load(&g.asks) <= 2); /* it was asked moments ago */
+	assert_false(served("many.test", &alert));
+	assert_int_equal(alert, SSL_AD_UNRECOGNIZED_NAME);
+	obtained_put("many.test");
+	settle("many.test", true);
+	waiters_end(w, N);
+	for (int i = 0; i < N; i++)
+		assert_true(w[i].ok);
+	tunnel_remove("many.test");
+}
+
 /* ---- challenges ---- */
 
 static void asks_alpn(struct stranger *s, const char *protos)
@@ -376,37 +692,6 @@ static void http_01(void **state)
 
 /* ---- */
 
-static uint16_t free_port(void)
-{
-	struct sockaddr_in a = {.sin_family = AF_INET};
-	socklen_t len = sizeof(a);
-	int fd = socket(AF_INET, SOCK_STREAM, 0);
-	a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-	assert_int_equal(bind(fd, (struct sockaddr *)&a, len), 0);
-	assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &len), 0);
-	close(fd);
-	return ntohs(a.sin_port);
-}
-
-static char *listen_items[2];
-
-static void settings_make(void)
-{
-	struct gw_settings *s = &g.settings;
-	assert_int_equal(km_conf_load(&gw_settings_spec, NULL, s, stderr), 0);
-	g.https_port = free_port();
-	g.http_port = free_port();
-	snprintf(g.https, sizeof(g.https), "127.0.0.1:%d", g.https_port);
-	snprintf(g.http, sizeof(g.http), "127.0.0.1:%d", g.http_port);
-	km_strlist_free(&s->https_listen);
-	km_strlist_free(&s->http_listen);
-	listen_items[0] = g.https;
-	listen_items[1] = g.http;
-	s->https_listen = (struct km_strlist){&listen_items[0], 1};
-	s->http_listen = (struct km_strlist){&listen_items[1], 1};
-	s->workers = 3;
-}
-
 static int setup(void **state)
 {
 	struct km_errtext err;
@@ -416,24 +701,21 @@ static int setup(void **state)
 	evthread_use_pthreads();
 	strcpy(g.dir, "/tmp/km-edge-XXXXXX");
 	assert_non_null(mkdtemp(g.dir));
-	settings_make();
+	snprintf(g.acme_dir, sizeof(g.acme_dir), "%s/acme", g.dir);
+	assert_int_equal(mkdir(g.acme_dir, 0700), 0);
+	assert_int_equal(km_conf_load(&gw_settings_spec, NULL, &g.settings, stderr), 0);
+	km_strlist_free(&g.settings.https_listen);
+	km_strlist_free(&g.settings.http_listen);
 	struct km_privnet_opts net = {.wireguard = KM_WG_NONE};
 	assert_int_equal(km_privnet_open(&g.net, &net, NULL, &err), 0);
 	g.base = event_base_new();
 	g.routes = route_table_new();
-	g.certs = certs_new(&(struct certs_opts){.own_dir = g.dir});
+	g.certs = certs_new(&(struct certs_opts){.own_dir = g.dir, .acme_dir = g.acme_dir});
 	g.challenges = challenges_new(NULL, NULL);
-	struct edge_opts o = {.settings = &g.settings,
-			      .base = g.base,
-			      .routes = g.routes,
-			      .certs = g.certs,
-			      .challenges = g.challenges,
-			      .net = g.net};
-	if (edge_start(&g.edge, &o, &err)) {
-		fprintf(stderr, "%s\n", err.text);
+	if (pthread_create(&g.thread, NULL, main_loop, NULL))
 		return -1;
-	}
-	return pthread_create(&g.thread, NULL, main_loop, NULL);
+	edge_up(20000, 60000);
+	return 0;
 }
 
 static void end_main(void *arg)
@@ -465,6 +747,12 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(names),
+	    cmocka_unit_test(wait_and_be_served),
+	    cmocka_unit_test(wait_by_wildcard),
+	    cmocka_unit_test(wait_in_vain),
+	    cmocka_unit_test(wait_ends),
+	    cmocka_unit_test(wait_not),
+	    cmocka_unit_test(wait_bounded),
 	    cmocka_unit_test(tls_alpn_01),
 	    cmocka_unit_test(http_01),
 	};
