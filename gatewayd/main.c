@@ -3,6 +3,7 @@
  * end. */
 #include <urcu/urcu-memb.h>
 
+#include "gatewayd/certificates.h"
 #include "gatewayd/control.h"
 #include "gatewayd/edge/edge.h"
 #include "gatewayd/peers.h"
@@ -202,6 +203,8 @@ int main(int argc, char **argv)
 	bool verbose = false;
 	if (argc > 1 && !strcmp(argv[1], "join"))
 		return join(argc - 1, argv + 1);
+	if (argc > 1 && !strcmp(argv[1], "certificates"))
+		return certificates_main(argc - 1, argv + 1);
 	int status = km_program_start(&gw_settings_spec, argc, argv, &g.settings, &verbose);
 	if (status != KM_PROGRAM_RUN) {
 		km_conf_free(&gw_settings_spec, &g.settings);

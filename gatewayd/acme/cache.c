@@ -257,7 +257,10 @@ char *cache_pem(EVP_PKEY *key, const char *chain)
 {
 	BIO *bio = BIO_new(BIO_s_secmem());
 	char *out = NULL;
-	if (bio && PEM_write_bio_PrivateKey_traditional(bio, key, NULL, NULL, 0, NULL, NULL) == 1)
+	bool old =
+	    EVP_PKEY_is_a(key, "EC") || EVP_PKEY_is_a(key, "RSA"); /* others have no such form */
+	if (bio && (old ? PEM_write_bio_PrivateKey_traditional(bio, key, NULL, NULL, 0, NULL, NULL)
+			: PEM_write_bio_PKCS8PrivateKey(bio, key, NULL, NULL, 0, NULL, NULL)) == 1)
 		out = bio_text(bio, chain);
 	BIO_free(bio);
 	ERR_clear_error();

@@ -14,7 +14,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Kept beside by who has the account: {"directory": URL, "url": the account's}. */
+/* Kept beside by who has the account, for `gatewayd certificates account`: {"directory": URL,
+ * "url": the account's, "caa": [the CA's domains, from the directory's meta.caaIdentities]}; "caa"
+ * may be absent. */
 #define CACHE_ACCOUNT_FILE "account.json"
 
 /* Makes DIR if there is none and checks that it is a folder only of ours. KM_EIO, KM_EPERM, with a

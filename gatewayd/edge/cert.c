@@ -38,6 +38,11 @@ bool cert_in_time(const struct cert *c, int64_t wall_ms)
 	return c->not_before_ms <= wall_ms && wall_ms < c->not_after_ms;
 }
 
+const char *cert_kind(const struct cert *c)
+{
+	return c->rsa ? "rsa" : EVP_PKEY_is_a(c->key, "EC") == 1 ? "ecdsa" : "other";
+}
+
 void cert_fingerprint(const struct cert *c, char out[static 65])
 {
 	unsigned char md[EVP_MAX_MD_SIZE];

@@ -30,6 +30,8 @@ void cert_put(struct cert *c);
 bool cert_covers(const struct cert *c, const char *host);
 /* Whether it is within its time. */
 bool cert_in_time(const struct cert *c, int64_t wall_ms);
+/* "ecdsa", "rsa" or "other": of the key. */
+const char *cert_kind(const struct cert *c);
 /* SHA-256 of the leaf in hex, and the issuer's common name (else its organisation, else ""), cut,
  * without control characters. */
 void cert_fingerprint(const struct cert *c, char out[static 65]);
