@@ -29,7 +29,6 @@ struct peer {
 	/* The key to come of a rotation: a peer without addresses, until the gateway uses it. */
 	bool has_next, adopted;
 	uint8_t next[KM_WG_KEY_LEN];
-	char *entries; /* its port and public addresses as they were given, one per line */
 	struct km_reach *reach;
 	size_t n_vips;
 	struct km_addr vips[VIPS_MAX];
@@ -426,7 +425,6 @@ int peers_settle(struct peers *ps, struct km_errtext *err)
 static void peer_free(struct peer *p)
 {
 	km_reach_free(p->reach);
-	free(p->entries);
 	event_del(&p->timer);
 	km_metric_set(p->up, 0);
 	HASH_DEL(p->ps->by_id, p);
@@ -474,23 +472,6 @@ static int read_vips(struct peer *p, const struct km_msg_gateway *g, struct km_e
 		p->n_vips++;
 	}
 	return 0;
-}
-
-/* Whether the gateway is to be reached in another way than before. */
-static bool other_entries(struct peer *p, const struct km_msg_gateway *g, uint16_t port)
-{
-	char *text = km_xasprintf("%u", port), *longer;
-	bool other;
-
-	for (size_t i = 0; i < g->n_public_ip; i++) {
-		longer = km_xasprintf("%s\n%s", text, g->public_ip[i]);
-		free(text);
-		text = longer;
-	}
-	other = !p->entries || strcmp(p->entries, text) != 0;
-	free(p->entries);
-	p->entries = text;
-	return other;
 }
 
 static int remove_key(struct peer *p, const uint8_t *key, struct km_errtext *err)
@@ -560,9 +541,7 @@ int peers_set(struct peers *ps, const struct km_msg_gateway *g, struct km_errtex
 		rc = read_key(p, g, old, &has_old, err);
 	if (rc)
 		return rc;
-	if (other_entries(p, g, port))
-		km_reach_set(p->reach, p->name, (const char *const *)g->public_ip, g->n_public_ip,
-			     port);
+	km_reach_set(p->reach, p->name, (const char *const *)g->public_ip, g->n_public_ip, port);
 	p->wg.has_endpoint = km_reach_endpoint(p->reach, &p->wg.endpoint);
 	rc = apply(p, err);
 	if (!rc && has_old)

@@ -33,8 +33,31 @@ static int on_self(void *arg, const struct km_msg_gateway_self *was,
 		   const struct km_msg_gateway_self *is, struct km_errtext *err)
 {
 	struct control *c = arg;
+	uint8_t id[16];
+	struct km_addr own;
+	int rc = peers_self(c->o.peers, is, err);
 	(void)was;
-	return peers_self(c->o.peers, is, err);
+	if (rc || !c->o.mesh || !is || !is->n_virtual_ips)
+		return rc;
+	if (km_uuid_parse(id, is->id) || km_addr_parse(&own, is->virtual_ips[0]))
+		return km_errtext_set(err, KM_EINVAL, "malformed id or address");
+	return mesh_self(c->o.mesh, id, &own, err);
+}
+
+static int on_gateway(void *arg, const struct km_msg_gateway *was, const struct km_msg_gateway *is,
+		      struct km_errtext *err)
+{
+	struct control *c = arg;
+	bool there = is && is->wireguard_public_key;
+	struct km_addr a;
+	uint8_t id[16];
+	if (km_uuid_parse(id, is ? is->id : was->id) ||
+	    (there && (!is->n_virtual_ips || km_addr_parse(&a, is->virtual_ips[0]))))
+		return km_errtext_set(err, KM_EINVAL, "malformed gateway");
+	if (!there && c->o.mesh)
+		mesh_peer_gone(c->o.mesh, id);
+	int rc = peers_gateway(c->o.peers, was, is, err);
+	return rc || !there || !c->o.mesh ? rc : mesh_peer(c->o.mesh, id, &a, err);
 }
 
 static int on_agent(void *arg, const struct km_msg_agent *was, const struct km_msg_agent *is,
@@ -220,8 +243,7 @@ static int on_key_next(void *arg, uint8_t pub[static KM_WG_KEY_LEN], struct km_e
 	return peers_key_next(((struct control *)arg)->o.peers, pub, err);
 }
 
-static int on_key_switch(void *arg, const uint8_t pub[static KM_WG_KEY_LEN],
-			 struct km_errtext *err)
+static int on_key_switch(void *arg, const uint8_t pub[static KM_WG_KEY_LEN], struct km_errtext *err)
 {
 	return peers_key_switch(((struct control *)arg)->o.peers, pub, err);
 }
@@ -230,6 +252,7 @@ static int uplink_open(struct control *c, struct km_errtext *err)
 {
 	static const struct km_replica_hooks hooks = {
 	    .gateway_self = on_self,
+	    .gateway = on_gateway,
 	    .agent = on_agent,
 	    .tunnel = on_tunnel,
 	    .settled = on_settled,

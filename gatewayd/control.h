@@ -5,6 +5,7 @@
 #define GATEWAYD_CONTROL_H
 
 #include "gatewayd/edge/certs.h"
+#include "gatewayd/mesh/mesh.h"
 #include "gatewayd/peers.h"
 #include "gatewayd/route/route.h"
 #include "gatewayd/settings.h"
@@ -17,6 +18,7 @@ struct control_opts {
 	struct event_base *base;
 	struct route_table *routes;
 	struct peers *peers;
+	struct mesh *mesh; /* NULL: this gateway is alone */
 	struct certs *certs;
 	const uint8_t *public_key; /* WireGuard, 32 bytes */
 	/* An agent has been removed, revoked, or has another address now. */

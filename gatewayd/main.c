@@ -6,6 +6,7 @@
 #include "gatewayd/certificates.h"
 #include "gatewayd/control.h"
 #include "gatewayd/edge/edge.h"
+#include "gatewayd/mesh/mesh.h"
 #include "gatewayd/peers.h"
 #include "gatewayd/settings.h"
 #include "libkm/base/log.h"
@@ -24,7 +25,9 @@ struct gateway {
 	struct km_host_net *host_net;
 	struct km_privnet *net; /* NULL while it is being made anew */
 	struct route_table *routes;
+	struct neighbours *neighbours; /* NULL: no WireGuard */
 	struct peers *peers;
+	struct mesh *mesh; /* NULL: this gateway is alone */
 	struct certs *certs;
 	struct challenges *challenges;
 	struct edge *edge;
@@ -44,6 +47,8 @@ static int on_net_opened(void *arg, struct km_privnet *net, struct km_errtext *e
 		return rc;
 	g->net = net;
 	peers_net(g->peers, net);
+	if (g->mesh && mesh_net(g->mesh, net, err))
+		km_error("other gateways cannot reach this one", km_ks("why", err->text));
 	if (g->control)
 		control_replay(g->control, km_privnet_public_key(net));
 	return 0;
@@ -52,6 +57,8 @@ static int on_net_opened(void *arg, struct km_privnet *net, struct km_errtext *e
 static void on_net_gone(void *arg)
 {
 	struct gateway *g = arg;
+	if (g->mesh)
+		(void)mesh_net(g->mesh, NULL, NULL); /* nothing to listen to: it cannot fail */
 	peers_net(g->peers, NULL);
 	g->net = NULL;
 }
@@ -119,6 +126,20 @@ static int certs_make(struct gateway *g, struct km_errtext *err)
 	return g->certs ? 0 : km_errtext_set(err, KM_ENOMEM, "no memory");
 }
 
+/* What is kept of other hosts, and the other gateways to talk to. */
+static int neighbours_make(struct gateway *g, struct km_errtext *err)
+{
+	const struct gw_settings *s = &g->settings;
+	const struct mesh_opts mesh = {.base = g->base};
+	bool wireguard = s->host.wireguard != KM_WG_NONE;
+	if (wireguard && !(g->neighbours = neighbours_new(g->base, s->host.state_dir)))
+		return km_errtext_set(err, KM_ENOMEM, "no memory");
+	g->peers = peers_new(s->host.state_dir, g->neighbours);
+	if (wireguard && s->share_certificates && !(g->mesh = mesh_new(&mesh)))
+		return km_errtext_set(err, KM_ENOMEM, "no memory");
+	return 0;
+}
+
 static int start(struct gateway *g, struct km_errtext *err)
 {
 	static const struct km_host_net_cbs net_cbs = {on_net_opened, on_net_gone};
@@ -129,7 +150,8 @@ static int start(struct gateway *g, struct km_errtext *err)
 		return KM_ENOMEM;
 	if ((rc = km_host_folders(&s->host, err)) || (rc = signals_make(g, err)))
 		return rc;
-	g->peers = peers_new(s->host.state_dir);
+	if ((rc = neighbours_make(g, err)))
+		return rc;
 	if ((rc = km_host_net_start(&g->host_net, g->base, &s->host, &net_cbs, g, err)))
 		return rc;
 	if ((rc = certs_make(g, err)))
@@ -140,6 +162,7 @@ static int start(struct gateway *g, struct km_errtext *err)
 				       .base = g->base,
 				       .routes = g->routes,
 				       .peers = g->peers,
+				       .mesh = g->mesh,
 				       .certs = g->certs,
 				       .public_key = km_privnet_public_key(g->net),
 				       .agent_gone = on_agent_gone,
@@ -162,7 +185,9 @@ static void stop(struct gateway *g)
 	km_httpd_free(g->metrics);
 	edge_free(g->edge);
 	control_free(g->control);
+	mesh_free(g->mesh);
 	peers_free(g->peers);
+	neighbours_free(g->neighbours);
 	if (g->base) {
 		km_host_net_free(g->host_net, true);
 		if (g->sigterm)

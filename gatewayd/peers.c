@@ -10,18 +10,21 @@
 #include <uthash.h>
 
 #define KEPT "learned endpoints"
+#define VIPS_MAX 4          /* of a gateway */
 #define ROUTES_EXACT 1024   /* up to so many agents each has a route of its own */
 #define KNOCK_KEEPALIVE_S 5 /* while the gateway begins the handshake itself */
 #define KNOCK_MS 120000     /* then the agent has to come by itself */
 
 struct peer {
+	struct peers *all;
 	char id[KM_UUID_STRLEN];
+	struct neighbour *neighbour; /* a gateway's; NULL: an agent */
 	struct km_wg_peer want;
-	/* The key to come of a rotation: a peer without addresses, until the agent uses it. */
+	/* The key to come of a rotation: a peer without addresses, until the host uses it. */
 	bool has_next, adopted;
 	uint8_t next[KM_WG_KEY_LEN];
-	struct km_prefix route;
-	int64_t knock_until; /* 0: not knocking */
+	struct km_prefix route; /* an agent's; to a gateway lead its allowed IPs */
+	int64_t knock_until;    /* 0: not knocking */
 	struct km_wg_peer_status seen;
 	bool has_seen;
 	UT_hash_handle hh;
@@ -32,6 +35,7 @@ struct peers {
 	json_t *endpoints; /* public key -> "address:port" */
 	bool endpoints_changed, routes_changed, sweep;
 	struct km_privnet *net;
+	struct neighbours *neighbours; /* NULL: other gateways are no peers */
 	struct km_metric *narrow;
 	struct peer *all;
 };
@@ -82,9 +86,15 @@ static void endpoint_forget(struct peers *p, const uint8_t *key)
 
 /* ---- life ---- */
 
-struct peers *peers_new(const char *state_dir)
+static const char *kind(const struct peer *e)
+{
+	return e->neighbour ? "gateway" : "agent";
+}
+
+struct peers *peers_new(const char *state_dir, struct neighbours *neighbours)
 {
 	struct peers *p = km_xcalloc(1, sizeof(*p));
+	p->neighbours = neighbours;
 	p->file = km_xasprintf("%s/endpoints.json", state_dir);
 	p->narrow = km_metric(KM_METRIC_GAUGE, "kakuremichi_gateway_narrow_paths", "",
 			      "Agents behind a path that carries less than the tunnel's MTU.");
@@ -95,6 +105,7 @@ struct peers *peers_new(const char *state_dir)
 static void peer_drop(struct peers *p, struct peer *e)
 {
 	HASH_DEL(p->all, e);
+	neighbour_free(e->neighbour);
 	free(e);
 }
 
@@ -103,6 +114,8 @@ void peers_free(struct peers *p)
 	struct peer *e, *tmp;
 	if (!p)
 		return;
+	if (p->neighbours)
+		neighbours_flush(p->neighbours);
 	HASH_ITER (hh, p->all, e, tmp)
 		peer_drop(p, e);
 	json_decref(p->endpoints);
@@ -120,7 +133,7 @@ void peers_net(struct peers *p, struct km_privnet *net)
 
 /* ---- what control wants ---- */
 
-static int peer_read(struct peer *e, const struct km_msg_agent *is, struct km_errtext *err)
+static int agent_read(struct peer *e, const struct km_msg_agent *is, struct km_errtext *err)
 {
 	struct km_addr own;
 	if (km_wg_key_parse(e->want.key, is->wireguard_public_key))
@@ -129,6 +142,22 @@ static int peer_read(struct peer *e, const struct km_msg_agent *is, struct km_er
 		return km_errtext_set(err, KM_EINVAL, "agent %s: malformed address", is->name);
 	e->want.allowed[0] = km_prefix_of(&own);
 	e->want.n_allowed = 1;
+	return 0;
+}
+
+static int gateway_read(struct peer *e, const struct km_msg_gateway *is, struct km_errtext *err)
+{
+	struct km_addr a;
+	if (km_wg_key_parse(e->want.key, is->wireguard_public_key))
+		return km_errtext_set(err, KM_EINVAL, "gateway %s: malformed public key", is->name);
+	for (size_t i = 0; i < is->n_virtual_ips && i < VIPS_MAX; i++) {
+		if (km_addr_parse(&a, is->virtual_ips[i]))
+			return km_errtext_set(err, KM_EINVAL, "gateway %s: malformed address",
+					      is->name);
+		e->want.allowed[e->want.n_allowed++] = km_prefix_of(&a);
+	}
+	if (!e->want.n_allowed)
+		return km_errtext_set(err, KM_EINVAL, "gateway %s: no virtual IP", is->name);
 	return 0;
 }
 
@@ -151,15 +180,34 @@ static int peer_remove(struct peers *p, const uint8_t *key, struct km_errtext *e
 	return p->net ? km_privnet_peer_remove(p->net, key, err) : 0;
 }
 
-/* The addresses are with the next key once the agent uses it, though control cannot know that yet. */
-static int want_set(const struct peers *p, const struct peer *e, struct km_errtext *err)
+/* The addresses are with the next key once the host uses it, though control cannot know that yet.
+ */
+static struct km_wg_peer wanted(const struct peer *e)
 {
 	struct km_wg_peer want = e->want;
 	if (e->adopted) {
 		memcpy(want.key, e->next, KM_WG_KEY_LEN);
 		want.has_endpoint = false; /* the device knows it */
 	}
+	if (e->neighbour)
+		want.has_endpoint = neighbour_endpoint(e->neighbour, &want.endpoint);
+	return want;
+}
+
+static int want_set(const struct peers *p, const struct peer *e, struct km_errtext *err)
+{
+	struct km_wg_peer want = wanted(e);
 	return km_privnet_peer_set(p->net, &want, err);
+}
+
+/* The handshake begins anew. */
+static void kick(const struct peers *p, const struct peer *e)
+{
+	struct km_wg_peer want = wanted(e);
+	struct km_errtext err;
+	if (p->net && km_privnet_peer_kick(p->net, &want, &err))
+		km_warn("handshake not started anew", km_ks(kind(e), e->id),
+			km_ks("why", err.text));
 }
 
 /* The next key as a peer without addresses; NULL: there is none. */
@@ -168,7 +216,7 @@ static int next_set(struct peers *p, struct peer *e, const char *key, struct km_
 	struct km_wg_peer next = {.n_allowed = 0};
 	int rc = 0;
 	if (key && km_wg_key_parse(next.key, key))
-		return km_errtext_set(err, KM_EINVAL, "agent %s: malformed next key", e->id);
+		return km_errtext_set(err, KM_EINVAL, "%s %s: malformed next key", kind(e), e->id);
 	if (e->has_next && (!key || memcmp(e->next, next.key, KM_WG_KEY_LEN)))
 		rc = peer_remove(p, e->next, err);
 	e->has_next = key != NULL;
@@ -179,7 +227,7 @@ static int next_set(struct peers *p, struct peer *e, const char *key, struct km_
 	return !rc && p->net && !e->adopted ? km_privnet_peer_set(p->net, &next, err) : rc;
 }
 
-/* The agent has another key: the addresses go over to it, and then the old one goes. */
+/* The host has another key: the addresses go over to it, and then the old one goes. */
 static int key_change(struct peers *p, struct peer *e, const uint8_t *key, struct km_errtext *err)
 {
 	struct km_wg_peer now = e->want;
@@ -200,38 +248,59 @@ static int key_change(struct peers *p, struct peer *e, const uint8_t *key, struc
 	return rc ? rc : peer_remove(p, old, err);
 }
 
+static int peer_gone(struct peers *p, const char *id, struct km_errtext *err)
+{
+	struct peer *e;
+	HASH_FIND_STR(p->all, id, e);
+	if (!e)
+		return 0;
+	int rc = next_set(p, e, NULL, err);
+	rc = rc ? rc : peer_remove(p, e->want.key, err);
+	peer_drop(p, e);
+	return rc;
+}
+
+static struct peer *peer_get(struct peers *p, const char *id)
+{
+	struct peer *e;
+	HASH_FIND_STR(p->all, id, e);
+	if (e)
+		return e;
+	e = km_xcalloc(1, sizeof(*e));
+	e->all = p;
+	snprintf(e->id, sizeof(e->id), "%s", id);
+	HASH_ADD_STR(p->all, id, e);
+	return e;
+}
+
+/* e as it is to be: fresh, and its key to come (NULL: none). */
+static int peer_take(struct peers *p, struct peer *e, const struct peer *fresh, const char *next,
+		     struct km_errtext *err)
+{
+	int rc;
+	if (e->want.n_allowed && memcmp(e->want.key, fresh->want.key, KM_WG_KEY_LEN) &&
+	    (rc = key_change(p, e, fresh->want.key, err)))
+		return rc;
+	memcpy(e->want.key, fresh->want.key, sizeof(e->want.key));
+	memcpy(e->want.allowed, fresh->want.allowed, sizeof(e->want.allowed));
+	e->want.n_allowed = fresh->want.n_allowed;
+	e->route = fresh->route;
+	return next_set(p, e, next, err);
+}
+
 int peers_agent(struct peers *p, const struct km_msg_agent *was, const struct km_msg_agent *is,
 		struct km_errtext *err)
 {
 	struct peer *e, fresh = {0};
-	const char *id = is ? is->id : was->id;
-	int rc = 0;
+	int rc;
 
-	HASH_FIND_STR(p->all, id, e);
 	p->routes_changed = true;
-	if (!is || !is->wireguard_public_key) {
-		if (e) {
-			rc = next_set(p, e, NULL, err);
-			rc = rc ? rc : peer_remove(p, e->want.key, err);
-			peer_drop(p, e);
-		}
+	if (!is || !is->wireguard_public_key)
+		return peer_gone(p, is ? is->id : was->id, err);
+	if ((rc = agent_read(&fresh, is, err)))
 		return rc;
-	}
-	if ((rc = peer_read(&fresh, is, err)))
-		return rc;
-	if (e && memcmp(e->want.key, fresh.want.key, KM_WG_KEY_LEN) &&
-	    (rc = key_change(p, e, fresh.want.key, err)))
-		return rc;
-	if (!e) {
-		e = km_xcalloc(1, sizeof(*e));
-		snprintf(e->id, sizeof(e->id), "%s", id);
-		HASH_ADD_STR(p->all, id, e);
-	}
-	memcpy(e->want.key, fresh.want.key, sizeof(e->want.key));
-	memcpy(e->want.allowed, fresh.want.allowed, sizeof(e->want.allowed));
-	e->want.n_allowed = fresh.want.n_allowed;
-	e->route = fresh.route;
-	if ((rc = next_set(p, e, is->next_public_key, err)) || !p->net)
+	e = peer_get(p, is->id);
+	if ((rc = peer_take(p, e, &fresh, is->next_public_key, err)) || !p->net)
 		return rc;
 	knock(p, e);
 	rc = want_set(p, e, err);
@@ -239,21 +308,60 @@ int peers_agent(struct peers *p, const struct km_msg_agent *was, const struct km
 	return rc;
 }
 
+/* A name has resolved to something better. */
+static void on_moved(void *arg)
+{
+	const struct peer *e = arg;
+	struct km_errtext err;
+	if (e->all->net && want_set(e->all, e, &err))
+		km_error("gateway's endpoint not applied", km_ks("gateway", e->id),
+			 km_ks("why", err.text));
+}
+
+int peers_gateway(struct peers *p, const struct km_msg_gateway *was,
+		  const struct km_msg_gateway *is, struct km_errtext *err)
+{
+	struct peer *e, fresh = {0};
+	int rc;
+
+	if (!p->neighbours)
+		return 0;
+	p->routes_changed = true;
+	if (!is || !is->wireguard_public_key)
+		return peer_gone(p, is ? is->id : was->id, err);
+	if ((rc = gateway_read(&fresh, is, err)))
+		return rc;
+	e = peer_get(p, is->id);
+	if (!e->neighbour && !(e->neighbour = neighbour_new(p->neighbours, is->id, on_moved, e))) {
+		peer_drop(p, e);
+		return km_errtext_set(err, KM_EFULL, "more than %d gateways", NEIGHBOURS_MAX);
+	}
+	neighbour_set(e->neighbour, is);
+	e->want.keepalive_s = NEIGHBOUR_KEEPALIVE_S;
+	rc = peer_take(p, e, &fresh, is->next_public_key, err);
+	return rc || !p->net ? rc : want_set(p, e, err);
+}
+
 int peers_key_next(struct peers *p, uint8_t pub[static KM_WG_KEY_LEN], struct km_errtext *err)
 {
 	return p->net ? km_privnet_key_next(p->net, pub, err) : KM_ECLOSED;
 }
 
-/* Every agent is knocked at: it learns of the new key by a handshake. */
+/* Every agent is knocked at: it learns of the new key by a handshake. So does a gateway. */
 static void rekeyed(struct peers *p)
 {
 	struct km_errtext err;
 	struct peer *e, *tmp;
 	HASH_ITER (hh, p->all, e, tmp) {
+		if (e->neighbour) {
+			kick(p, e);
+			continue;
+		}
 		e->want.keepalive_s = KNOCK_KEEPALIVE_S;
 		e->knock_until = km_now_ms() + KNOCK_MS;
 		if (p->net && want_set(p, e, &err))
-			km_warn("peer cannot be set", km_ks("agent", e->id), km_ks("why", err.text));
+			km_warn("peer cannot be set", km_ks("agent", e->id),
+				km_ks("why", err.text));
 	}
 }
 
@@ -282,21 +390,29 @@ static int prefix_order(const void *a, const void *b)
 	return memcmp(a, b, sizeof(struct km_prefix));
 }
 
+static struct km_prefix *route_add(struct km_prefix *to, const struct km_prefix *r, bool wide)
+{
+	memcpy(to, r, sizeof(*to));
+	/* Many agents share wider routes; the device's allowed IPs still part them. */
+	if (wide && to->addr.family == AF_INET && to->bits > 16) {
+		to->bits = 16;
+		to->addr.ip[2] = 0;
+		to->addr.ip[3] = 0;
+	}
+	return to + 1;
+}
+
 static int routes_set(struct peers *p, struct km_errtext *err)
 {
 	struct peer *e, *tmp;
-	size_t n = 0, distinct = 0, count = HASH_COUNT(p->all);
-	struct km_prefix *r = km_xcalloc(count + 1, sizeof(*r));
-	HASH_ITER (hh, p->all, e, tmp) {
-		struct km_prefix *to = &r[n++];
-		memcpy(to, &e->route, sizeof(*to));
-		/* Many agents share wider routes; the device's allowed IPs still part them. */
-		if (count > ROUTES_EXACT && to->addr.family == AF_INET && to->bits > 16) {
-			to->bits = 16;
-			to->addr.ip[2] = 0;
-			to->addr.ip[3] = 0;
-		}
-	}
+	size_t n, distinct = 0, count = HASH_COUNT(p->all);
+	struct km_prefix *r = km_xcalloc(count + (VIPS_MAX - 1) * NEIGHBOURS_MAX + 1, sizeof(*r)),
+			 *to = r;
+	HASH_ITER (hh, p->all, e, tmp)
+		for (size_t i = 0; i < (e->neighbour ? e->want.n_allowed : 1); i++)
+			to = route_add(to, e->neighbour ? &e->want.allowed[i] : &e->route,
+				       count > ROUTES_EXACT && !e->neighbour);
+	n = (size_t)(to - r);
 	qsort(r, n, sizeof(*r), prefix_order);
 	for (size_t i = 0; i < n; i++)
 		if (!distinct || memcmp(&r[distinct - 1], &r[i], sizeof(*r)))
@@ -343,7 +459,7 @@ static void knock_end(struct peers *p, struct peer *e, int64_t now_ms)
 	e->knock_until = 0;
 	e->want.keepalive_s = 0;
 	if (want_set(p, e, &err))
-		km_warn("peer cannot be set", km_ks("agent", e->id), km_ks("why", err.text));
+		km_warn("peer cannot be set", km_ks(kind(e), e->id), km_ks("why", err.text));
 }
 
 static struct km_wg_peer_status *status_of(struct km_wg_peer_status *all, size_t n,
@@ -355,7 +471,7 @@ static struct km_wg_peer_status *status_of(struct km_wg_peer_status *all, size_t
 	return NULL;
 }
 
-/* The agent uses its next key already, and control cannot say so: the addresses go over to it. */
+/* The host uses its next key already, and control cannot say so: the addresses go over to it. */
 static void next_adopt(struct peers *p, struct peer *e, const struct km_wg_peer_status *s,
 		       const struct km_wg_peer_status *next)
 {
@@ -365,11 +481,13 @@ static void next_adopt(struct peers *p, struct peer *e, const struct km_wg_peer_
 		return;
 	e->adopted = true;
 	if (want_set(p, e, &err)) {
-		km_warn("agent's next key cannot be used", km_ks("agent", e->id),
+		km_warn("next key of a peer cannot be used", km_ks(kind(e), e->id),
 			km_ks("why", err.text));
 		e->adopted = false;
 	} else {
-		km_info("agent uses its next WireGuard key", km_ks("agent", e->id));
+		km_info(e->neighbour ? "gateway uses its next WireGuard key"
+				     : "agent uses its next WireGuard key",
+			km_ks(kind(e), e->id));
 	}
 }
 
@@ -395,6 +513,12 @@ void peers_look(struct peers *p, int64_t now_ms)
 			: status_of(all, n, e->want.key);
 		if (e->has_next)
 			next_adopt(p, e, s, status_of(all, n, e->next));
+		if (e->neighbour) {
+			if (neighbour_look(e->neighbour,
+					   e->adopted ? status_of(all, n, e->next) : s, now_ms))
+				kick(p, e);
+			continue;
+		}
 		if (!s) {
 			e->has_seen = false;
 			continue;

@@ -1,24 +1,29 @@
 /* SPDX-License-Identifier: MIT */
-/* The agents as WireGuard peers of this gateway: set, removed, routed, watched. What was learned
- * about their endpoints is kept on disk, so that the gateway can begin the handshake itself after a
- * restart and traffic does not wait for the agent's next packet. Main loop only. */
+/* The agents and the other gateways as WireGuard peers of this gateway: set, removed, routed,
+ * watched. What was learned about their endpoints is kept on disk, so that the gateway can begin
+ * the handshake itself after a restart and traffic does not wait for the agent's next packet. Main
+ * loop only. */
 #ifndef GATEWAYD_PEERS_H
 #define GATEWAYD_PEERS_H
 
+#include "gatewayd/neighbours.h"
 #include "libkm/msg/msg.h"
 #include "libkm/privnet/privnet.h"
 
 struct peers;
 
-/* Reads STATE_DIR/endpoints.json, if there is one. NULL: no memory. */
-struct peers *peers_new(const char *state_dir);
+/* Reads STATE_DIR/endpoints.json, if there is one. neighbours (borrowed) knows how other gateways
+ * are reached; NULL: they are no peers. NULL: no memory. */
+struct peers *peers_new(const char *state_dir, struct neighbours *neighbours);
 void peers_free(struct peers *p);
 /* The private network to work on (borrowed; NULL: none for now). Everything must be given again. */
 void peers_net(struct peers *p, struct km_privnet *net);
 
-/* The hooks of km_replica for agents and for this gateway's own addresses. */
+/* The hooks of km_replica for agents, other gateways and this gateway's own addresses. */
 int peers_agent(struct peers *p, const struct km_msg_agent *was, const struct km_msg_agent *is,
 		struct km_errtext *err);
+int peers_gateway(struct peers *p, const struct km_msg_gateway *was,
+		  const struct km_msg_gateway *is, struct km_errtext *err);
 int peers_self(struct peers *p, const struct km_msg_gateway_self *is, struct km_errtext *err);
 /* After a round of them: removes peers that nobody wants any more and makes the routes right. */
 int peers_settled(struct peers *p, struct km_errtext *err);

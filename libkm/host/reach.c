@@ -27,6 +27,7 @@ struct km_reach {
 	char id[KM_UUID_STRLEN], name[65];
 	struct km_endpoints *endpoints;
 	uint16_t port;
+	char *entries; /* port and public addresses as they were given, one per line */
 	bool loaded;
 	struct query queries[KM_ENDPOINTS_ENTRIES];
 	void (*moved)(void *arg);
@@ -257,13 +258,33 @@ void km_reach_free(struct km_reach *r)
 	DL_DELETE(r->all->list, r);
 	changed(r->all);
 	km_endpoints_free(r->endpoints);
+	free(r->entries);
 	free(r);
 }
 
-void km_reach_set(struct km_reach *r, const char *name, const char *const *entries, size_t n,
+/* Whether the gateway is to be reached in another way than before. */
+static bool other_entries(struct km_reach *r, const char *const *entries, size_t n, uint16_t port)
+{
+	char *text = km_xasprintf("%u", port), *longer;
+	bool other;
+
+	for (size_t i = 0; i < n; i++) {
+		longer = km_xasprintf("%s\n%s", text, entries[i]);
+		free(text);
+		text = longer;
+	}
+	other = !r->entries || strcmp(r->entries, text) != 0;
+	free(r->entries);
+	r->entries = text;
+	return other;
+}
+
+bool km_reach_set(struct km_reach *r, const char *name, const char *const *entries, size_t n,
 		  uint16_t port)
 {
 	snprintf(r->name, sizeof(r->name), "%s", name);
+	if (!other_entries(r, entries, n, port))
+		return false;
 	r->port = port;
 	cancel(r);
 	km_endpoints_set(r->endpoints, entries, n);
@@ -273,6 +294,7 @@ void km_reach_set(struct km_reach *r, const char *name, const char *const *entri
 	count(r);
 	choose(r);
 	resolve(r, false);
+	return true;
 }
 
 void km_reach_failed(struct km_reach *r)

@@ -28,8 +28,9 @@ struct km_reach *km_reach_new(struct km_reaches *all, const char *id, void (*mov
 /* It is soon forgotten on disk as well, unless km_reaches_free comes first. Accepts NULL. */
 void km_reach_free(struct km_reach *r);
 
-/* The gateway's name (for the log), the entries of its public_ip, and its WireGuard port. */
-void km_reach_set(struct km_reach *r, const char *name, const char *const *entries, size_t n,
+/* The gateway's name (for the log), the entries of its public_ip, and its WireGuard port. False:
+ * entries and port are what they were. */
+bool km_reach_set(struct km_reach *r, const char *name, const char *const *entries, size_t n,
 		  uint16_t port);
 /* A handshake was fruitless: names are resolved afresh, and perhaps it is another address's turn.
  */
