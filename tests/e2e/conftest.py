@@ -61,6 +61,14 @@ def system(request):
 
 
 @pytest.fixture(scope="module")
+def bare(request):
+    """A system for all tests of a module, nothing started."""
+    s = System("kmt")
+    yield s
+    _finish(s, request)
+
+
+@pytest.fixture(scope="module")
 def served(system):
     """The system with its tunnel hello.demo.test, seen to answer."""
     system.tunnel = system.create_tunnel()

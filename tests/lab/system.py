@@ -371,6 +371,17 @@ class System:
         finally:
             conn.close()
 
+    def wait_mesh(self):
+        """Until all gateways know each other."""
+        for number in self.gateway_ids:
+            for other in self.gateway_ids:
+                if other != number:
+                    self.daemon(number).wait_log("gateway joined the mesh", self.gateway_ids[other])
+
+    def daemon(self, number):
+        """The process of the gateway with this number."""
+        return self.procs["gatewayd" if number == 1 else f"gateway{number}d"]
+
     def wait_leaf(self, domain, der, number=1, timeout=30):
         """Until a gateway shows this certificate."""
         end = time.monotonic() + patience(timeout)
