@@ -95,74 +95,56 @@ def make_root(folder):
     return "sha256//" + base64.b64encode(hashlib.sha256(public).digest()).decode()
 
 
-class Captured:
-    """The server. `say` is sent to every host as it comes: {"agent": [(type, data), …], "gateway": …}."""
+class Server:
+    """Speaks the link's protocol in the place of a control, with a root of its own that the hosts know.
+    `frames` is all that was said: (direction "up" or "down", kind of host, text)."""
 
     def __init__(self, ns, folder, port=3001):
+        self.ns, self.frames = ns, []
         self.pin = make_root(folder)
-        self.say = {"agent": [], "gateway": []}
-        self.auths, self.acks = {}, []
-        self._links = {}
         self._cond = threading.Condition()
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(folder / "chain.crt", folder / "server.key")
-
-        def listen():
-            return socket.create_server(("0.0.0.0", port))
-
-        self._sock = ns.call(listen)
+        self._sock = ns.call(socket.create_server, ("0.0.0.0", port))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._server = self._run(self._start(tls))
 
     async def _start(self, tls):
-        return await websockets.serve(self._serve, sock=self._sock, ssl=tls, compression=None, max_size=None,
+        return await websockets.serve(self._accepted, sock=self._sock, ssl=tls, compression=None, max_size=None,
                                       ping_interval=None)
 
     def _run(self, coroutine):
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(patience(30))
 
-    async def _serve(self, ws):
-        kind = "gateway" if "type=gateway" in ws.path else "agent"
+    async def _accepted(self, ws):
         try:
-            async for text in ws:
-                m = json.loads(text)
-                if m["type"] == "auth":
-                    await self._let_in(ws, kind, m["data"])
-                elif m["type"] == "config_ack":
-                    with self._cond:
-                        self.acks.append((kind, m["data"]))
-                        self._cond.notify_all()
+            await self._serve(ws, "gateway" if "type=gateway" in ws.path else "agent")
         except websockets.ConnectionClosed:
             pass
 
-    async def _let_in(self, ws, kind, auth):
-        await ws.send(json.dumps({"type": "auth_success", "data": {"message": kind}}))
-        for kind_, data in self.say[kind]:
-            await ws.send(json.dumps({"type": kind_, "data": data}))
+    def _said(self, direction, kind, text):
         with self._cond:
-            self.auths[kind] = auth
-            self._links[kind] = ws
+            self.frames.append((direction, kind, text))
             self._cond.notify_all()
 
-    def send(self, kind, type_, data):
+    def heard(self, type_, since=0):
+        """The data of what hosts have said of this type."""
         with self._cond:
-            ws = self._links[kind]
-        self._run(ws.send(json.dumps({"type": type_, "data": data})))
+            said = [json.loads(text) for direction, _, text in self.frames[since:] if direction == "up"]
+        return [m["data"] for m in said if m["type"] == type_]
 
-    def wait_ack(self, kind, revision, timeout=30):
-        """The answer of this kind of host to this revision."""
+    def wait(self, condition, what, timeout=30):
+        """Until condition(), looked at whenever something is said; what it gave."""
         end = time.monotonic() + patience(timeout)
         with self._cond:
-            while True:
-                for k, ack in reversed(self.acks):
-                    if k == kind and ack["revision"] == revision:
-                        return ack
+            while not (found := condition()):
                 left = end - time.monotonic()
                 if left <= 0:
-                    raise LabError(f"{kind} did not acknowledge revision {revision}: {self.acks[-5:]}")
+                    raise LabError(f"{what}: not in {timeout} s; the last frames: {self.frames[-10:]}")
                 self._cond.wait(left)
+            return found
 
     def close(self):
         async def end():
@@ -172,3 +154,85 @@ class Captured:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
+
+
+class Captured(Server):
+    """`say` is sent to every host as it comes: {"agent": [(type, data), …], "gateway": …}; what is said there to
+    one host alone stands under its WireGuard key. `answer` has a function for types of messages: of the
+    host's key and the data, it gives what is sent back."""
+
+    def __init__(self, ns, folder, port=3001):
+        self.say = {"agent": [], "gateway": []}
+        self.answer = {}
+        self.auths, self.acks = {}, []  # by kind and by key
+        self._links = {}
+        super().__init__(ns, folder, port)
+
+    async def _serve(self, ws, kind):
+        key = None
+        async for text in ws:
+            self._said("up", kind, text)
+            m = json.loads(text)
+            if m["type"] == "auth":
+                key = m["data"].get("wireguardPublicKey")
+                await self._let_in(ws, kind, key, m["data"])
+            elif m["type"] == "config_ack":
+                with self._cond:
+                    self.acks.append((kind, key, m["data"]))
+                    self._cond.notify_all()
+            for type_, data in self.answer.get(m["type"], lambda *_: ())(key, m["data"]) or ():
+                await self._send(ws, kind, type_, data)
+
+    async def _send(self, ws, kind, type_, data):
+        text = json.dumps({"type": type_, "data": data})
+        self._said("down", kind, text)
+        await ws.send(text)
+
+    async def _let_in(self, ws, kind, key, auth):
+        await self._send(ws, kind, "auth_success", {"message": kind})
+        for type_, data in (*self.say[kind], *self.say.get(key, ())):
+            await self._send(ws, kind, type_, data)
+        with self._cond:
+            for who in (kind, key):
+                self.auths[who] = auth
+                self._links[who] = (ws, kind)
+            self._cond.notify_all()
+
+    def send(self, who, type_, data):
+        """To the host of this kind that has come last, or of this key."""
+        with self._cond:
+            ws, kind = self._links[who]
+        self._run(self._send(ws, kind, type_, data))
+
+    def wait_ack(self, who, revision, timeout=30):
+        """The answer to this revision of a host of this kind, or key."""
+        def acked():
+            return next((ack for kind, key, ack in reversed(self.acks)
+                         if who in (kind, key) and ack["revision"] == revision), None)
+        return self.wait(acked, f"{who} acknowledges revision {revision}", timeout)
+
+
+class Relay(Server):
+    """Between hosts and a real control: everything passes, and is written down. Hosts must know its pin in the
+    place of control's."""
+
+    def __init__(self, ns, folder, address, port=3002):
+        self.address = address
+        super().__init__(ns, folder, port)
+
+    async def _serve(self, ws, kind):
+        sock = await self._loop.run_in_executor(None, self.ns.connect, self.address, 3001)
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+        async with websockets.connect(f"wss://control.demo.test:3001{ws.path}", sock=sock, ssl=tls,
+                                      server_hostname="control.demo.test", compression=None, max_size=None,
+                                      ping_interval=None) as control:
+            await asyncio.gather(self._pass(ws, control, "up", kind), self._pass(control, ws, "down", kind))
+
+    async def _pass(self, from_, to, direction, kind):
+        try:
+            async for text in from_:
+                self._said(direction, kind, text)
+                await to.send(text)
+        finally:
+            await to.close()
