@@ -146,7 +146,11 @@ $(BUILD)/fuzz_%: $(OBJ)/tests/fuzz/fuzz_%.o $(BUILD)/libgatewayd.a $(BUILD)/libk
 # What is judged by memory and size runs on the plain build.
 MEMORY    := tests/e2e/test_edge.py::test_memory_of_idle_connections
 PLAIN     := tests/e2e/test_bulk.py tests/e2e/test_wireguard_flood.py
-check-e2e: all
+# Drives gatewayd's side of the DNS for test_dns01.py.
+$(BUILD)/dns-drive: $(OBJ)/tests/lab/dns_drive.o $(BUILD)/libgatewayd.a $(BUILD)/libkm.a
+	$(call say,LD,$@)
+	$(Q)$(CC) $(KM_CFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcurl -lcares -lldns -lpsl
+check-e2e: all $(BUILD)/dns-drive
 	KM_BUILD=$(BUILD) $(E2E) -n $(E2E_JOBS) --dist loadfile $(PLAIN:%=--ignore %) --deselect $(MEMORY) $(ARGS) tests/e2e
 check-bulk: all $(BUILD)/bench-flood
 	KM_BUILD=$(BUILD) $(E2E) -s $(PLAIN) tests/e2e/test_first_request.py $(MEMORY)

@@ -102,6 +102,28 @@ static bool is_credential(const char *path)
 	       strchr(path + n + 1, '/') == NULL;
 }
 
+/* Of a file that has been opened: whether it may hold a secret. */
+static int secret_check(const char *path, const struct stat *st, struct km_errtext *err)
+{
+	if (S_ISDIR(st->st_mode))
+		return km_errtext_set(err, KM_EINVAL, "%s is a directory, but must be a file", path);
+	if ((st->st_mode & 077) && ((st->st_mode & 037) || !is_credential(path)))
+		return km_errtext_set(err, KM_EPERM,
+				      "%s holds a secret but others may read it (mode %04o): run "
+				      "chmod 600 on it",
+				      path, (unsigned)st->st_mode & 07777);
+	return 0;
+}
+
+int km_secret_check(const char *path, struct km_errtext *err)
+{
+	struct stat st;
+
+	if (stat(path, &st))
+		return km_errtext_set(err, KM_EIO, "cannot open %s: %s", path, strerror(errno));
+	return secret_check(path, &st, err);
+}
+
 int km_secret_read(const char *path, size_t max, char **out, struct km_errtext *err)
 {
 	int fd, e = KM_EIO;
@@ -114,17 +136,9 @@ int km_secret_read(const char *path, size_t max, char **out, struct km_errtext *
 		km_errtext_set(err, e, "cannot open %s: %s", path, strerror(errno));
 		goto out;
 	}
-	if (S_ISDIR(st.st_mode)) {
-		e = km_errtext_set(err, KM_EINVAL, "%s is a directory, but must be a file", path);
+	e = secret_check(path, &st, err);
+	if (e)
 		goto out;
-	}
-	if ((st.st_mode & 077) && ((st.st_mode & 037) || !is_credential(path))) {
-		e = km_errtext_set(err, KM_EPERM,
-				   "%s holds a secret but others may read it (mode %04o): run "
-				   "chmod 600 on it",
-				   path, (unsigned)st.st_mode & 07777);
-		goto out;
-	}
 	e = read_all(fd, max, &s, &n);
 	if (e == KM_ETOOBIG)
 		km_errtext_set(err, e, "%s is longer than %zu bytes", path, max);

@@ -68,6 +68,9 @@ int km_file_read(const char *path, size_t max, char **out, size_t *n)
  * sentence. The caller wipes and frees *out. */
 int km_secret_read(const char *path, size_t max, char **out, struct km_errtext *err)
     __attribute__((warn_unused_result));
+/* Whether path is a file that only its owner may use, as km_secret_read demands. KM_EIO, KM_EPERM, KM_EINVAL,
+ * each with a sentence. */
+int km_secret_check(const char *path, struct km_errtext *err) __attribute__((warn_unused_result));
 /* Replaces a file durably: temporary file beside it, write, fsync, rename, fsync of the folder.
  * KM_EIO with errno; the old content then stands (the new one if only the folder's fsync failed).
  * A symbolic link at path is replaced, not followed. */

@@ -22,7 +22,7 @@ struct property {
 /* issue-value of RFC 8659 section 4.2, as far as we judge it. */
 struct issue {
 	struct text domain;		/* empty: nobody */
-	struct text account, methods;	/* p NULL: absent */
+	struct text account, methods, policy, until; /* p NULL: absent */
 	bool twice;			/* a parameter that may be there once is there twice */
 };
 
@@ -100,10 +100,12 @@ static bool parameter(struct issue *out, struct text t)
 		return false;
 	struct text *to = is(tag, "accounturi")	       ? &out->account
 			  : is(tag, "validationmethods") ? &out->methods
+			  : is(tag, "policy")	       ? &out->policy
+			  : is(tag, "persistUntil")      ? &out->until
 							 : NULL;
 	if (!to)
 		return true;
-	out->twice |= to->p != NULL;
+	out->twice |= to->p && (to == &out->account || to == &out->methods);
 	*to = value;
 	return true;
 }
@@ -217,4 +219,35 @@ bool caa_allows(const struct caa_record *set, size_t n, const struct caa_questio
 		allowed = property_allows(&p, q, why, size);
 	}
 	return allowed || !relevant;
+}
+
+static bool in_number(unsigned char c)
+{
+	return isdigit(c);
+}
+
+/* Whether t, digits, is a time that has not come yet. */
+static bool is_ahead(struct text t, int64_t now)
+{
+	int64_t at = 0;
+
+	if (!t.n || t.n > 15 || !all(t, in_number))
+		return false;
+	for (size_t i = 0; i < t.n; i++)
+		at = at * 10 + (t.p[i] - '0');
+	return at > now;
+}
+
+bool persist_allows(const char *text, size_t n, const struct persist_question *q)
+{
+	struct issue i;
+
+	if (!issue_parse(&i, (struct text){text, n}) || i.twice || !listed(i.domain, q->issuers))
+		return false;
+	if (!i.account.p || i.account.n != strlen(q->account_url) ||
+	    memcmp(i.account.p, q->account_url, i.account.n))
+		return false;
+	if (i.until.p && !is_ahead(i.until, q->now))
+		return false;
+	return !q->wildcard || (i.policy.p && is(i.policy, "wildcard"));
 }

@@ -23,4 +23,14 @@ struct caa_question {
 bool caa_allows(const struct caa_record *set, size_t n, const struct caa_question *q, char *why,
 		size_t size);
 
+/* The record of dns-persist-01, whose text has the syntax of an issue value: whether it lets this account
+ * at one of the issuers prove NAME (and with wildcard *.NAME too). */
+struct persist_question {
+	bool wildcard;
+	const char *const *issuers; /* NULL-terminated */
+	const char *account_url;
+	int64_t now; /* seconds since 1970, for persistUntil */
+};
+bool persist_allows(const char *text, size_t n, const struct persist_question *q);
+
 #endif

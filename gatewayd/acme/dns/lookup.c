@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "gatewayd/acme/dns/query.h"
+#include "libkm/base/util.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -111,4 +112,32 @@ void dns_lookup_cancel(struct dns_lookup *l)
 		return;
 	dns_query_cancel(l->query);
 	free(l);
+}
+
+/* ---- asks ---- */
+void dns_cancel(struct dns_ask *a)
+{
+	if (a)
+		a->cancel(a);
+}
+
+char **dns_list_copy(const char *const *list)
+{
+	size_t n = 0;
+
+	if (!list)
+		return NULL;
+	while (list[n])
+		n++;
+	char **out = km_xcalloc(n + 1, sizeof(*out));
+	for (size_t i = 0; i < n; i++)
+		out[i] = km_xstrdup(list[i]);
+	return out;
+}
+
+void dns_list_free(char **list)
+{
+	for (char **i = list; i && *i; i++)
+		free(*i);
+	free(list);
 }

@@ -36,27 +36,6 @@ struct preflight {
 	char caa_text[400];
 };
 
-static char **copy_list(const char *const *list)
-{
-	size_t n = 0;
-
-	if (!list)
-		return NULL;
-	while (list[n])
-		n++;
-	char **out = km_xcalloc(n + 1, sizeof(*out));
-	for (size_t i = 0; i < n; i++)
-		out[i] = km_xstrdup(list[i]);
-	return out;
-}
-
-static void free_list(char **list)
-{
-	for (char **i = list; i && *i; i++)
-		free(*i);
-	free(list);
-}
-
 static void preflight_free(struct dns_ask *a)
 {
 	struct preflight *p = (struct preflight *)a;
@@ -66,17 +45,11 @@ static void preflight_free(struct dns_ask *a)
 	dns_lookup_cancel(p->caa);
 	if (p->now)
 		event_free(p->now);
-	free_list(p->issuers);
-	free_list(p->methods);
+	dns_list_free(p->issuers);
+	dns_list_free(p->methods);
 	free(p->account_url);
 	free(p->ours);
 	free(p);
-}
-
-void dns_cancel(struct dns_ask *a)
-{
-	if (a)
-		a->cancel(a);
 }
 
 /* ---- the verdict ---- */
@@ -276,7 +249,9 @@ static bool begin(struct preflight *p)
 	if (p->caa)
 		return true;
 	p->now = evtimer_new(dns_base(p->d), on_now, p);
-	return p->now && !evtimer_add(p->now, &(struct timeval){0});
+	if (p->now)
+		event_active(p->now, 0, 0);
+	return p->now != NULL;
 }
 
 struct dns_ask *dns_preflight(struct dns *d, const struct dns_preflight_opts *o,
@@ -291,8 +266,8 @@ struct dns_ask *dns_preflight(struct dns *d, const struct dns_preflight_opts *o,
 	p->done = done;
 	p->arg = arg;
 	p->wildcard = o->wildcard;
-	p->issuers = copy_list(o->caa_issuers);
-	p->methods = copy_list(o->methods);
+	p->issuers = dns_list_copy(o->caa_issuers);
+	p->methods = dns_list_copy(o->methods);
 	p->account_url = o->account_url ? km_xstrdup(o->account_url) : NULL;
 	p->n_ours = o->n_ours;
 	p->ours = km_xcalloc(o->n_ours + 1, sizeof(*p->ours));

@@ -47,9 +47,20 @@ void dns_lookup_cancel(struct dns_lookup *l);
 
 struct event_base *dns_base(struct dns *d);
 
+/* ---- what works on after its owner has let go, until its own end or that of d ---- */
+struct dns_orphan {
+	void (*free)(struct dns_orphan *o); /* called by dns_free */
+	struct dns_orphan *prev, *next;
+};
+void dns_orphan_add(struct dns *d, struct dns_orphan *o);
+void dns_orphan_drop(struct dns *d, struct dns_orphan *o);
+
 /* ---- what dns_preflight and dns_persist_check return: base struct first ---- */
 struct dns_ask {
 	void (*cancel)(struct dns_ask *a);
 };
+/* A copy of a NULL-terminated list of texts (NULL of NULL), and its end. */
+char **dns_list_copy(const char *const *list);
+void dns_list_free(char **list);
 
 #endif

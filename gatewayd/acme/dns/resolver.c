@@ -28,6 +28,7 @@ struct dns {
 	struct event *deliver;		     /* something is in `finished` */
 	struct sock *socks;
 	struct dns_query *waiting, *running, *finished;
+	struct dns_orphan *orphans;
 	unsigned n_running;
 	bool ending;
 };
@@ -50,6 +51,16 @@ static void on_deliver(evutil_socket_t fd, short what, void *arg);
 struct event_base *dns_base(struct dns *d)
 {
 	return d->base;
+}
+
+void dns_orphan_add(struct dns *d, struct dns_orphan *o)
+{
+	DL_APPEND(d->orphans, o);
+}
+
+void dns_orphan_drop(struct dns *d, struct dns_orphan *o)
+{
+	DL_DELETE(d->orphans, o);
 }
 
 /* ---- c-ares on the loop ---- */
@@ -342,10 +353,15 @@ void dns_query_cancel(struct dns_query *q)
 void dns_free(struct dns *d)
 {
 	struct dns_query *q, *tmp;
+	struct dns_orphan *o;
 	struct ares_addr_port_node *s;
 
 	if (!d)
 		return;
+	while ((o = d->orphans)) {
+		DL_DELETE(d->orphans, o);
+		o->free(o);
+	}
 	d->ending = true;
 	if (d->channel)
 		ares_destroy(d->channel); /* on_answer frees what runs */

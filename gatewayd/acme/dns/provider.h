@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+/* Inside dns/: what providers share. Each has a _new, called by dns_provider_new. */
+#ifndef GATEWAYD_ACME_DNS_PROVIDER_H
+#define GATEWAYD_ACME_DNS_PROVIDER_H
+
+#include "gatewayd/acme/dns/dns.h"
+
+struct dns_provider_opts {
+	struct event_base *base;
+	struct dns *d;
+	struct acme_http *http;
+	const char *file; /* dns_provider_file; NULL: not set */
+	const char *hook; /* dns_hook; NULL: not set */
+	int64_t timeout_ms;
+};
+int dns_hook_new(struct dns_provider **out, const struct dns_provider_opts *o, struct km_errtext *err)
+    __attribute__((warn_unused_result));
+int dns_rfc2136_new(struct dns_provider **out, const struct dns_provider_opts *o,
+		    struct km_errtext *err) __attribute__((warn_unused_result));
+int dns_cloudflare_new(struct dns_provider **out, const struct dns_provider_opts *o,
+		       struct km_errtext *err) __attribute__((warn_unused_result));
+int dns_route53_new(struct dns_provider **out, const struct dns_provider_opts *o,
+		    struct km_errtext *err) __attribute__((warn_unused_result));
+
+/* Reads dns_provider_file into the zeroed `out`; the file must be the owner's alone. Every mistake is
+ * named. After an error `out` is to be freed as usual (km_conf_free). Secrets in it: dns_secret_free
+ * before that. */
+int dns_provider_load(const struct km_conf_spec *spec, const char *file, void *out,
+		      struct km_errtext *err) __attribute__((warn_unused_result));
+/* Wipes and frees a text; *s is NULL then. */
+void dns_secret_free(char **s);
+
+#endif
