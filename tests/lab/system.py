@@ -169,8 +169,8 @@ class System:
         if role.startswith("gateway"):
             settings.update(public_ip=net.GATEWAYS[int(role[7:] or 1)], wireguard_port=51820,
                             https_listen="0.0.0.0:443", http_listen="0.0.0.0:80",
-                            certificate_dir=self.certificates, metrics_listen="127.0.0.1:9101",
-                            **self.gateway_defaults)
+                            certificate_dir=self.certificates, metrics_listen="127.0.0.1:9101")
+            settings.update(self.gateway_defaults)
         else:
             settings.update(metrics_listen="127.0.0.1:9102", warden=self.program("km-warden"))
         settings.update(self.joined.get(role, {}))
