@@ -21,7 +21,6 @@
 static struct gw_settings settings;
 static struct event_base *base;
 static struct dns *dns;
-static struct acme_http *http; /* TODO */
 static struct dns_provider *provider;
 static struct dns_record *records[COMMANDS_MAX];
 static unsigned commands;
@@ -105,7 +104,7 @@ int main(int argc, char **argv)
 	base = event_base_new();
 	input = event_new(base, 0, EV_READ | EV_PERSIST, on_input, NULL);
 	if (dns_new(&dns, base, &settings.dns_resolvers, &err) ||
-	    dns_provider_new(&provider, base, dns, http, &settings, &err)) {
+	    dns_provider_new(&provider, base, dns, &settings, &err)) {
 		fprintf(stderr, "%s\n", err.text);
 		status = 1;
 	} else {

@@ -4,9 +4,9 @@
 #ifndef GATEWAYD_ACME_DNS_DNS_H
 #define GATEWAYD_ACME_DNS_DNS_H
 
-#include "gatewayd/acme/http.h"
 #include "gatewayd/settings.h"
 #include "libkm/base/addr.h"
+#include <event2/event.h>
 
 /* ---- the resolver (c-ares) ---- */
 struct dns;
@@ -45,8 +45,9 @@ struct dns_ask *dns_preflight(struct dns *d, const struct dns_preflight_opts *o,
 void dns_cancel(struct dns_ask *a);
 
 /* ---- records for dns-01 ---- */
-/* A provider: base struct first. present and cleanup call done(arg, NULL) or with a sentence. fqdn has no
- * trailing dot. */
+/* A provider: base struct first. present adds one value to those of a name (again: no error), cleanup takes
+ * one away (not there: no error); they call done(arg, NULL) or with a sentence, once, never before they
+ * return. fqdn has no trailing dot; fqdn and value are borrowed during the call. */
 struct dns_provider;
 struct dns_provider_ops {
 	const char *name;
@@ -59,22 +60,29 @@ struct dns_provider_ops {
 struct dns_provider {
 	const struct dns_provider_ops *ops;
 };
-/* The provider that the settings name, with its file read and checked; *out is NULL for `none`. */
+/* The provider that the settings name, with its file read and checked; *out is NULL for `none`. KM_EINVAL,
+ * KM_EPERM (the file is not the owner's alone), KM_EIO, each with a sentence. Companies' APIs are asked by
+ * a transport of the provider's own, since acme_ca_file is not for them. */
 int dns_provider_new(struct dns_provider **out, struct event_base *base, struct dns *d,
-		     struct acme_http *http, const struct gw_settings *s, struct km_errtext *err)
+		     const struct gw_settings *s, struct km_errtext *err)
     __attribute__((warn_unused_result));
+/* After dns_record_remove of its records; what is being taken away then stays. Accepts NULL. Not from a
+ * callback of its own. */
 void dns_provider_free(struct dns_provider *p);
 
 /* Follows CNAMEs from _acme-challenge.NAME, has the provider present the value there, and waits until
- * all of the zone's servers show it (at most timeout_ms). done(arg, NULL) or with a sentence. */
+ * all of the zone's servers show it (at most timeout_ms); one that never answers is not waited for when
+ * others do. done(arg, NULL) or with a sentence; the handle stays until dns_record_remove, which done may
+ * call. NULL: no memory. */
 struct dns_record;
 struct dns_record *dns_record_present(struct dns *d, struct dns_provider *p, const char *name,
 				      const char *value, int64_t timeout_ms,
 				      void (*done)(void *arg, const char *failed), void *arg);
-/* Takes it away (in the background) and frees the handle; cancels done if it has not come. */
+/* Takes it away (in the background, a failure is logged) and frees the handle; cancels done if it has not
+ * come. Accepts NULL. */
 void dns_record_remove(struct dns_record *r);
 /* dns-persist-01: whether _validation-persist.NAME has a record that names this account at one of the
- * issuers (done(arg, NULL)), else a sentence with the record to publish. */
+ * issuers (done(arg, NULL)), else a sentence with the record to publish. NULL: no memory, or no issuer. */
 struct dns_ask *dns_persist_check(struct dns *d, const char *name, bool wildcard,
 				  const char *const *issuers, const char *account_url,
 				  void (*done)(void *arg, const char *failed), void *arg);

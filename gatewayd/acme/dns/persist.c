@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* dns-persist-01: one TXT record that stays, `issuer; accounturi=URL[; policy=wildcard][; persistUntil=T]`,
  * with the syntax of a CAA record's issue value (RFC 8659 section 4.2). */
+#include "gatewayd/acme/client.h"
 #include "gatewayd/acme/dns/caa.h"
 #include "gatewayd/acme/dns/query.h"
 #include "libkm/base/util.h"

@@ -8,7 +8,6 @@
 struct dns_provider_opts {
 	struct event_base *base;
 	struct dns *d;
-	struct acme_http *http;
 	const char *file; /* dns_provider_file; NULL: not set */
 	const char *hook; /* dns_hook; NULL: not set */
 	int64_t timeout_ms;

@@ -44,9 +44,9 @@ int dns_provider_load(const struct km_conf_spec *spec, const char *file, void *o
 }
 
 int dns_provider_new(struct dns_provider **out, struct event_base *base, struct dns *d,
-		     struct acme_http *http, const struct gw_settings *s, struct km_errtext *err)
+		     const struct gw_settings *s, struct km_errtext *err)
 {
-	struct dns_provider_opts o = {base, d, http, s->dns_provider_file, s->dns_hook, s->dns_timeout};
+	struct dns_provider_opts o = {base, d, s->dns_provider_file, s->dns_hook, s->dns_timeout};
 
 	*out = NULL;
 	switch ((enum gw_dns_provider)s->dns_provider) {
