@@ -202,6 +202,21 @@ static int report_out(void *arg, json_t *data)
 	return km_uplink_send(c->uplink, "status", data);
 }
 
+static int lease_out(void *arg, json_t *data)
+{
+	struct control *c = arg;
+	return km_uplink_send(c->uplink, "lease", data);
+}
+
+static bool on_message(void *arg, const char *type, const json_t *data)
+{
+	struct control *c = arg;
+	if (strcmp(type, "lease_result") != 0)
+		return false;
+	leases_result(c->o.leases, data);
+	return true;
+}
+
 static void on_tick(evutil_socket_t fd, short what, void *arg)
 {
 	struct control *c = arg;
@@ -248,6 +263,14 @@ static int on_key_switch(void *arg, const uint8_t pub[static KM_WG_KEY_LEN], str
 	return peers_key_switch(((struct control *)arg)->o.peers, pub, err);
 }
 
+static void on_gateway_revoked(void *arg, const char *id)
+{
+	struct control *c = arg;
+	uint8_t gateway[16];
+	if (c->o.gateway_revoked && !km_uuid_parse(gateway, id))
+		c->o.gateway_revoked(c->o.arg, gateway);
+}
+
 static int uplink_open(struct control *c, struct km_errtext *err)
 {
 	static const struct km_replica_hooks hooks = {
@@ -266,6 +289,8 @@ static int uplink_open(struct control *c, struct km_errtext *err)
 	o.authenticated = on_authenticated;
 	o.key_next = on_key_next;
 	o.key_switch = on_key_switch;
+	o.gateway_revoked = on_gateway_revoked;
+	o.message = on_message;
 	o.arg = c;
 	return km_uplink_open(&c->uplink, &o, err);
 }
@@ -287,6 +312,7 @@ int control_start(struct control **out, const struct control_opts *opts, struct 
 		control_free(c);
 		return rc;
 	}
+	leases_sender(c->o.leases, lease_out, c);
 	*out = c;
 	return 0;
 }
@@ -311,6 +337,7 @@ void control_free(struct control *c)
 {
 	if (!c)
 		return;
+	leases_sender(c->o.leases, NULL, NULL);
 	if (c->uplink) {
 		km_uplink_close_link(c->uplink);
 		peers_look(c->o.peers, km_now_ms());

@@ -5,6 +5,7 @@
 #define GATEWAYD_CONTROL_H
 
 #include "gatewayd/edge/certs.h"
+#include "gatewayd/lease.h"
 #include "gatewayd/mesh/mesh.h"
 #include "gatewayd/peers.h"
 #include "gatewayd/route/route.h"
@@ -18,11 +19,14 @@ struct control_opts {
 	struct event_base *base;
 	struct route_table *routes;
 	struct peers *peers;
-	struct mesh *mesh; /* NULL: this gateway is alone */
+	struct mesh *mesh;     /* NULL: this gateway is alone */
+	struct leases *leases; /* gets its way to control from here */
 	struct certs *certs;
 	const uint8_t *public_key; /* WireGuard, 32 bytes */
 	/* An agent has been removed, revoked, or has another address now. */
 	void (*agent_gone)(void *arg, const struct km_addr *virtual_ip);
+	/* Another gateway has been revoked: its certificate is blocked. May be NULL. */
+	void (*gateway_revoked)(void *arg, const uint8_t gateway[static 16]);
 	void *arg;
 };
 

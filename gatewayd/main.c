@@ -28,6 +28,7 @@ struct gateway {
 	struct neighbours *neighbours; /* NULL: no WireGuard */
 	struct peers *peers;
 	struct mesh *mesh; /* NULL: this gateway is alone */
+	struct leases *leases;
 	struct certs *certs;
 	struct challenges *challenges;
 	struct edge *edge;
@@ -150,6 +151,7 @@ static int start(struct gateway *g, struct km_errtext *err)
 		return KM_ENOMEM;
 	if ((rc = km_host_folders(&s->host, err)) || (rc = signals_make(g, err)))
 		return rc;
+	g->leases = leases_new(g->base);
 	if ((rc = neighbours_make(g, err)))
 		return rc;
 	if ((rc = km_host_net_start(&g->host_net, g->base, &s->host, &net_cbs, g, err)))
@@ -163,6 +165,7 @@ static int start(struct gateway *g, struct km_errtext *err)
 				       .routes = g->routes,
 				       .peers = g->peers,
 				       .mesh = g->mesh,
+				       .leases = g->leases,
 				       .certs = g->certs,
 				       .public_key = km_privnet_public_key(g->net),
 				       .agent_gone = on_agent_gone,
@@ -185,6 +188,7 @@ static void stop(struct gateway *g)
 	km_httpd_free(g->metrics);
 	edge_free(g->edge);
 	control_free(g->control);
+	leases_free(g->leases);
 	mesh_free(g->mesh);
 	peers_free(g->peers);
 	neighbours_free(g->neighbours);

@@ -350,6 +350,23 @@ bool km_trust_admitted(const struct km_trust *t, bool gateway, bool next, const 
 	return find(t, gateway, next, id) != NULL;
 }
 
+bool km_trust_fingerprints(const struct km_trust *t, bool gateway, bool next, const char *id,
+			   uint8_t fp[static 2][KM_CERT_FP_LEN])
+{
+	const struct admitted *a = find(t, gateway, next, id);
+
+	if (!a)
+		return false;
+	memcpy(fp[0], a->cert->fingerprint, KM_CERT_FP_LEN);
+	memcpy(fp[1], a->cert->fingerprint2, KM_CERT_FP_LEN);
+	return true;
+}
+
+bool km_trust_blocks(const struct km_trust *t, const uint8_t fp[static KM_CERT_FP_LEN])
+{
+	return t->bundle && km_bundle_blocks(t->bundle, fp);
+}
+
 static void drop(struct km_trust *t, struct admitted *a)
 {
 	HASH_DEL(t->admitted, a);

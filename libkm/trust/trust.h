@@ -78,6 +78,12 @@ int km_trust_admit(struct km_trust *t, const struct km_trust_peer *p, struct km_
 		   struct km_errtext *err) __attribute__((warn_unused_result));
 /* Whether one was admitted under this id that has not been forgotten. */
 bool km_trust_admitted(const struct km_trust *t, bool gateway, bool next, const char *id);
+/* The fingerprint of the certificate by which it was admitted, and its other one (struct km_cert).
+ * False: there is none. */
+bool km_trust_fingerprints(const struct km_trust *t, bool gateway, bool next, const char *id,
+			   uint8_t fp[static 2][KM_CERT_FP_LEN]);
+/* Whether the bundle blocks this fingerprint. */
+bool km_trust_blocks(const struct km_trust *t, const uint8_t fp[static KM_CERT_FP_LEN]);
 /* It is no peer any more. An unknown one is no error. */
 void km_trust_forget(struct km_trust *t, bool gateway, bool next, const char *id);
 /* Looks at all who were admitted: gone is called for each who may be a peer no longer (and is then

@@ -3,6 +3,7 @@
 #include "libkm/base/log.h"
 #include "libkm/base/metrics.h"
 #include "libkm/base/util.h"
+#include "libkm/uplink/revoked.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +21,7 @@
 struct km_guard {
 	struct km_guard_opts o;
 	struct km_trust *trust;
+	struct km_revoked *revoked; /* NULL: nobody cares */
 	struct km_replica *replica;
 	struct event *timer, *soon;
 	size_t n_refused; /* since the last time that all were given */
@@ -116,6 +118,8 @@ static int on_gateway(void *arg, const struct km_msg_gateway *was, const struct 
 
 		if (!admit_next(g, &p, is->next_public_key, is->next_certificate))
 			as.next_public_key = as.next_certificate = NULL;
+		if (g->revoked)
+			km_revoked_saw(g->revoked, g->trust, is->id);
 		return g->o.hooks->gateway(g->o.arg, was, &as, err);
 	}
 	if (!stands && g->o.hooks->gateway(g->o.arg, is, NULL, &gone))
@@ -191,6 +195,8 @@ static int on_settled(void *arg, struct km_errtext *err)
 {
 	struct km_guard *g = arg;
 
+	if (g->revoked)
+		km_revoked_save(g->revoked);
 	return g->o.hooks->settled ? g->o.hooks->settled(g->o.arg, err) : 0;
 }
 
@@ -287,6 +293,8 @@ static void review(struct km_guard *g)
 
 	look_at_clock(g, now);
 	km_trust_review(g->trust, now, on_gone, g);
+	if (g->revoked)
+		km_revoked_look(g->revoked, g->trust, g->o.gateway_revoked, g->o.arg);
 	km_metric_set(g->borne, (int64_t)km_trust_borne(g->trust, &left));
 	if (km_trust_borne(g->trust, &left))
 		km_warn("peers' certificates look expired; they are borne with for a time",
@@ -414,6 +422,10 @@ static int start(struct km_guard *g, struct km_errtext *err)
 	g->soon = event_new(g->o.base, -1, 0, on_timer, g);
 	if (!g->timer || !g->soon || event_add(g->timer, &every) != 0)
 		return km_errtext_set(err, KM_ENOMEM, "no memory");
+	if (g->o.gateway_revoked && !g->o.off) {
+		g->revoked = km_revoked_new(g->o.state_dir);
+		event_active(g->soon, EV_TIMEOUT, 0); /* what was blocked before the last end */
+	}
 	return 0;
 }
 

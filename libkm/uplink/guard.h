@@ -21,6 +21,9 @@ struct km_guard_opts {
 	int64_t grace_s;
 	bool off; /* there is no WireGuard whose peers could be guarded: everything passes */
 	const struct km_replica_hooks *hooks; /* the daemon's */
+	/* A gateway's certificate has been blocked (not: it is removed, or its time is over); never
+	 * from within km_guard_open, and again after a restart in between. NULL: nobody cares. */
+	void (*gateway_revoked)(void *arg, const char *id);
 	void *arg;
 };
 

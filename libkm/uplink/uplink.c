@@ -25,7 +25,7 @@ struct km_uplink {
 	struct event *heartbeat;
 	struct km_metric *link_up, *revision;
 	bool authenticated;
-	bool want_all;	/* ask for the whole configuration */
+	bool want_all;  /* ask for the whole configuration */
 	char *refusals; /* what the last ack named; NULL: nothing */
 };
 
@@ -202,7 +202,7 @@ static void on_message(void *arg, const char *type, json_t *data)
 	else if (strcmp(type, "error") == 0)
 		km_warn("control reports an error", km_ks("code", text_of(data, "code")),
 			km_ks("message", text_of(data, "message")));
-	else
+	else if (!u->o.message || !u->o.message(u->o.arg, type, data))
 		take(u, type, data);
 }
 
@@ -265,6 +265,7 @@ static int open_replica(struct km_uplink *u, struct km_errtext *err)
 					    .grace_s = u->o.certificate_grace / 1000,
 					    .off = u->o.no_wireguard,
 					    .hooks = u->o.hooks,
+					    .gateway_revoked = u->o.gateway_revoked,
 					    .arg = u->o.arg};
 	int rc = km_guard_open(&u->guard, &guard, err);
 
@@ -305,7 +306,8 @@ static int start_rotation(struct km_uplink *u, struct km_errtext *err)
 	return u->rotation ? 0 : km_errtext_set(err, KM_ENOMEM, "no memory");
 }
 
-int km_uplink_open(struct km_uplink **out, const struct km_uplink_opts *opts, struct km_errtext *err)
+int km_uplink_open(struct km_uplink **out, const struct km_uplink_opts *opts,
+		   struct km_errtext *err)
 {
 	struct km_uplink *u = km_xcalloc(1, sizeof(*u));
 	int rc;

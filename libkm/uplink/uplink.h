@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* How a gateway or an agent stands with control: the link (libkm/link), the configuration that comes
- * through it and its copy on disk (libkm/replica), authentication, heartbeats and acknowledgements.
- * Main loop only. It logs and counts by itself: kakuremichi_TYPE_link_up, kakuremichi_TYPE_revision. */
+/* How a gateway or an agent stands with control: the link (libkm/link), the configuration that
+ * comes through it and its copy on disk (libkm/replica), authentication, heartbeats and
+ * acknowledgements. Main loop only. It logs and counts by itself: kakuremichi_TYPE_link_up,
+ * kakuremichi_TYPE_revision. */
 #ifndef KM_UPLINK_UPLINK_H
 #define KM_UPLINK_UPLINK_H
 
@@ -14,18 +15,25 @@ struct km_uplink;
 
 struct km_uplink_opts {
 	struct event_base *base;
-	const char *type;      /* "agent" or "gateway" */
-	const char *state_dir; /* of the replica */
+	const char *type;                 /* "agent" or "gateway" */
+	const char *state_dir;            /* of the replica */
 	const struct km_strlist *control; /* URLs; none: only what is on disk is served */
 	const char *pin, *api_key_file;   /* the file is read anew for each connection */
-	const struct km_strlist *ca_pin; /* of the CAs of which one must have signed the first bundle */
-	int64_t certificate_grace;	 /* ms */
-	bool no_wireguard;		 /* peers are not guarded by certificates */
-	const uint8_t *public_key;	  /* WireGuard's; all zero: none is named */
+	const struct km_strlist
+	    *ca_pin;               /* of the CAs of which one must have signed the first bundle */
+	int64_t certificate_grace; /* ms */
+	bool no_wireguard;         /* peers are not guarded by certificates */
+	const uint8_t *public_key; /* WireGuard's; all zero: none is named */
 	const struct km_replica_hooks *hooks;
+	/* As in guard.h; may be NULL. */
+	void (*gateway_revoked)(void *arg, const char *id);
+	/* A message of control's that is neither configuration nor trust (data is borrowed). False:
+	 * it is not known here either. May be NULL. */
+	bool (*message)(void *arg, const char *type, const json_t *data);
 	/* Adds to what auth says (a's members are borrowed until it returns); may be NULL. */
 	void (*fill_auth)(void *arg, struct km_msg_auth *a);
-	/* Control has let us in: what was reported on an earlier link must be told again. May be NULL. */
+	/* Control has let us in: what was reported on an earlier link must be told again. May be
+	 * NULL. */
 	void (*authenticated)(void *arg);
 	/* Changing the WireGuard key, as in rotation.h; NULL: it is never changed. */
 	int64_t key_rotation; /* ms; 0: never by itself */
@@ -36,10 +44,10 @@ struct km_uplink_opts {
 };
 
 /* Gives the configuration on disk to the hooks, then connects to control when one is named. Strings
- * are borrowed and must outlive it. Errors carry a sentence: a damaged state folder, an API key that
- * cannot be read, a malformed URL or pin. */
-int km_uplink_open(struct km_uplink **out, const struct km_uplink_opts *opts, struct km_errtext *err)
-    __attribute__((warn_unused_result));
+ * are borrowed and must outlive it. Errors carry a sentence: a damaged state folder, an API key
+ * that cannot be read, a malformed URL or pin. */
+int km_uplink_open(struct km_uplink **out, const struct km_uplink_opts *opts,
+		   struct km_errtext *err) __attribute__((warn_unused_result));
 /* The configuration; borrowed, and there until km_uplink_free. */
 struct km_replica *km_uplink_replica(struct km_uplink *u);
 bool km_uplink_authenticated(const struct km_uplink *u);
