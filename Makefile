@@ -182,6 +182,14 @@ bench-peers: $(BUILD)/bench-peers
 	@mkdir -p build/bench
 	$(BUILD)/bench-peers build/bench/peers.json $(ARGS)
 
+# 100,000 certificates on disk: start, cold names, memory, hits of workers side by side; about two minutes.
+bench-certs: $(BUILD)/bench-certs
+	@mkdir -p build/bench
+	$(BUILD)/bench-certs build/bench/certs.json $(ARGS)
+$(BUILD)/bench-certs: $(OBJ)/tests/bench/certs.o $(BUILD)/libgatewayd.a $(BUILD)/libkm.a
+	$(call say,LD,$@)
+	$(Q)$(CC) $(KM_CFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
 # Streams through the engine while peers come and go beside them, at real time; a stall above 1 s fails it.
 SOAK_TIME ?= 3600
 SOAK_SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
@@ -228,6 +236,6 @@ install: all
 clean:
 	rm -rf build
 .SECONDARY:
-.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-wg-sanitized wg-load check-e2e check-bulk check-vm soak-vm bench-wg bench-handshake bench-edge bench-peers soak-wg lint \
+.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-wg-sanitized wg-load check-e2e check-bulk check-vm soak-vm bench-wg bench-handshake bench-edge bench-peers bench-certs soak-wg lint \
         headers tidy cppcheck install schemas fuzz fuzz-run $(TIDY) $(ALONE)
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

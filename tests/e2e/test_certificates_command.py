@@ -205,7 +205,7 @@ def test_full_disk(t):
 
 @pytest.mark.parametrize("how, why", [
     (dict(other_key=True), "no certificate of its private key"),
-    (dict(form="encrypted"), "it is encrypted, take the pass phrase off"),
+    (dict(form="encrypted"), "the private key is encrypted: take the pass phrase off"),
     (dict(key="1024"), "the private key is too weak (1024 bits)"),
     (dict(start=-40), "left out: it expired on"),
     (dict(start=2), "left out: it is valid only from"),

@@ -147,6 +147,71 @@ static void test_bad_keys(void **state)
 	free(weak);
 }
 
+/* Cut anywhere it is refused, not taken for a shorter chain; bits that flip break nothing. */
+static void test_damage(void **state)
+{
+	char *pem = pki_pem(&(struct pki){.san = "DNS:a.test"}, false, "kco");
+	static const char begin[] = "-----BEGIN CERTIFICATE-----",
+			  end[] = "-----END CERTIFICATE-----";
+	size_t n = strlen(pem);
+	size_t last = (size_t)(strstr(strstr(pem, end), begin) - pem) + sizeof(begin) - 1;
+	struct cert *c;
+	(void)state;
+	for (size_t cut = 0; cut <= n; cut++) {
+		char *text = malloc(cut ? cut : 1); /* so that reading on is seen */
+		memcpy(text, pem, cut);
+		int rc = cert_parse(&c, text, cut, "x", &err);
+		if (cut > last && cut < n - 1)
+			assert_int_equal(rc, KM_EINVAL);
+		else if (cut >= n - 1)
+			assert_int_equal(rc, 0);
+		assert_true(rc == 0 || rc == KM_EINVAL);
+		assert_true((rc == 0) == (c != NULL));
+		cert_put(c);
+		free(text);
+	}
+	for (size_t i = 0; i < n; i++) {
+		char was = pem[i];
+		pem[i] = (char)(was ^ (1 << (i % 8)));
+		int rc = cert_parse(&c, pem, n, "x", &err);
+		assert_true((rc == 0) == (c != NULL));
+		cert_put(c);
+		pem[i] = was;
+	}
+	free(pem);
+}
+
+/* One intermediate for all. */
+static void test_shared_intermediates(void **state)
+{
+	EVP_PKEY *key = pki_key(false);
+	X509 *inter = pki_cert(key, &(struct pki){.san = "DNS:inter.test"});
+	struct cert *a, *b;
+	char *all[2];
+	(void)state;
+	for (int i = 0; i < 2; i++) {
+		size_t n;
+		char *own = pki_pem(&(struct pki){.san = "DNS:a.test"}, false, "kc");
+		FILE *f = open_memstream(&all[i], &n);
+		fputs(own, f);
+		PEM_write_X509(f, inter);
+		fclose(f);
+		free(own);
+	}
+	assert_int_equal(cert_parse(&a, all[0], strlen(all[0]), "x", &err), 0);
+	assert_int_equal(cert_parse(&b, all[1], strlen(all[1]), "x", &err), 0);
+	assert_ptr_not_equal(a->leaf, b->leaf);
+	assert_ptr_equal(sk_X509_value(a->chain, 0), sk_X509_value(b->chain, 0));
+	assert_int_equal(X509_cmp(sk_X509_value(a->chain, 0), inter), 0);
+	cert_put(a);
+	assert_int_equal(X509_cmp(sk_X509_value(b->chain, 0), inter), 0);
+	cert_put(b);
+	for (int i = 0; i < 2; i++)
+		free(all[i]);
+	X509_free(inter);
+	EVP_PKEY_free(key);
+}
+
 /* ---- the operator's folder ---- */
 
 static void test_bad_files(void **state)
@@ -564,6 +629,8 @@ int main(void)
 	    TEST(test_any_order),
 	    TEST(test_names),
 	    TEST(test_bad_keys),
+	    TEST(test_damage),
+	    TEST(test_shared_intermediates),
 	    TEST(test_bad_files),
 	    TEST(test_replaced),
 	    TEST(test_for_host),
