@@ -109,10 +109,14 @@ static void answered(struct leases *l, const struct km_msg_lease_result *m)
 
 void leases_result(struct leases *l, const json_t *data)
 {
+	static struct km_log_limit limit;
 	struct km_errtext err = {""};
 	struct km_msg_lease_result m;
+	uint32_t held;
 	if (km_msg_parse(&km_msg_desc_lease_result, &m, data, &err)) {
-		km_warn("lease_result malformed", km_ks("why", err.text));
+		if (km_log_allow(&limit, km_now_ms(), 5, 60000, &held))
+			km_warn("lease_result malformed", km_ks("why", err.text),
+				km_ki("held_back", held));
 		return;
 	}
 	answered(l, &m);
