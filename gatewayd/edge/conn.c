@@ -25,16 +25,16 @@ void conn_new(struct worker *w, int fd, const struct sockaddr *sa, bool secure)
 {
 	struct conn *c = calloc(1, sizeof(*c));
 	SSL *ssl = NULL;
-	uint16_t port;
-	if (!c || km_addr_from_sa(&c->addr, &port, sa))
+	bool peek = secure && route_any_passthrough(w->sh->routes);
+	if (!c || km_addr_from_sa(&c->addr, &c->port, sa))
 		goto fail;
-	if (secure && !(ssl = tls_accept(w->sh->tls, fd, &c->peer)))
+	if (secure && !peek && !(ssl = tls_accept(w->sh->tls, fd, &c->peer)))
 		goto fail;
 	if (io_open(&c->io, w->base, fd, ssl, on_woken))
 		goto fail;
 	c->w = w;
 	c->secure = secure;
-	c->state = secure ? CONN_TLS : CONN_HEAD;
+	c->state = peek ? CONN_PEEK : secure ? CONN_TLS : CONN_HEAD;
 	c->timer.fired = on_late;
 	km_buf_init(&c->in, w->sh->buf_max);
 	km_buf_init(&c->out, w->sh->buf_max);
@@ -108,6 +108,15 @@ static void linger_begin(struct conn *c)
 }
 
 /* ---- handshake ---- */
+
+void conn_tls_begin(struct conn *c)
+{
+	c->io.ssl = tls_accept(c->w->sh->tls, c->io.fd, &c->peer);
+	c->state = CONN_TLS;
+	c->scan_at = 0;
+	if (!c->io.ssl)
+		conn_over(c, false);
+}
 
 /* OpenSSL reads nothing meanwhile; that the client is gone must be seen here. */
 static void wait_begin(struct conn *c)
@@ -251,30 +260,51 @@ static bool challenge_path(const struct h1_request *r)
 }
 
 /* RFC 8555 section 8.3: the CA asks for the proof that we hold this name, whoever's tunnel it is. */
-static void answer_challenge(struct conn *c, const struct h1_request *r)
+static bool challenge_answered(struct conn *c, const struct h1_request *r)
 {
 	char text[CHALLENGE_KEY_AUTH_MAX + 1];
 	const char *token = r->target.p + sizeof(acme_path) - 1;
 	size_t n = r->target.n - (sizeof(acme_path) - 1);
 	struct edge_shared *sh = c->w->sh;
 	if (!sh->challenges || !(h1_str_is(r->method, "GET") || r->head) ||
-	    !challenges_http(sh->challenges, r->host, token, n, text)) {
-		conn_answer(c, 404, NULL, r->body != H1_BODY_NONE);
-		return;
-	}
+	    !challenges_http(sh->challenges, r->host, token, n, text))
+		return false;
 	km_metric_add(sh->m_challenged, 1);
 	c->x.html = false;
 	conn_answer(c, 200, text, true);
+	return true;
+}
+
+/* A request for the tunnel of c->x.route. */
+static void tunnel_request(struct conn *c, const struct h1_request *r)
+{
+	if (c->x.route.enabled) {
+		exchange_begin(c, r);
+		return;
+	}
+	conn_answer(c, 503, "Tunnel disabled", r->body != H1_BODY_NONE);
+	exchange_drop(c, true);
 }
 
 static void plain_request(struct conn *c, const struct h1_request *r)
 {
 	bool close = r->body != H1_BODY_NONE;
+	struct exchange *x = &c->x;
+	if (challenge_path(r) && challenge_answered(c, r))
+		return;
+	bool known = route_find(c->w->sh->routes, r->host, &x->route);
+	x->active = known && x->route.tls == ROUTE_TLS_OFF;
+	if (x->active) {
+		tunnel_request(c, r);
+		return;
+	}
+	if (known)
+		route_state_put(x->route.state);
 	if (challenge_path(r))
-		answer_challenge(c, r);
+		conn_answer(c, 404, NULL, close);
 	else if (r->target.n == 1 && r->target.p[0] == '*')
 		conn_answer(c, 400, NULL, close);
-	else if (!route_find(c->w->sh->routes, r->host, NULL))
+	else if (!known)
 		conn_answer(c, 404, "Tunnel not found", close);
 	else
 		answer_redirect(c, r);
@@ -289,14 +319,13 @@ static void secure_request(struct conn *c, const struct h1_request *r)
 		return;
 	}
 	x->active = true;
-	if (strcmp(r->host, c->peer.sni) && !cert_covers(c->peer.cert, r->host)) {
-		conn_answer(c, 421, NULL, close);
-	} else if (!x->route.enabled) {
-		conn_answer(c, 503, "Tunnel disabled", close);
-	} else {
-		exchange_begin(c, r);
+	/* Neither is served behind TLS of ours, though a certificate here may name it. */
+	bool elsewhere = x->route.tls == ROUTE_TLS_PASSTHROUGH || x->route.tls == ROUTE_TLS_OFF;
+	if (!elsewhere && (!strcmp(r->host, c->peer.sni) || cert_covers(c->peer.cert, r->host))) {
+		tunnel_request(c, r);
 		return;
 	}
+	conn_answer(c, 421, NULL, close);
 	exchange_drop(c, true);
 }
 
@@ -437,6 +466,9 @@ static void on_late(struct timer *t)
 	case CONN_RAW:
 		exchange_late(c);
 		break;
+	case CONN_PASS:
+		pass_late(c);
+		break;
 	case CONN_WAIT:
 		c->peer.wait_late = true; /* the alert says so */
 		break;
@@ -460,7 +492,7 @@ static void on_late(struct timer *t)
 
 void conn_drain(struct conn *c)
 {
-	bool waits = c->state == CONN_TLS || c->state == CONN_WAIT || (c->state == CONN_HEAD && !c->in.len && !c->out.len);
+	bool waits = c->state == CONN_PEEK || c->state == CONN_TLS || c->state == CONN_WAIT || (c->state == CONN_HEAD && !c->in.len && !c->out.len);
 	if (waits)
 		timer_set(&c->w->timers, &c->timer, TIMER_LINGER, c->w->now);
 }
@@ -470,6 +502,8 @@ void conn_drain(struct conn *c)
 static bool step(struct conn *c)
 {
 	switch (c->state) {
+	case CONN_PEEK:
+		return peek_step(c);
 	case CONN_TLS:
 		return tls_step(c);
 	case CONN_WAIT:
@@ -480,6 +514,8 @@ static bool step(struct conn *c)
 		return exchange_step(c);
 	case CONN_RAW:
 		return raw_step(c);
+	case CONN_PASS:
+		return pass_step(c);
 	case CONN_LINGER:
 		return linger_step(c);
 	default:

@@ -32,7 +32,7 @@ struct edge_shared {
 	struct km_mailbox *to_main;
 	_Atomic int64_t conns;
 	struct km_metric *m_conns, *m_accepted, *m_requests, *m_bad, *m_bytes_in, *m_bytes_out,
-	    *m_upstream_errors, *m_handshake_errors, *m_paused, *m_challenged, *m_waiting;
+	    *m_upstream_errors, *m_handshake_errors, *m_paused, *m_challenged, *m_waiting, *m_passed;
 	struct km_log_limit bad_log, upstream_log, accept_log;
 };
 
@@ -54,11 +54,13 @@ struct worker {
 };
 
 enum conn_state {
+	CONN_PEEK,     /* whose the server name is, before anything is read */
 	CONN_TLS,      /* handshake */
 	CONN_WAIT,     /* handshake that waits for a certificate */
 	CONN_HEAD,     /* waits for a request's head */
 	CONN_EXCHANGE, /* request and answer pass */
 	CONN_RAW,      /* upgraded: bytes both ways */
+	CONN_PASS,     /* TLS that the target ends itself: bytes both ways */
 	CONN_LINGER,   /* answered for the last time; waits for the client to close */
 	CONN_OVER,     /* to be freed */
 };
@@ -72,6 +74,7 @@ struct exchange {
 	bool answer_begun; /* a final answer's head has gone to the client's buffer */
 	bool answer_any;   /* a byte has come from the target */
 	bool up_keep;      /* the target keeps the connection */
+	bool in_shut, out_shut; /* passthrough: the end was passed on */
 	uint8_t interims;
 	size_t scan_at;
 	int status;
@@ -89,6 +92,7 @@ struct conn {
 	size_t scan_at, lingered;
 	struct km_buf in, out;
 	struct km_addr addr;
+	uint16_t port;
 	struct tls_peer peer;
 	struct timer timer;
 	struct up *up;
@@ -112,6 +116,14 @@ void conn_wake_waiting(struct worker *w);
 void conn_drain(struct conn *c);
 /* Frees it at once, whatever it does. */
 void conn_cut(struct conn *c);
+
+/* pass.c: the server name is looked at while the bytes stay in the socket; those of a tunnel with
+ * passthrough go to its agent as they are, all others' handshake begins (conn_tls_begin). */
+bool peek_step(struct conn *c);
+bool pass_step(struct conn *c);
+void pass_late(struct conn *c);
+/* conn.c: TLS begins on a connection of which nothing has been read. */
+void conn_tls_begin(struct conn *c);
 
 /* exchange.c: sends on the request in w->req, which has a route in x. */
 void exchange_begin(struct conn *c, const struct h1_request *r);

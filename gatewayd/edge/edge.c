@@ -203,6 +203,8 @@ static void metrics_make(struct edge_shared *sh)
 	sh->m_handshake_errors = COUNTER("tls_handshake_errors_total", "Failed TLS handshakes.");
 	sh->m_paused =
 	    COUNTER("accept_paused_total", "Times that accepting was paused for lack of room.");
+	sh->m_passed = km_metric(KM_METRIC_COUNTER, "kakuremichi_passthrough_total", "",
+				 "Connections whose TLS the target ends itself.");
 	sh->m_waiting = km_metric(KM_METRIC_GAUGE, "kakuremichi_tls_waiting", "",
 				  "Handshakes that wait for a certificate.");
 	sh->m_challenged =

@@ -109,7 +109,7 @@ static void up_again(struct conn *c)
 
 void exchange_agent_gone(struct conn *c)
 {
-	if (c->state == CONN_RAW)
+	if (c->state == CONN_RAW || c->state == CONN_PASS)
 		conn_over(c, false);
 	else if (c->state == CONN_EXCHANGE)
 		up_failed(c, "the agent is no longer one of ours");
@@ -117,7 +117,7 @@ void exchange_agent_gone(struct conn *c)
 
 void exchange_net_gone(struct conn *c)
 {
-	if (c->state == CONN_RAW)
+	if (c->state == CONN_RAW || c->state == CONN_PASS)
 		conn_over(c, false);
 	else if (c->state == CONN_EXCHANGE && !c->up->connected)
 		up_again(c);
@@ -161,18 +161,14 @@ void exchange_begin(struct conn *c, const struct h1_request *r)
 static bool connect_check(struct conn *c)
 {
 	struct up *u = c->up;
-	int error = 0;
-	socklen_t len = sizeof(error);
-	if (u->connected || !u->io.can_write)
+	if (u->connected)
 		return false;
-	if (getsockopt(u->io.fd, SOL_SOCKET, SO_ERROR, &error, &len) || error) {
-		if (error == ECONNREFUSED)
-			pool_refused(c->w->pool, u, c->w->now);
-		up_failed(c, strerror(error ? error : errno));
+	int error = pool_connect_check(u, c->w->now);
+	if (error) {
+		up_failed(c, strerror(error));
 		return true;
 	}
-	u->connected = true;
-	return true;
+	return u->connected;
 }
 
 /* The client has ended its side. One that has asked for all that it wants may do so and still wait

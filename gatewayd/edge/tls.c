@@ -153,6 +153,48 @@ static int on_alpn(SSL *ssl, const unsigned char **out, unsigned char *outlen,
 		   : SSL_TLSEXT_ERR_ALERT_FATAL;
 }
 
+/* ---- tickets ---- */
+
+/* A ticket is for the name and the tunnel that its session was with: one owner's clients take none to
+ * another's. */
+struct ticket_for {
+	uint8_t tunnel[16];
+	char sni[ROUTE_DOMAIN_MAX + 1];
+};
+
+static size_t ticket_for(const struct tls_peer *peer, struct ticket_for *out)
+{
+	memcpy(out->tunnel, peer->tunnel, sizeof(out->tunnel));
+	return sizeof(out->tunnel) +
+	       (size_t)snprintf(out->sni, sizeof(out->sni), "%s", peer->sni);
+}
+
+static int on_ticket_made(SSL *ssl, void *arg)
+{
+	struct ticket_for f;
+	size_t n = ticket_for(SSL_get_app_data(ssl), &f);
+	(void)arg;
+	return SSL_SESSION_set1_ticket_appdata(SSL_get_session(ssl), &f, n);
+}
+
+static SSL_TICKET_RETURN on_ticket_brought(SSL *ssl, SSL_SESSION *session, const unsigned char *name,
+					   size_t name_len, SSL_TICKET_STATUS status, void *arg)
+{
+	struct ticket_for f;
+	size_t n = ticket_for(SSL_get_app_data(ssl), &f), got_n;
+	void *got;
+	(void)name, (void)name_len, (void)arg;
+	if (status != SSL_TICKET_SUCCESS && status != SSL_TICKET_SUCCESS_RENEW)
+		return SSL_TICKET_RETURN_IGNORE_RENEW;
+	if (SSL_SESSION_get0_ticket_appdata(session, &got, &got_n) != 1 || got_n != n ||
+	    memcmp(got, &f, n))
+		return SSL_TICKET_RETURN_IGNORE_RENEW;
+	/* TLS 1.3's are used once (RFC 8446 appendix C.4): the client gets another. */
+	return status == SSL_TICKET_SUCCESS && SSL_version(ssl) != TLS1_3_VERSION
+		   ? SSL_TICKET_RETURN_USE
+		   : SSL_TICKET_RETURN_USE_RENEW;
+}
+
 static bool ctx_set(struct tls *t)
 {
 	SSL_CTX *c = t->ctx;
@@ -169,6 +211,7 @@ static bool ctx_set(struct tls *t)
 	SSL_CTX_set_cert_cb(c, on_certificate, t);
 	SSL_CTX_set_alpn_select_cb(c, on_alpn, t);
 	return tickets_use(t->tickets, c) &&
+	       SSL_CTX_set_session_ticket_cb(c, on_ticket_made, on_ticket_brought, NULL) == 1 &&
 	       SSL_CTX_set_min_proto_version(c, TLS1_2_VERSION) == 1 &&
 	       SSL_CTX_set_cipher_list(c, suites_12) == 1 &&
 	       SSL_CTX_set1_groups_list(c, "X25519:P-256:P-384") == 1 &&

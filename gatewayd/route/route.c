@@ -21,6 +21,7 @@ struct entry {
 
 struct view {
 	size_t mask;
+	bool passthrough; /* some entry has it */
 	struct entry *slot[];
 };
 
@@ -223,6 +224,7 @@ static struct view *view_new(const struct route_table *t)
 		while (v->slot[i])
 			i = (i + 1) & v->mask;
 		v->slot[i] = e;
+		v->passthrough |= e->e.tls == ROUTE_TLS_PASSTHROUGH;
 	}
 	return v;
 }
@@ -289,4 +291,14 @@ bool route_find(const struct route_table *t, const char *host, struct route *out
 	READER_DONE(&t->view);
 	urcu_memb_read_unlock();
 	return e != NULL;
+}
+
+bool route_any_passthrough(const struct route_table *t)
+{
+	urcu_memb_read_lock();
+	const struct view *v = atomic_load_explicit(&t->view, memory_order_acquire);
+	bool any = v && v->passthrough;
+	READER_DONE(&t->view);
+	urcu_memb_read_unlock();
+	return any;
 }

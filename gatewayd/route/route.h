@@ -76,6 +76,9 @@ struct route {
  * (one label, as certificates have it). False: none. out may be NULL. Any registered thread. */
 bool route_find(const struct route_table *t, const char *host, struct route *out);
 
+/* Whether any tunnel has ROUTE_TLS_PASSTHROUGH. Any registered thread. */
+bool route_any_passthrough(const struct route_table *t);
+
 /* Whether s can be a tunnel's domain: lower-case labels of letters, digits, '-' and '_', at most 63
  * bytes each, perhaps "*." before; so it is safe as a file name too. */
 bool route_domain_ok(const char *s);

@@ -243,16 +243,24 @@ static void options_set(int fd)
 				 sizeof(options[i].value));
 }
 
-static int header_write(struct up *u, const struct route *r)
+static int header_write(struct up *u, const struct route *r, const struct pool_client *client)
 {
 	struct km_proxy2 h = {.has_tunnel = true, .has_target = true};
 	uint8_t bytes[KM_PROXY2_WRITE_MAX];
 	memcpy(h.tunnel, r->tunnel, sizeof(h.tunnel));
 	memcpy(h.target, r->target, sizeof(h.target));
+	if (client) {
+		h.proxied = h.has_addrs = true;
+		h.src = client->src;
+		h.dst = client->dst;
+		h.src_port = client->src_port;
+		h.dst_port = client->dst_port;
+	}
 	return km_buf_add(&u->out, bytes, km_proxy2_write(bytes, &h));
 }
 
-static int up_open(struct pool *p, const struct route *r, void *owner, struct up **out)
+static int up_open(struct pool *p, const struct route *r, const struct pool_client *client,
+		   void *owner, struct up **out)
 {
 	struct sockaddr_storage ss;
 	socklen_t len = km_addr_to_sa(&ss, &r->agent, UP_AGENT_PORT);
@@ -268,7 +276,7 @@ static int up_open(struct pool *p, const struct route *r, void *owner, struct up
 	u->timer.fired = on_idle_end;
 	km_buf_init(&u->in, p->o.buf_max);
 	km_buf_init(&u->out, p->o.buf_max);
-	if ((rc = header_write(u, r)) || (rc = socket_take(p, r->agent.family, &fd)))
+	if ((rc = header_write(u, r, client)) || (rc = socket_take(p, r->agent.family, &fd)))
 		goto out;
 	options_set(fd);
 	if (connect(fd, (struct sockaddr *)&ss, len) && errno != EINPROGRESS) {
@@ -333,12 +341,32 @@ int pool_take(struct pool *p, const struct route *r, int64_t max_idle_ms, int64_
 {
 	struct up *u = max_idle_ms < 0 ? NULL : up_reuse(p, r, max_idle_ms, now);
 	if (!u)
-		return up_open(p, r, owner, out);
+		return up_open(p, r, NULL, owner, out);
 	u->owner = owner;
 	u->reused = true;
 	km_metric_add(p->reused, 1);
 	*out = u;
 	return 0;
+}
+
+int pool_dial(struct pool *p, const struct route *r, const struct pool_client *client, void *owner,
+	      struct up **out)
+{
+	return up_open(p, r, client, owner, out);
+}
+
+int pool_connect_check(struct up *u, int64_t now)
+{
+	int error = 0;
+	socklen_t len = sizeof(error);
+	if (u->connected || !u->io.can_write)
+		return 0;
+	if (getsockopt(u->io.fd, SOL_SOCKET, SO_ERROR, &error, &len))
+		return errno;
+	if (error == ECONNREFUSED)
+		pool_refused(u->pool, u, now);
+	u->connected = !error;
+	return error;
 }
 
 void pool_give(struct pool *p, struct up *u, int64_t now)

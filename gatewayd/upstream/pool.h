@@ -57,6 +57,17 @@ struct km_privnet *pool_net_release(struct pool *p);
  * network. */
 int pool_take(struct pool *p, const struct route *r, int64_t max_idle_ms, int64_t now, void *owner,
 	      struct up **out) __attribute__((warn_unused_result));
+/* A new connection for one client's own bytes, whatever they are: its header has the command PROXY and
+ * these addresses. Not to be given back, only dropped. Errors as those of pool_take. */
+struct pool_client {
+	struct km_addr src, dst;
+	uint16_t src_port, dst_port;
+};
+int pool_dial(struct pool *p, const struct route *r, const struct pool_client *client, void *owner,
+	      struct up **out) __attribute__((warn_unused_result));
+/* Looks whether one that is being opened is open now, and sets `connected` then. 0, or the errno with
+ * which it failed (a refusal has been noted, see pool_refused). */
+int pool_connect_check(struct up *u, int64_t now);
 /* Gives back one on which a whole request and its whole answer have passed; it is kept or closed.
  */
 void pool_give(struct pool *p, struct up *u, int64_t now);

@@ -167,12 +167,12 @@ static X509 *make_x509(EVP_PKEY *key, const char *name)
 	return x;
 }
 
-static void certificate_put_in(const char *folder, const char *name)
+static void certificate_put_in(const char *folder, const char *name, bool rsa)
 {
 	char path[512], temp[128];
-	EVP_PKEY *key = EVP_EC_gen("P-256");
+	EVP_PKEY *key = rsa ? EVP_RSA_gen(2048) : EVP_EC_gen("P-256");
 	X509 *x = make_x509(key, name);
-	snprintf(path, sizeof(path), "%s/%s", folder, name);
+	snprintf(path, sizeof(path), "%s/%s%s", folder, name, rsa ? "+rsa" : "");
 	snprintf(temp, sizeof(temp), "%s/.new", folder);
 	FILE *f = fopen(temp, "w");
 	assert_non_null(f);
@@ -187,13 +187,18 @@ static void certificate_put_in(const char *folder, const char *name)
 /* A certificate of the operator's. */
 static void certificate_put(const char *name)
 {
-	certificate_put_in(g.dir, name);
+	certificate_put_in(g.dir, name, false);
+}
+
+static void certificate_put_rsa(const char *name)
+{
+	certificate_put_in(g.dir, name, true);
 }
 
 /* One that the gateway has obtained. */
 static void obtained_put(const char *name)
 {
-	certificate_put_in(g.acme_dir, name);
+	certificate_put_in(g.acme_dir, name, false);
 }
 
 static void tunnel_set_main(void *arg)
@@ -591,6 +596,126 @@ static void wait_bounded(void **state)
 	tunnel_remove("many.test");
 }
 
+/* ---- TLS ---- */
+
+static SSL_SESSION *last_session;
+
+static int on_session(SSL *ssl, SSL_SESSION *session)
+{
+	(void)ssl;
+	SSL_SESSION_free(last_session);
+	last_session = session;
+	return 1;
+}
+
+/* A handshake by `session` (or none), after which last_session is a new one. Whether it was resumed; -1:
+ * refused with unrecognized_name. */
+static int resume(const char *sni, int version, SSL_SESSION *session)
+{
+	static const char text[] = "GET / HTTP/1.1\r\nHost: nobody.test\r\nConnection: close\r\n\r\n";
+	struct stranger s = stranger(sni);
+	char byte;
+	int resumed = -1;
+	SSL_CTX_set_session_cache_mode(s.ctx, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
+	SSL_CTX_sess_set_new_cb(s.ctx, on_session);
+	SSL_free(s.ssl);
+	s.ssl = SSL_new(s.ctx);
+	assert_int_equal(SSL_set_fd(s.ssl, s.fd), 1);
+	assert_int_equal(SSL_set_tlsext_host_name(s.ssl, sni), 1);
+	SSL_set_max_proto_version(s.ssl, version);
+	if (session)
+		assert_int_equal(SSL_set_session(s.ssl, session), 1);
+	if (shake(&s)) {
+		resumed = SSL_session_reused(s.ssl);
+		assert_true(SSL_write(s.ssl, text, sizeof(text) - 1) > 0);
+		assert_int_equal(SSL_read(s.ssl, &byte, 1), 1); /* TLS 1.3's ticket comes before it */
+	} else {
+		assert_int_equal(alert_got(), SSL_AD_UNRECOGNIZED_NAME);
+	}
+	SSL_set_quiet_shutdown(s.ssl, 1); /* or the session counts as broken */
+	SSL_shutdown(s.ssl);
+	leave(&s);
+	return resumed;
+}
+
+static void tickets_are_for_one_tunnel(void **state)
+{
+	struct route_entry other = tunnel_of("hello.test");
+	(void)state;
+	certificate_put("hello.test");
+	certificate_put("second.test");
+	tunnel_set("second.test", ROUTE_TLS_AUTO);
+	for (int version = TLS1_2_VERSION; version <= TLS1_3_VERSION; version++) {
+		tunnel_set("hello.test", ROUTE_TLS_AUTO);
+		assert_int_equal(resume("hello.test", version, NULL), 0);
+		for (int i = 0; i < 10; i++) { /* whichever worker takes it */
+			SSL_SESSION *session = last_session;
+			last_session = NULL;
+			assert_int_equal(resume("hello.test", version, session), 1);
+			if (last_session) /* TLS 1.2 goes on with the one it has */
+				SSL_SESSION_free(session);
+			else
+				last_session = session;
+		}
+		SSL_SESSION *session = last_session;
+		last_session = NULL;
+		assert_int_equal(resume("second.test", version, session), 0);
+		/* Its tunnel has gone: refused like any unknown name. */
+		tunnel_remove("hello.test");
+		assert_int_equal(resume("hello.test", version, session), -1);
+		/* Somebody else's tunnel has the name now: a whole handshake. */
+		other.tunnel[0] ^= 1;
+		on_main(tunnel_set_main, &other);
+		assert_int_equal(resume("hello.test", version, session), 0);
+		on_main(tunnel_remove_main, other.tunnel);
+		other.tunnel[0] ^= 1;
+		/* It ends no TLS here any more. */
+		tunnel_set("hello.test", ROUTE_TLS_OFF);
+		assert_int_equal(resume("hello.test", version, session), -1);
+		SSL_SESSION_free(session);
+		SSL_SESSION_free(last_session);
+		last_session = NULL;
+	}
+	tunnel_remove("hello.test");
+	tunnel_remove("second.test");
+}
+
+static int key_shown(const char *sigalgs, const char *ciphers, int version)
+{
+	struct stranger s = stranger("both.test");
+	SSL_set_max_proto_version(s.ssl, version);
+	if (sigalgs)
+		assert_int_equal(SSL_set1_sigalgs_list(s.ssl, sigalgs), 1);
+	if (ciphers)
+		assert_int_equal(SSL_set_cipher_list(s.ssl, ciphers), 1);
+	int kind = EVP_PKEY_NONE;
+	if (shake(&s)) {
+		X509 *x = SSL_get1_peer_certificate(s.ssl);
+		kind = EVP_PKEY_get_base_id(X509_get0_pubkey(x));
+		X509_free(x);
+	}
+	leave(&s);
+	return kind;
+}
+
+static void key_by_what_the_client_can(void **state)
+{
+	(void)state;
+	certificate_put("both.test");
+	certificate_put_rsa("both.test");
+	tunnel_set("both.test", ROUTE_TLS_OWN);
+	for (int version = TLS1_2_VERSION; version <= TLS1_3_VERSION; version++) {
+		assert_int_equal(key_shown(NULL, NULL, version), EVP_PKEY_EC);
+		assert_int_equal(key_shown("rsa_pss_rsae_sha256:rsa_pkcs1_sha256", NULL, version),
+				 EVP_PKEY_RSA);
+		assert_int_equal(key_shown("ecdsa_secp256r1_sha256", NULL, version), EVP_PKEY_EC);
+	}
+	/* TLS 1.2 needs a suite for it, too. */
+	assert_int_equal(key_shown(NULL, "ECDHE-RSA-AES128-GCM-SHA256", TLS1_2_VERSION), EVP_PKEY_RSA);
+	assert_int_equal(key_shown(NULL, "ECDHE-ECDSA-AES128-GCM-SHA256", TLS1_2_VERSION), EVP_PKEY_EC);
+	tunnel_remove("both.test");
+}
+
 /* ---- challenges ---- */
 
 static void asks_alpn(struct stranger *s, const char *protos)
@@ -747,6 +872,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(names),
+	    cmocka_unit_test(tickets_are_for_one_tunnel),
+	    cmocka_unit_test(key_by_what_the_client_can),
 	    cmocka_unit_test(wait_and_be_served),
 	    cmocka_unit_test(wait_by_wildcard),
 	    cmocka_unit_test(wait_in_vain),

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: MIT */
+/* Tunnels whose target ends TLS itself: the server name is peeked at, then bytes go both ways as they
+ * are, each way until its own end. */
+#include "gatewayd/edge/conn.h"
+#include "gatewayd/edge/hello.h"
+#include "libkm/base/util.h"
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+
+/* ---- whose is it ---- */
+
+static void pass_failed(struct conn *c, const char *why)
+{
+	struct edge_shared *sh = c->w->sh;
+	struct exchange *x = &c->x;
+	char id[KM_UUID_STRLEN];
+	uint32_t held;
+	km_metric_add(sh->m_upstream_errors, 1);
+	atomic_fetch_add_explicit(&x->route.state->errors, 1, memory_order_relaxed);
+	if (km_log_allow(&sh->upstream_log, c->w->now, 10, 10000, &held))
+		km_warn("no connection to the agent", km_ks("tunnel", km_uuid_str(x->route.tunnel, id)),
+			km_ks("why", why), km_ki("held", held));
+	conn_over(c, false);
+}
+
+/* x.route is held from here on; exchange_drop gives it back. */
+static void pass_begin(struct conn *c)
+{
+	struct pool_client client = {.src = c->addr, .src_port = c->port};
+	struct sockaddr_storage ss;
+	socklen_t len = sizeof(ss);
+	c->x.active = true;
+	c->state = CONN_PASS;
+	c->scan_at = 0;
+	km_metric_add(c->w->sh->m_passed, 1);
+	if (getsockname(c->io.fd, (struct sockaddr *)&ss, &len) ||
+	    km_addr_from_sa(&client.dst, &client.dst_port, (struct sockaddr *)&ss)) {
+		pass_failed(c, strerror(errno));
+		return;
+	}
+	int rc = pool_dial(c->w->pool, &c->x.route, &client, c, &c->up);
+	if (rc)
+		pass_failed(c, rc == KM_EIO ? strerror(errno) : km_strerror(rc));
+	else
+		timer_set(&c->w->timers, &c->timer, TIMER_CONNECT, c->w->now);
+}
+
+/* Whether the name is that of a tunnel with passthrough, now in x.route. A disabled one is left to
+ * OpenSSL's callback, which refuses it as it does an unknown name. */
+static bool passes(struct conn *c, const char *sni)
+{
+	struct route *r = &c->x.route;
+	if (!sni[0] || !route_find(c->w->sh->routes, sni, r))
+		return false;
+	if (r->tls == ROUTE_TLS_PASSTHROUGH && r->enabled)
+		return true;
+	route_state_put(r->state);
+	return false;
+}
+
+static bool client_gone(struct conn *c)
+{
+	struct pollfd p = {.fd = c->io.fd, .events = POLLRDHUP};
+	return poll(&p, 1, 0) > 0;
+}
+
+bool peek_step(struct conn *c)
+{
+	uint8_t bytes[HELLO_PEEK_MAX];
+	char sni[H1_HOST_MAX + 1];
+	if (!c->io.can_read)
+		return false;
+	ssize_t n = recv(c->io.fd, bytes, sizeof(bytes), MSG_PEEK);
+	if (n < 0 && errno == EINTR)
+		return true;
+	bool none = n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
+	if (!none && n <= 0) {
+		conn_over(c, false);
+		return false;
+	}
+	int rc = none ? KM_ETRUNC : hello_peek(bytes, (size_t)n, sni);
+	if (rc == KM_ETRUNC) {
+		c->io.can_read = false; /* the next bytes have an edge of their own; an end may have had it */
+		if (client_gone(c))
+			conn_over(c, false);
+		return false;
+	}
+	if (!rc && passes(c, sni))
+		pass_begin(c);
+	else
+		conn_tls_begin(c); /* OpenSSL says what is wrong with it */
+	return c->state != CONN_OVER;
+}
+
+/* ---- both ways ---- */
+
+/* Passes on what goes, and the end behind it (*shut). from_shut: we have ended our side towards `from`, so
+ * that its own end there makes it look as if it were gone altogether. */
+static bool way(struct conn *c, struct io *from, struct io *to, struct km_buf *b, bool *shut,
+		bool from_shut, uint64_t *count)
+{
+	size_t n = 0;
+	bool moved = !from->eof && b->len < CONN_HIGH &&
+		     io_read(from, b, CONN_HIGH - b->len) != IO_WAIT;
+	if (from->broken || (b->len && io_write(to, b, &n) == IO_BROKEN) ||
+	    (from->eof && !from_shut && io_gone(from))) {
+		conn_over(c, false);
+		return false;
+	}
+	*count += n;
+	if (from->eof && !b->len && !*shut) {
+		(void)shutdown(to->fd, SHUT_WR);
+		*shut = moved = true;
+	}
+	return moved || n;
+}
+
+/* The header that pool_dial wrote goes first. */
+static bool header_flush(struct conn *c)
+{
+	struct up *u = c->up;
+	size_t n;
+	if (io_write(&u->io, &u->out, &n) == IO_BROKEN)
+		pass_failed(c, strerror(errno));
+	return n > 0;
+}
+
+static bool connect_step(struct conn *c)
+{
+	int error = pool_connect_check(c->up, c->w->now);
+	if (error)
+		pass_failed(c, strerror(error));
+	return c->up->connected;
+}
+
+static void quiet(struct km_buf *b)
+{
+	if (!b->len)
+		km_buf_free(b);
+}
+
+bool pass_step(struct conn *c)
+{
+	struct up *u = c->up;
+	struct exchange *x = &c->x;
+	if (!u->connected)
+		return connect_step(c);
+	if (u->out.len)
+		return header_flush(c);
+	bool moved = way(c, &c->io, &u->io, &c->in, &x->in_shut, x->out_shut, &x->bytes_in);
+	if (c->state != CONN_OVER)
+		moved |= way(c, &u->io, &c->io, &u->in, &x->out_shut, x->in_shut, &x->bytes_out);
+	if (c->state == CONN_OVER)
+		return false;
+	if (x->in_shut && x->out_shut) {
+		conn_over(c, true);
+		return false;
+	}
+	if (moved) {
+		timer_set(&c->w->timers, &c->timer, TIMER_UPGRADE, c->w->now);
+	} else {
+		quiet(&c->in);
+		quiet(&u->in);
+	}
+	return moved;
+}
+
+void pass_late(struct conn *c)
+{
+	if (c->up->connected)
+		conn_over(c, false);
+	else
+		pass_failed(c, "connection to the agent took too long");
+}
