@@ -18,6 +18,7 @@ import threading
 
 import pytest
 
+from tests.lab.dnsapis import Cloudflare, Route53
 from tests.lab.net import Namespace
 from tests.lab.proc import LabError, Proc, patience
 from tests.lab.system import ROOT, SANITIZER_ENV
@@ -102,7 +103,7 @@ class World:
         if not (self.build / "dns-drive").exists():
             raise LabError(f"{self.build}/dns-drive is missing: make {self.build.name}/dns-drive")
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="kmdns-"))
-        self.procs, self.drivers = {}, []
+        self.procs, self.drivers, self.apis = {}, [], []
         self.secrets = {k: base64.b64encode(secrets.token_bytes(n)).decode()
                         for k, n in ((KEY, 32), (OTHER_KEY, 64))}
         self.ns = Namespace(f"kmdns{os.getpid()}", "")
@@ -141,6 +142,11 @@ class World:
             p.wait_log(f"[{origin}.]", "loaded" if f"    file: {origin}\n" in conf else "finished")
         return p
 
+    def api(self, kind, *args, **kw):
+        a = kind(self.ns, *args, **kw)
+        self.apis.append(a)
+        return a
+
     def rfc2136(self, **changes):
         values = {"server": PRIMARY, "key_name": KEY, "key_algorithm": "hmac-sha256",
                   "key_secret": self.secrets[KEY], **changes}
@@ -169,6 +175,10 @@ class World:
         texts = [d.dir.joinpath("stderr").read_text() for d in self.drivers]
         for p in self.procs.values():
             p.stop()
+        for a in self.apis:
+            a.stop()
+            texts += a.complaints
+            statuses += [2] * len(a.complaints)
         self.ns.close()
         shutil.rmtree(self.dir)
         return [t for s, t in zip(statuses, texts) if s not in (0, 1)]
@@ -295,6 +305,11 @@ def test_files_that_are_wrong(world):
         assert not d.ready and d.close() == 1
         return d.stderr()
 
+    assert "dns_provider = cloudflare needs dns_provider_file" in says(provider="cloudflare")
+    text = says(provider="cloudflare", file=world.file(api_url="ftp://x", api_tokne="s3cret"))
+    assert "api_token" in text and "https:// URL" in text and "s3cret" not in text
+    text = says(provider="route53", file=world.file(access_key_id="AKIA", secret_access_key="two words"))
+    assert "credentials" in text and "two words" not in text
     assert "chmod 600" in says(file=world.file(mode=0o640, server="192.0.2.1"))
     text = says(file=world.file(server="..", port=0, key_algorithm="md5", unknown="x"))
     for what in ("server", "port", "key_algorithm", "unknown", "key_name is required", "key_secret is required"):
@@ -371,3 +386,89 @@ def test_persist(world):
         if not ok:
             assert (f'publish this record: _validation-persist.{name}.example.test. IN TXT "ca.test; '
                     f'accounturi={account}{"; policy=wildcard" if wildcard else ""}"') in text
+
+
+def test_cloudflare(world):
+    """Zones by the longest suffix; values of one name apart from each other; pages of two records."""
+    name, other = "_acme-challenge.a.deep.example.test", "_acme-challenge.b.example.test"
+    here = [(name, f'"other-{i}"') for i in range(5)]
+    cf = world.api(Cloudflare, {"example.test": [(other, "bare")], "deep.example.test": here, "test2": []}, per_page=2)
+    d = world.driver(provider="cloudflare", file=world.file(api_token=cf.token, api_url=cf.url))
+    d.ok("add", name, "mine")
+    d.ok("add", name, "mine")  # it is there already: no error
+    d.ok("add", name, "second")
+    assert cf.texts() == sorted(here + [(name, '"mine"'), (name, '"second"'), (other, "bare")])
+    assert {z for z, n, *_ in cf.records.values() if n == name} == {
+        z for z, n in cf.zones.items() if n == "deep.example.test"}
+    d.ok("delete", name, "mine")
+    d.ok("delete", name, "mine")
+    d.ok("delete", other, "bare")
+    assert cf.texts() == sorted(here + [(name, '"second"')])
+    about = f"Cloudflare, adding the TXT record of "
+    assert d.fails("add", "x.elsewhere.test", "v") == (
+        about + "x.elsewhere.test: no zone that the token may read holds this name")
+    # too busy: tried again when it says, and given up in the end
+    cf.trouble = [(429, {"Retry-After": "0"}), (503, {"Retry-After": "0"})]
+    d.ok("add", other, "after-trouble")
+    cf.trouble = [(429, {"Retry-After": "0"})] * 4
+    assert d.fails("add", other, "v") == about + other + ": HTTP 429: busy (10000)"
+    wrong = world.driver(provider="cloudflare", file=world.file(api_token="x" * 40, api_url=cf.url))
+    assert wrong.fails("add", other, "v") == about + other + ": HTTP 403: Authentication error (10000)"
+    low = world.driver(provider="cloudflare", file=world.file(api_token=cf.token, api_url=cf.url, ttl=30))
+    assert "Invalid TTL" in low.fails("add", other, "v")
+    nothing = "<html>Bad gateway</html>"
+    with cf.lock:
+        cf.handle = lambda *a: (200, nothing.encode(), {})
+    assert d.fails("add", other, "v") == about + other + ": HTTP 200 with an answer that is not the API's"
+    for driver in (d, wrong, low):
+        assert cf.token not in driver.stderr() and "Bearer" not in driver.stderr()
+
+
+def test_route53(world):
+    """Values of a set are kept; a private zone of the same name is passed over, on a page of its own; signatures
+    are checked by the stand-in."""
+    name = "_acme-challenge.www.example.test"
+    aws = world.api(Route53, [("ZPRIVATE1", "example.test", True), ("ZPUBLIC2", "example.test", False),
+                              ("ZOTHER", "www.example.tesu", False)], per_page=1)
+    zone = ("ZPUBLIC2", name)
+    aws.sets[zone] = (300, ['"kept" "in <two> & parts"'])
+    keys = dict(access_key_id=aws.key_id, secret_access_key=aws.secret, endpoint=aws.url)
+    d = world.driver(provider="route53", file=world.file(**keys))
+    d.ok("add", name, "one")
+    numbers = [d.say("add", name, v) for v in ("two", "three", "two")]  # at once: none may be lost
+    assert all(d.wait(n)[0] == "ok" for n in numbers)
+    assert aws.sets[zone] == (300, ['"kept" "in <two> & parts"', '"one"', '"two"', '"three"'])
+    for v in ("one", "three", "three", "two"):
+        d.ok("delete", name, v)
+    assert aws.sets[zone] == (300, ['"kept" "in <two> & parts"'])
+    fresh = "_acme-challenge.example.test"
+    d.ok("add", fresh, "x")
+    assert aws.sets["ZPUBLIC2", fresh] == (60, ['"x"'])
+    d.ok("delete", fresh, "x")
+    assert ("ZPUBLIC2", fresh) not in aws.sets
+    about = "Route 53, adding the TXT record of "
+    assert d.fails("add", "x.elsewhere.test", "v") == (
+        about + "x.elsewhere.test: no public hosted zone that the key may list holds this name")
+    aws.trouble = [(400, {"Retry-After": "0"}), (503, {"Retry-After": "0"})]
+    d.ok("add", fresh, "after-trouble")
+    aws.trouble = [(400, {"Retry-After": "0"})] * 4
+    assert d.fails("add", fresh, "v") == about + fresh + ": HTTP 400: Throttling: busy"
+    wrong = world.driver(provider="route53", file=world.file(**{**keys, "secret_access_key": "x" * 40}))
+    text = wrong.fails("add", fresh, "v")
+    assert text.startswith(about + fresh + ": HTTP 403: SignatureDoesNotMatch: ") and "Key & signing" in text
+    named = world.driver(provider="route53", file=world.file(**keys, zone_id="/hostedzone/ZPRIVATE1"))
+    named.ok("add", fresh, "in-private")
+    assert aws.sets["ZPRIVATE1", fresh] == (60, ['"in-private"'])
+    assert not any("hostedzonesbyname" in r for r in aws.requests[-2:])
+    assert aws.secret not in d.stderr()
+
+
+def test_an_api_that_is_away(world):
+    cf = world.api(Cloudflare, {"example.test": []})
+    file = world.file(api_token=cf.token, api_url="http://127.0.0.1:9/")
+    text = world.driver(provider="cloudflare", file=file).fails("add", "_acme-challenge.example.test", "v")
+    assert text.startswith("Cloudflare, adding the TXT record of _acme-challenge.example.test: ") and "connect" in text
+    # ended under way
+    d = world.driver(provider="cloudflare", file=file)
+    d.say("add", "_acme-challenge.example.test", "v")
+    assert d.close() == 0

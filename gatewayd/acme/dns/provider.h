@@ -26,6 +26,10 @@ int dns_route53_new(struct dns_provider **out, const struct dns_provider_opts *o
  * before that. */
 int dns_provider_load(const struct km_conf_spec *spec, const char *file, void *out,
 		      struct km_errtext *err) __attribute__((warn_unused_result));
+/* The check of an API's address: https://, or http:// to a loopback address (for tests). */
+const char *dns_api_url_check(const char *v);
+/* Whether a credential may stand in a header: printable ASCII without blanks, at most 4096 bytes. */
+bool dns_header_ok(const char *v);
 /* Wipes and frees a text; *s is NULL then. */
 void dns_secret_free(char **s);
 

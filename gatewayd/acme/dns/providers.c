@@ -13,6 +13,25 @@ void dns_secret_free(char **s)
 	*s = NULL;
 }
 
+const char *dns_api_url_check(const char *v)
+{
+	const char *rest = !strncmp(v, "https://", 8) ? v + 8 : v;
+
+	if (!strncmp(v, "http://127.0.0.1:", 17))
+		rest = v + 7;
+	return rest == v || !*rest || strlen(v) > 250 || !dns_header_ok(v) ? "an https:// URL is needed" : NULL;
+}
+
+bool dns_header_ok(const char *v)
+{
+	size_t n = strlen(v);
+
+	for (size_t i = 0; i < n; i++)
+		if (v[i] <= ' ' || v[i] > '~')
+			return false;
+	return n && n <= 4096;
+}
+
 int dns_provider_load(const struct km_conf_spec *spec, const char *file, void *out,
 		      struct km_errtext *err)
 {
