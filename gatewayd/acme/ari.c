@@ -74,7 +74,8 @@ static void ari_next(struct acme_job *j, struct want *w)
 		return;
 	}
 	free(r->url);
-	if (asprintf(&r->url, "%s%s%s", base, base[strlen(base) - 1] == '/' ? "" : "/", r->id) < 0) {
+	if (asprintf(&r->url, "%s%s%s", base, base[strlen(base) - 1] == '/' ? "" : "/", r->id) <
+	    0) {
 		r->url = NULL;
 		job_no_memory(j);
 		return;
@@ -116,8 +117,8 @@ static void ari_answer(struct acme_job *j, const struct acme_answer *a, struct a
 			   : after < AGAIN_MIN_MS ? AGAIN_MIN_MS
 			   : after > AGAIN_MAX_MS ? AGAIN_MAX_MS
 						  : after;
-	if (!read_time(&r->info.start_ms, window, "start") || !read_time(&r->info.end_ms, window, "end") ||
-	    r->info.end_ms <= r->info.start_ms)
+	if (!read_time(&r->info.start_ms, window, "start") ||
+	    !read_time(&r->info.end_ms, window, "end") || r->info.end_ms <= r->info.start_ms)
 		job_failf(j, ACME_PROTOCOL, "the CA's renewal window is none");
 	else
 		job_done(j);
@@ -143,7 +144,8 @@ const struct acme_ari *acme_job_ari(const struct acme_job *j)
 	return j->ops == &ari_ops && j->over == JOB_DONE ? &((const struct ari *)j)->info : NULL;
 }
 
-int acme_ari_new(struct acme_job **out, struct acme_client *c, const char *ari_id, struct km_errtext *err)
+int acme_ari_new(struct acme_job **out, struct acme_client *c, const char *ari_id,
+		 struct km_errtext *err)
 {
 	const char *dot = strchr(ari_id, '.');
 	struct ari *r;

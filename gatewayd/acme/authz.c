@@ -99,8 +99,9 @@ int order_doc_read(struct order_doc *d, const json_t *doc, const char *const *na
 		d->error = json_incref(error);
 	if (rc) {
 		order_doc_clear(d);
-		rc = rc == KM_ENOMEM ? km_errtext_set(err, rc, "no memory")
-				     : km_errtext_set(err, KM_EPROTO, "the CA's order has no usable %s", what);
+		rc = rc == KM_ENOMEM
+			 ? km_errtext_set(err, rc, "no memory")
+			 : km_errtext_set(err, KM_EPROTO, "the CA's order has no usable %s", what);
 	}
 	return rc;
 }
@@ -150,7 +151,8 @@ static int find_name(struct authz *a, const json_t *doc, const char *const *name
 	return KM_EPROTO;
 }
 
-int authz_read(struct authz *a, json_t *doc, const char *const *names, size_t n, struct km_errtext *err)
+int authz_read(struct authz *a, json_t *doc, const char *const *names, size_t n,
+	       struct km_errtext *err)
 {
 	const char *status = text_of(doc, "status");
 
@@ -177,7 +179,8 @@ static size_t number_of(const char *const *types, const char *type)
 	return i < TYPES_MAX && types[i] ? i : TYPES_MAX;
 }
 
-void authz_problem(const struct authz *a, const char *const *types, struct acme_problem *p, size_t *type_no)
+void authz_problem(const struct authz *a, const char *const *types, struct acme_problem *p,
+		   size_t *type_no)
 {
 	const json_t *all = json_object_get(a->doc, "challenges");
 	const char *name = text_of(json_object_get(a->doc, "identifier"), "value");
@@ -198,8 +201,8 @@ void authz_problem(const struct authz *a, const char *const *types, struct acme_
 		*type_no = number_of(types, type);
 		return;
 	}
-	problem_set(p, ACME_VALIDATION, "the CA's authorization of %.253s is %.40s", name ? name : "",
-		    text_of(a->doc, "status"));
+	problem_set(p, ACME_VALIDATION, "the CA's authorization of %.253s is %.40s",
+		    name ? name : "", text_of(a->doc, "status"));
 }
 
 /* ---- the challenge ---- */
@@ -229,7 +232,8 @@ static int none_offered(const struct authz *a, struct km_errtext *err)
 		if (t && strlen(list) + strlen(t) + 3 < sizeof(list))
 			strcat(strcat(list, *list ? ", " : ""), t);
 	}
-	return km_errtext_set(err, KM_ENOTFOUND, "the CA offers %s for %s%s, and none that may be used",
+	return km_errtext_set(err, KM_ENOTFOUND,
+			      "the CA offers %s for %s%s, and none that may be used",
 			      *list ? list : "nothing", a->wildcard ? "*." : "",
 			      text_of(json_object_get(a->doc, "identifier"), "value"));
 }
@@ -286,7 +290,8 @@ int authz_choose(struct authz *a, const struct acme_client *client, const char *
 	else
 		rc = take_token(a, client, c);
 	if (rc == KM_EPROTO)
-		km_errtext_set(err, rc, "the CA's %s challenge has no usable url, token or issuer", a->type);
+		km_errtext_set(err, rc, "the CA's %s challenge has no usable url, token or issuer",
+			       a->type);
 	else if (rc)
 		km_errtext_set(err, rc, "no memory");
 	if (rc)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Orders and authorizations as the CA describes them (RFC 8555 sections 7.1.3 to 7.1.5), checked, and which
- * challenge is taken. */
+/* Orders and authorizations as the CA describes them (RFC 8555 sections 7.1.3 to 7.1.5), checked,
+ * and which challenge is taken. */
 #ifndef GATEWAYD_ACME_AUTHZ_H
 #define GATEWAYD_ACME_AUTHZ_H
 
@@ -18,8 +18,8 @@ struct order_doc {
 	char *certificate; /* NULL until valid */
 	json_t *error;     /* NULL */
 };
-/* Fails when the identifiers are not those names, or anything is of the wrong type. KM_EPROTO with a sentence,
- * KM_ENOMEM. */
+/* Fails when the identifiers are not those names, or anything is of the wrong type. KM_EPROTO with
+ * a sentence, KM_ENOMEM. */
 int order_doc_read(struct order_doc *out, const json_t *doc, const char *const *names, size_t n,
 		   struct km_errtext *err) __attribute__((warn_unused_result));
 void order_doc_clear(struct order_doc *d);
@@ -27,10 +27,14 @@ void order_doc_clear(struct order_doc *d);
 /* One authorization of an order, and the challenge taken of it. */
 struct authz {
 	char *url;
-	json_t *doc;   /* NULL until read */
-	size_t name;   /* which of the order's names it is for */
+	json_t *doc; /* NULL until read */
+	size_t name; /* which of the order's names it is for */
 	bool wildcard;
-	enum { AUTHZ_PENDING, AUTHZ_VALID, AUTHZ_DEAD } status; /* dead: invalid, expired, deactivated, revoked */
+	enum {
+		AUTHZ_PENDING,
+		AUTHZ_VALID,
+		AUTHZ_DEAD
+	} status; /* dead: invalid, expired, deactivated, revoked */
 	/* What has been chosen; type NULL: nothing. Strings of doc where const. */
 	const char *type, *challenge_url, *token;
 	size_t type_no; /* in the order of preference */
@@ -39,13 +43,15 @@ struct authz {
 };
 void authz_clear(struct authz *a);
 /* Takes what the CA says of it. KM_EPROTO with a sentence. */
-int authz_read(struct authz *a, json_t *doc, const char *const *names, size_t n, struct km_errtext *err)
-    __attribute__((warn_unused_result));
-/* Why it is dead, as far as a challenge says, and which type failed (type_no; TYPES_MAX: none of ours). */
-void authz_problem(const struct authz *a, const char *const *types, struct acme_problem *p, size_t *type_no);
-/* Chooses the first type whose bit is not in `failed` and that is offered. KM_ENOTFOUND (text lists what is
- * offered), KM_EPROTO (a challenge that must not be), KM_ENOMEM. */
-int authz_choose(struct authz *a, const struct acme_client *c, const char *const *types, unsigned failed,
-		 struct km_errtext *err) __attribute__((warn_unused_result));
+int authz_read(struct authz *a, json_t *doc, const char *const *names, size_t n,
+	       struct km_errtext *err) __attribute__((warn_unused_result));
+/* Why it is dead, as far as a challenge says, and which type failed (type_no; TYPES_MAX: none of
+ * ours). */
+void authz_problem(const struct authz *a, const char *const *types, struct acme_problem *p,
+		   size_t *type_no);
+/* Chooses the first type whose bit is not in `failed` and that is offered. KM_ENOTFOUND (text lists
+ * what is offered), KM_EPROTO (a challenge that must not be), KM_ENOMEM. */
+int authz_choose(struct authz *a, const struct acme_client *c, const char *const *types,
+		 unsigned failed, struct km_errtext *err) __attribute__((warn_unused_result));
 
 #endif

@@ -43,7 +43,8 @@ static bool names(const GENERAL_NAMES *all, const char *name)
 	return false;
 }
 
-static int check_leaf(X509 *leaf, EVP_PKEY *key, const char *const *wanted, size_t n, struct km_errtext *err)
+static int check_leaf(X509 *leaf, EVP_PKEY *key, const char *const *wanted, size_t n,
+		      struct km_errtext *err)
 {
 	GENERAL_NAMES *all;
 	int rc = 0;
@@ -53,7 +54,8 @@ static int check_leaf(X509 *leaf, EVP_PKEY *key, const char *const *wanted, size
 	all = X509_get_ext_d2i(leaf, NID_subject_alt_name, NULL, NULL);
 	for (size_t i = 0; !rc && i < n; i++)
 		if (!names(all, wanted[i]))
-			rc = km_errtext_set(err, KM_EINVAL, "the CA's certificate does not name %s", wanted[i]);
+			rc = km_errtext_set(err, KM_EINVAL, "the CA's certificate does not name %s",
+					    wanted[i]);
 	GENERAL_NAMES_free(all);
 	return rc;
 }
@@ -77,7 +79,7 @@ X509 *chain_leaf(const char *pem)
 	return x;
 }
 
-static int read_certs(STACK_OF(X509) *out, const char *text, size_t n, struct km_errtext *err)
+static int read_certs(STACK_OF(X509) * out, const char *text, size_t n, struct km_errtext *err)
 {
 	BIO *in = BIO_new_mem_buf(text, (int)n);
 	unsigned long e;
@@ -88,7 +90,8 @@ static int read_certs(STACK_OF(X509) *out, const char *text, size_t n, struct km
 	while (!rc && (x = PEM_read_bio_X509(in, NULL, no_phrase, NULL)))
 		if (sk_X509_num(out) >= CHAIN_CERTS_MAX || !sk_X509_push(out, x)) {
 			X509_free(x);
-			rc = km_errtext_set(err, KM_ETOOBIG, "the CA's chain has more than %d certificates",
+			rc = km_errtext_set(err, KM_ETOOBIG,
+					    "the CA's chain has more than %d certificates",
 					    CHAIN_CERTS_MAX);
 		}
 	e = ERR_peek_last_error();
@@ -99,7 +102,7 @@ static int read_certs(STACK_OF(X509) *out, const char *text, size_t n, struct km
 	return rc;
 }
 
-static int write_certs(char **pem, const STACK_OF(X509) *certs)
+static int write_certs(char **pem, const STACK_OF(X509) * certs)
 {
 	BIO *out = BIO_new(BIO_s_mem());
 	char *text;
@@ -117,8 +120,8 @@ static int write_certs(char **pem, const STACK_OF(X509) *certs)
 	return rc;
 }
 
-int chain_read(char **pem, char issuer[static CHAIN_ISSUER_MAX], const char *text, size_t n, EVP_PKEY *key,
-	       const char *const *wanted, size_t n_names, struct km_errtext *err)
+int chain_read(char **pem, char issuer[static CHAIN_ISSUER_MAX], const char *text, size_t n,
+	       EVP_PKEY *key, const char *const *wanted, size_t n_names, struct km_errtext *err)
 {
 	STACK_OF(X509) *certs = NULL;
 	X509_NAME *top;
@@ -127,7 +130,8 @@ int chain_read(char **pem, char issuer[static CHAIN_ISSUER_MAX], const char *tex
 	*pem = NULL;
 	issuer[0] = '\0';
 	if (n > ACME_CHAIN_MAX)
-		return km_errtext_set(err, KM_ETOOBIG, "the CA's chain is larger than %d bytes", ACME_CHAIN_MAX);
+		return km_errtext_set(err, KM_ETOOBIG, "the CA's chain is larger than %d bytes",
+				      ACME_CHAIN_MAX);
 	if (!(certs = sk_X509_new_null()))
 		return km_errtext_set(err, KM_ENOMEM, "no memory");
 	rc = read_certs(certs, text, n, err);
@@ -147,7 +151,8 @@ int chain_read(char **pem, char issuer[static CHAIN_ISSUER_MAX], const char *tex
 
 /* ---- Link (RFC 8288) ---- */
 
-/* Whether the parameters (up to the next comma outside of quotes) have rel=alternate; *end is where they end. */
+/* Whether the parameters (up to the next comma outside of quotes) have rel=alternate; *end is where
+ * they end. */
 static bool is_alternate(const char *p, const char **end)
 {
 	bool quoted = false, found = false;

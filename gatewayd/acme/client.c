@@ -27,7 +27,8 @@ bool acme_b64url_ok(const char *text, size_t max)
 	size_t n = strlen(text);
 
 	return n && n <= max &&
-	       strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") == n;
+	       strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") ==
+		   n;
 }
 
 int acme_json_url(char **out, const json_t *doc, const char *key)
@@ -90,9 +91,9 @@ int directory_read(struct directory *d, const json_t *doc, struct km_errtext *er
 		char **url;
 		bool must;
 	} urls[] = {
-	    {"newNonce", &d->new_nonce, true},       {"newAccount", &d->new_account, true},
-	    {"newOrder", &d->new_order, true},       {"revokeCert", &d->revoke_cert, false},
-	    {"keyChange", &d->key_change, false},    {"renewalInfo", &d->renewal_info, false},
+	    {"newNonce", &d->new_nonce, true},    {"newAccount", &d->new_account, true},
+	    {"newOrder", &d->new_order, true},    {"revokeCert", &d->revoke_cert, false},
+	    {"keyChange", &d->key_change, false}, {"renewalInfo", &d->renewal_info, false},
 	};
 	int rc = 0;
 
@@ -102,7 +103,8 @@ int directory_read(struct directory *d, const json_t *doc, struct km_errtext *er
 		if (rc == KM_ENOTFOUND && !urls[i].must)
 			rc = 0;
 		if (rc && rc != KM_ENOMEM)
-			rc = km_errtext_set(err, KM_EPROTO, "the directory has no usable %s", urls[i].key);
+			rc = km_errtext_set(err, KM_EPROTO, "the directory has no usable %s",
+					    urls[i].key);
 	}
 	if (!rc)
 		rc = read_meta(d, json_object_get(doc, "meta"));
@@ -187,7 +189,8 @@ int client_new_account(struct acme_client *c, char **payload)
 	}
 	if (!rc && c->eab_kid && c->eab_key)
 		rc = jose_eab(&eab, c->key, c->eab_kid, c->eab_key, c->dir.new_account);
-	if (!rc && eab && json_object_set_new(doc, "externalAccountBinding", json_loads(eab, 0, NULL)))
+	if (!rc && eab &&
+	    json_object_set_new(doc, "externalAccountBinding", json_loads(eab, 0, NULL)))
 		rc = KM_ENOMEM;
 	if (!rc && !(*payload = json_dumps(doc, JSON_COMPACT)))
 		rc = KM_ENOMEM;
@@ -213,7 +216,8 @@ static bool copy(char **out, const char *from)
 	return !from || (*out = strdup(from));
 }
 
-int acme_client_new(struct acme_client **out, const struct acme_client_opts *o, struct km_errtext *err)
+int acme_client_new(struct acme_client **out, const struct acme_client_opts *o,
+		    struct km_errtext *err)
 {
 	struct acme_client *c = NULL;
 	char print[JOSE_THUMBPRINT_LEN];
@@ -221,9 +225,11 @@ int acme_client_new(struct acme_client **out, const struct acme_client_opts *o, 
 
 	*out = NULL;
 	if (!acme_url_ok(o->directory))
-		return km_errtext_set(err, KM_EINVAL, "the ACME directory %s is no https URL", o->directory);
+		return km_errtext_set(err, KM_EINVAL, "the ACME directory %s is no https URL",
+				      o->directory);
 	if (!o->eab_kid != !o->eab_key)
-		return km_errtext_set(err, KM_EINVAL, "external account binding needs a key id and a key");
+		return km_errtext_set(err, KM_EINVAL,
+				      "external account binding needs a key id and a key");
 	if (!EVP_PKEY_is_a(o->key, "EC") || (rc = jose_thumbprint(o->key, print)) == KM_EINVAL)
 		return km_errtext_set(err, KM_EINVAL, "the account key is no P-256 key");
 	if (rc || !(c = calloc(1, sizeof(*c))))
@@ -236,7 +242,8 @@ int acme_client_new(struct acme_client **out, const struct acme_client_opts *o, 
 		c->key = o->key;
 	if (!c->key || !copy(&c->url, o->directory) || !copy(&c->email, o->email) ||
 	    !copy(&c->eab_kid, o->eab_kid) || !copy(&c->eab_key, o->eab_key) ||
-	    !copy(&c->account_url, o->account_url && acme_url_ok(o->account_url) ? o->account_url : NULL)) {
+	    !copy(&c->account_url,
+		  o->account_url && acme_url_ok(o->account_url) ? o->account_url : NULL)) {
 		acme_client_free(c);
 		return km_errtext_set(err, KM_ENOMEM, "no memory");
 	}

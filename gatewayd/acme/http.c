@@ -15,8 +15,8 @@
 #define PER_HOST 8L       /* connections */
 
 enum header { H_CONTENT_TYPE, H_LOCATION, H_REPLAY_NONCE, H_RETRY_AFTER, H_LINK, N_HEADERS };
-static const char *const header_names[N_HEADERS] = {"content-type", "location", "replay-nonce", "retry-after",
-						    "link"};
+static const char *const header_names[N_HEADERS] = {"content-type", "location", "replay-nonce",
+						    "retry-after", "link"};
 
 struct acme_http {
 	struct event_base *base;
@@ -39,7 +39,6 @@ struct acme_http_call {
 	void *arg;
 	struct acme_http_call *prev, *next;
 };
-
 
 /* ---- life of a call ---- */
 
@@ -113,7 +112,8 @@ static void reap(struct acme_http *h)
 static void on_ready(evutil_socket_t fd, short what, void *arg)
 {
 	struct acme_http *h = arg;
-	int running, mask = (what & EV_READ ? CURL_CSELECT_IN : 0) | (what & EV_WRITE ? CURL_CSELECT_OUT : 0);
+	int running, mask = (what & EV_READ ? CURL_CSELECT_IN : 0) |
+			    (what & EV_WRITE ? CURL_CSELECT_OUT : 0);
 
 	curl_multi_socket_action(h->multi, fd, mask, &running);
 	reap(h);
@@ -203,7 +203,8 @@ static size_t on_header(char *p, size_t size, size_t n, void *arg)
 		c->refused = "the answer's headers are larger than 64 KiB";
 		return 0;
 	}
-	if (len > 5 && !strncasecmp(p, "HTTP/", 5)) { /* another head: the one before was no answer */
+	if (len > 5 &&
+	    !strncasecmp(p, "HTTP/", 5)) { /* another head: the one before was no answer */
 		forget_headers(c);
 		return len;
 	}
@@ -280,7 +281,8 @@ static struct acme_http_call *begin(struct acme_http *h, struct acme_http_call *
 }
 
 struct acme_http_call *acme_http_send(struct acme_http *h, const struct acme_request *r,
-				      void (*done)(void *arg, const struct acme_answer *a), void *arg)
+				      void (*done)(void *arg, const struct acme_answer *a),
+				      void *arg)
 {
 	struct acme_http_call *c = call_new(h, r->url, "https");
 	char accept[100];
@@ -293,7 +295,8 @@ struct acme_http_call *acme_http_send(struct acme_http *h, const struct acme_req
 	if (r->method == ACME_HEAD)
 		curl_easy_setopt(c->curl, CURLOPT_NOBODY, 1L);
 	if (r->method == ACME_POST) {
-		ok = ok && add_header(c, "Content-Type: application/jose+json") && add_header(c, "Expect:");
+		ok = ok && add_header(c, "Content-Type: application/jose+json") &&
+		     add_header(c, "Expect:");
 		if (curl_easy_setopt(c->curl, CURLOPT_COPYPOSTFIELDS, r->body ? r->body : ""))
 			ok = false;
 	}
@@ -306,7 +309,8 @@ struct acme_http_call *acme_http_send(struct acme_http *h, const struct acme_req
 
 struct acme_http_call *acme_http_custom(struct acme_http *h, const char *method, const char *url,
 					const char *const *headers, const char *body,
-					void (*done)(void *arg, const struct acme_answer *a), void *arg)
+					void (*done)(void *arg, const struct acme_answer *a),
+					void *arg)
 {
 	struct acme_http_call *c = call_new(h, url, "http,https");
 	bool ok = c && add_header(c, "Expect:");
@@ -328,7 +332,8 @@ struct acme_http_call *acme_http_custom(struct acme_http *h, const char *method,
 
 /* ---- life ---- */
 
-int acme_http_new(struct acme_http **out, struct event_base *base, const char *ca_file, struct km_errtext *err)
+int acme_http_new(struct acme_http **out, struct event_base *base, const char *ca_file,
+		  struct km_errtext *err)
 {
 	struct acme_http *h = NULL;
 

@@ -12,12 +12,12 @@
 
 /* What the directory says (RFC 8555 section 7.1.1). */
 struct directory {
-	char *new_nonce, *new_account, *new_order;        /* always there */
-	char *revoke_cert, *key_change, *renewal_info;    /* NULL: not offered */
-	char *terms;                                      /* URL; NULL */
-	char *issuers[ISSUERS_MAX + 1];                   /* caaIdentities */
-	json_t *profiles;                                 /* object; NULL */
-	bool external_account;                            /* required */
+	char *new_nonce, *new_account, *new_order;     /* always there */
+	char *revoke_cert, *key_change, *renewal_info; /* NULL: not offered */
+	char *terms;                                   /* URL; NULL */
+	char *issuers[ISSUERS_MAX + 1];                /* caaIdentities */
+	json_t *profiles;                              /* object; NULL */
+	bool external_account;                         /* required */
 };
 int directory_read(struct directory *d, const json_t *doc, struct km_errtext *err)
     __attribute__((warn_unused_result));
@@ -38,8 +38,8 @@ struct acme_client {
 	char *nonces[NONCES_MAX];
 	size_t n_nonces;
 
-	/* The job that makes a request of the client's own (directory, account). Others wait for the
-	 * end of that turn; a failure is that of all who waited. */
+	/* The job that makes a request of the client's own (directory, account). Others wait for
+	 * the end of that turn; a failure is that of all who waited. */
 	struct acme_job *owner;
 	uint64_t turn, failed_turn;
 	struct acme_problem failed;
@@ -57,20 +57,22 @@ int client_new_account(struct acme_client *c, char **payload) __attribute__((war
 
 /* What a job wants next. */
 struct want {
-	enum acme_want want;    /* REQUEST, PRESENT or WAIT */
-	bool get;               /* REQUEST: a plain GET; else a signed POST */
-	const char *url;        /* borrowed from the job */
-	char *payload;          /* taken over; NULL: POST-as-GET */
+	enum acme_want want; /* REQUEST, PRESENT or WAIT */
+	bool get;            /* REQUEST: a plain GET; else a signed POST */
+	const char *url;     /* borrowed from the job */
+	char *payload;       /* taken over; NULL: POST-as-GET */
 	const char *accept;
-	EVP_PKEY *key;          /* signs with its JWK in place of the account's URL; NULL */
-	int64_t until;          /* WAIT */
+	EVP_PKEY *key; /* signs with its JWK in place of the account's URL; NULL */
+	int64_t until; /* WAIT */
 };
 
-/* A kind of job: base struct first. Both are called with job.mono and job.wall set, and may end the job. */
+/* A kind of job: base struct first. Both are called with job.mono and job.wall set, and may end the
+ * job. */
 struct job_ops {
 	void (*next)(struct acme_job *j, struct want *w);
 	/* An answer of 2xx (problem NULL), or one that the job has to make sense of. */
-	void (*answer)(struct acme_job *j, const struct acme_answer *a, struct acme_problem *problem);
+	void (*answer)(struct acme_job *j, const struct acme_answer *a,
+		       struct acme_problem *problem);
 	/* The account is another one now: what was bound to it is gone. May be NULL. */
 	void (*account_lost)(struct acme_job *j);
 	void (*free)(struct acme_job *j);
@@ -79,14 +81,14 @@ struct job_ops {
 struct acme_job {
 	const struct job_ops *ops;
 	struct acme_client *client;
-	int64_t mono, wall;                /* of the call that runs */
+	int64_t mono, wall; /* of the call that runs */
 	enum { SENT_NOTHING, SENT_DIRECTORY, SENT_NONCE, SENT_ACCOUNT, SENT_OWN } sent;
-	char *kid;                         /* the account by which the last request was signed; NULL */
-	char *nonce;                       /* for this job's next request; NULL: one of the pool */
-	unsigned bad_nonces, tries;        /* of the request under way */
-	int64_t retry_at;                  /* monotonic */
-	uint64_t waits;                    /* for the end of this turn of the client; 0: for none */
-	bool new_account;                  /* has been made once on this job's behalf */
+	char *kid;                  /* the account by which the last request was signed; NULL */
+	char *nonce;                /* for this job's next request; NULL: one of the pool */
+	unsigned bad_nonces, tries; /* of the request under way */
+	int64_t retry_at;           /* monotonic */
+	uint64_t waits;             /* for the end of this turn of the client; 0: for none */
+	bool new_account;           /* has been made once on this job's behalf */
 	enum { JOB_RUNS, JOB_DONE, JOB_FAILED } over;
 	struct acme_problem problem;
 };
@@ -100,10 +102,13 @@ void job_no_memory(struct acme_job *j);
 /* The body as JSON object (the caller's reference); NULL: the job has failed. */
 json_t *job_json(struct acme_job *j, const struct acme_answer *a);
 
-/* Whether text is an https URL that we take from a CA; whether it is base64url of at most max bytes. */
+/* Whether text is an https URL that we take from a CA; whether it is base64url of at most max
+ * bytes. */
 bool acme_url_ok(const char *url);
 bool acme_b64url_ok(const char *text, size_t max);
-/* A URL in an object, copied. KM_ENOTFOUND (also null), KM_EPROTO (another type, or no https URL), KM_ENOMEM. */
-int acme_json_url(char **out, const json_t *doc, const char *key) __attribute__((warn_unused_result));
+/* A URL in an object, copied. KM_ENOTFOUND (also null), KM_EPROTO (another type, or no https URL),
+ * KM_ENOMEM. */
+int acme_json_url(char **out, const json_t *doc, const char *key)
+    __attribute__((warn_unused_result));
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What all jobs have in common: the directory, a nonce and the account come first, badNonce and passing
- * troubles are tried again. */
+/* What all jobs have in common: the directory, a nonce and the account come first, badNonce and
+ * passing troubles are tried again. */
 #include "gatewayd/acme/internal.h"
 #include "gatewayd/acme/jose.h"
 #include <stdarg.h>
@@ -9,9 +9,9 @@
 #include <string.h>
 
 #define BAD_NONCES_MAX 8
-#define TRIES_MAX 4          /* of a request that gets no answer, or a passing refusal */
-#define FIRST_RETRY_MS 1000  /* then twice as long each time */
-#define PATIENCE_MS 15000    /* a longer Retry-After is the caller's affair */
+#define TRIES_MAX 4         /* of a request that gets no answer, or a passing refusal */
+#define FIRST_RETRY_MS 1000 /* then twice as long each time */
+#define PATIENCE_MS 15000   /* a longer Retry-After is the caller's affair */
 #define DIRECTORY_MS (86400 * 1000)
 
 /* ---- ends ---- */
@@ -111,7 +111,8 @@ void acme_request_clear(struct acme_request *r)
 
 /* ---- what to send ---- */
 
-/* Takes the turn of the client's own requests. False: another job has it, or had it and failed; out says so. */
+/* Takes the turn of the client's own requests. False: another job has it, or had it and failed; out
+ * says so. */
 static bool take_turn(struct acme_job *j)
 {
 	struct acme_client *c = j->client;
@@ -163,7 +164,8 @@ static void post(struct acme_job *j, struct acme_next *out, const struct want *w
 	free(j->nonce);
 	j->nonce = NULL;
 	if (!body) {
-		job_failf(j, ACME_LOCAL, "a request cannot be signed (no memory, or OpenSSL failed)");
+		job_failf(j, ACME_LOCAL,
+			  "a request cannot be signed (no memory, or OpenSSL failed)");
 		return;
 	}
 	j->sent = sent;
@@ -177,14 +179,16 @@ static void next_account(struct acme_job *j, struct acme_next *out)
 	int rc;
 
 	if (c->dir.external_account && !c->eab_kid) {
-		job_failf(j, ACME_ACCOUNT, "the CA wants an external account binding: set acme_eab_file");
+		job_failf(j, ACME_ACCOUNT,
+			  "the CA wants an external account binding: set acme_eab_file");
 		return;
 	}
 	if (!take_turn(j))
 		return;
 	rc = client_new_account(c, &w.payload);
 	if (rc == KM_EINVAL)
-		job_failf(j, ACME_ACCOUNT, "the key of the external account binding is no base64url");
+		job_failf(j, ACME_ACCOUNT,
+			  "the key of the external account binding is no base64url");
 	else if (rc)
 		job_no_memory(j);
 	else
@@ -268,7 +272,8 @@ static void directory_came(struct acme_job *j, const struct acme_answer *a)
 	rc = directory_read(&d, doc, &err);
 	json_decref(doc);
 	if (rc) {
-		job_failf(j, rc == KM_ENOMEM ? ACME_LOCAL : ACME_NETWORK, "%s: %s", c->url, err.text);
+		job_failf(j, rc == KM_ENOMEM ? ACME_LOCAL : ACME_NETWORK, "%s: %s", c->url,
+			  err.text);
 		return;
 	}
 	directory_clear(&c->dir);
@@ -363,7 +368,8 @@ static void refused(struct acme_job *j, const struct acme_answer *a, int sent)
 	}
 }
 
-void acme_job_answer(struct acme_job *j, const struct acme_answer *a, int64_t mono_ms, int64_t wall_ms)
+void acme_job_answer(struct acme_job *j, const struct acme_answer *a, int64_t mono_ms,
+		     int64_t wall_ms)
 {
 	int sent = j->sent;
 

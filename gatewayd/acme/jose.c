@@ -63,7 +63,8 @@ static json_t *jwk(EVP_PKEY *key)
 	a = number(key, ec ? OSSL_PKEY_PARAM_EC_PUB_X : OSSL_PKEY_PARAM_RSA_E, ec ? COORDINATE : 0);
 	b = number(key, ec ? OSSL_PKEY_PARAM_EC_PUB_Y : OSSL_PKEY_PARAM_RSA_N, ec ? COORDINATE : 0);
 	if (a && b)
-		out = ec ? json_pack("{s:s, s:s, s:s, s:s}", "crv", "P-256", "kty", "EC", "x", a, "y", b)
+		out = ec ? json_pack("{s:s, s:s, s:s, s:s}", "crv", "P-256", "kty", "EC", "x", a,
+				     "y", b)
 			 : json_pack("{s:s, s:s, s:s}", "e", a, "kty", "RSA", "n", b);
 	free(a);
 	free(b);
@@ -177,9 +178,9 @@ char *jose_sign(const struct jose_head *h, const char *payload)
 	bool rsa = EVP_PKEY_is_a(h->key, "RSA");
 	json_t *head = json_pack("{s:s, s:s, s:s*}", "alg", rsa ? "RS256" : "ES256", "url", h->url,
 				 "nonce", h->nonce);
-	int rc = !head                 ? -1
-		 : h->kid              ? json_object_set_new(head, "kid", json_string(h->kid))
-				       : json_object_set_new(head, "jwk", jwk(h->key));
+	int rc = !head    ? -1
+		 : h->kid ? json_object_set_new(head, "kid", json_string(h->kid))
+			  : json_object_set_new(head, "jwk", jwk(h->key));
 
 	if (rc) {
 		json_decref(head);
@@ -232,8 +233,7 @@ char *jose_key_change(EVP_PKEY *from, EVP_PKEY *to, const char *account_url, con
 	json_t *old = jwk(from);
 	char *payload =
 	    old ? dumped(json_pack("{s:s, s:o}", "account", account_url, "oldKey", old)) : NULL;
-	char *out =
-	    payload ? jose_sign(&(struct jose_head){.key = to, .url = url}, payload) : NULL;
+	char *out = payload ? jose_sign(&(struct jose_head){.key = to, .url = url}, payload) : NULL;
 
 	free(payload);
 	return out;

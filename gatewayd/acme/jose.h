@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* What ACME takes of JOSE: JWK (RFC 7517), thumbprints (RFC 7638), flattened JWS (RFC 7515), as RFC 8555
- * section 6.2 narrows them. Keys: P-256 (ES256) and RSA (RS256, only for revoking by a certificate's key). */
+/* What ACME takes of JOSE: JWK (RFC 7517), thumbprints (RFC 7638), flattened JWS (RFC 7515), as RFC
+ * 8555 section 6.2 narrows them. Keys: P-256 (ES256) and RSA (RS256, only for revoking by a
+ * certificate's key). */
 #ifndef GATEWAYD_ACME_JOSE_H
 #define GATEWAYD_ACME_JOSE_H
 
@@ -9,8 +10,8 @@
 
 #define JOSE_THUMBPRINT_LEN 44 /* with NUL */
 
-/* The public key as JWK, members in the order that RFC 7638 hashes them in. NULL: another kind of key, or
- * no memory. The caller frees. */
+/* The public key as JWK, members in the order that RFC 7638 hashes them in. NULL: another kind of
+ * key, or no memory. The caller frees. */
 char *jose_jwk(EVP_PKEY *key);
 /* KM_EINVAL: another kind of key; KM_ENOMEM. */
 int jose_thumbprint(EVP_PKEY *key, char out[static JOSE_THUMBPRINT_LEN])
@@ -25,8 +26,8 @@ struct jose_head {
 /* The payload ("" for POST-as-GET) signed, as JSON text. NULL: no memory, or OpenSSL failed. */
 char *jose_sign(const struct jose_head *head, const char *payload);
 
-/* externalAccountBinding (RFC 8555 section 7.3.4): the account's key bound by the CA's MAC key (base64url,
- * as the CA gives it). KM_EINVAL: that is no base64url; KM_ENOMEM. */
+/* externalAccountBinding (RFC 8555 section 7.3.4): the account's key bound by the CA's MAC key
+ * (base64url, as the CA gives it). KM_EINVAL: that is no base64url; KM_ENOMEM. */
 int jose_eab(char **out, EVP_PKEY *account, const char *kid, const char *mac_key, const char *url)
     __attribute__((warn_unused_result));
 /* The payload of a key change (section 7.3.5), signed by the new key. NULL as jose_sign. */

@@ -37,7 +37,8 @@ static bool unwelcome(const unsigned char *s, size_t n)
 	if (n == 2) /* U+0080 to U+009F, U+061C */
 		return (s[0] == 0xc2 && s[1] < 0xa0) || (s[0] == 0xd8 && s[1] == 0x9c);
 	if (n == 3 && s[0] == 0xe2) /* U+200E, U+200F, U+2028 to U+202E, U+2066 to U+2069 */
-		return (s[1] == 0x80 && (s[2] == 0x8e || s[2] == 0x8f || (s[2] >= 0xa8 && s[2] <= 0xae))) ||
+		return (s[1] == 0x80 &&
+			(s[2] == 0x8e || s[2] == 0x8f || (s[2] >= 0xa8 && s[2] <= 0xae))) ||
 		       (s[1] == 0x81 && s[2] >= 0xa6 && s[2] <= 0xa9);
 	return false;
 }
@@ -86,8 +87,8 @@ void problem_about(struct acme_problem *p, const char *what)
 
 int64_t problem_retry_after(const char *value, int64_t wall_ms)
 {
-	static const char *const dates[] = {"%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT",
-					    "%a %b %e %H:%M:%S %Y"};
+	static const char *const dates[] = {"%a, %d %b %Y %H:%M:%S GMT",
+					    "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"};
 	size_t digits = value ? strspn(value, "0123456789") : 0;
 	int64_t s = 0;
 
@@ -172,8 +173,8 @@ static void read_type(char *out, size_t size, const json_t *doc)
 	problem_clean(out, size, strncmp(type, URN, strlen(URN)) ? type : type + strlen(URN));
 }
 
-/* Adds what the CA says of one name; its cause counts when the whole has none of its own ("compound",
- * "malformed"). */
+/* Adds what the CA says of one name; its cause counts when the whole has none of its own
+ * ("compound", "malformed"). */
 static void read_subproblem(struct acme_problem *p, const json_t *doc)
 {
 	char type[sizeof(p->type)], text[2 * sizeof(p->text)];

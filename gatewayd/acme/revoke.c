@@ -13,7 +13,7 @@ struct revoke {
 	struct acme_job job;
 	char *certificate; /* DER as base64url */
 	int reason;
-	EVP_PKEY *key;     /* NULL: the account's */
+	EVP_PKEY *key; /* NULL: the account's */
 };
 
 static void revoke_next(struct acme_job *j, struct want *w)
@@ -119,7 +119,8 @@ static void rollover_next(struct acme_job *j, struct want *w)
 				 : strdup("");
 	}
 	if (!w->payload)
-		job_failf(j, ACME_LOCAL, "the change cannot be signed (no memory, or OpenSSL failed)");
+		job_failf(j, ACME_LOCAL,
+			  "the change cannot be signed (no memory, or OpenSSL failed)");
 }
 
 static void use_new_key(struct rollover *r)
@@ -142,7 +143,8 @@ static void rollover_answer(struct acme_job *j, const struct acme_answer *a, str
 		use_new_key(r);
 		return;
 	}
-	if (!r->asking && a->status != 409 && (p->cause == ACME_PROTOCOL || p->cause == ACME_VALIDATION)) {
+	if (!r->asking && a->status != 409 &&
+	    (p->cause == ACME_PROTOCOL || p->cause == ACME_VALIDATION)) {
 		r->asking = true;
 		j->problem = *p;
 		return;
@@ -168,7 +170,8 @@ static void rollover_free(struct acme_job *j)
 static const struct job_ops rollover_ops = {
     .next = rollover_next, .answer = rollover_answer, .free = rollover_free};
 
-int acme_rollover_new(struct acme_job **out, struct acme_client *c, EVP_PKEY *key, struct km_errtext *err)
+int acme_rollover_new(struct acme_job **out, struct acme_client *c, EVP_PKEY *key,
+		      struct km_errtext *err)
 {
 	char print[JOSE_THUMBPRINT_LEN];
 	struct rollover *r;
