@@ -41,6 +41,7 @@ static void turn_over(struct acme_job *j, const struct acme_problem *p)
 
 void job_done(struct acme_job *j)
 {
+	j->problem = (struct acme_problem){.reached = j->problem.reached};
 	j->over = JOB_DONE;
 }
 
@@ -335,7 +336,7 @@ static void account_gone(struct acme_job *j, const struct acme_problem *p)
 {
 	struct acme_client *c = j->client;
 
-	if (!j->kid || j->new_account) {
+	if (j->new_account) {
 		job_fail(j, p);
 		return;
 	}
@@ -355,7 +356,7 @@ static void refused(struct acme_job *j, const struct acme_answer *a, int sent)
 		bad_nonce(j, a);
 	} else if (passes(j, &p)) {
 		return;
-	} else if (problem_is(&p, "accountDoesNotExist") && sent == SENT_OWN) {
+	} else if (problem_is(&p, "accountDoesNotExist") && sent == SENT_OWN && j->kid) {
 		account_gone(j, &p);
 	} else if (sent == SENT_OWN) {
 		j->bad_nonces = j->tries = 0;

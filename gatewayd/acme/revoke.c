@@ -42,6 +42,8 @@ static void revoke_answer(struct acme_job *j, const struct acme_answer *a, struc
 		job_done(j);
 		return;
 	}
+	if (problem_is(p, "unauthorized"))
+		p->cause = ACME_ACCOUNT; /* nothing is validated here */
 	problem_about(p, "revoking");
 	job_fail(j, p);
 }
@@ -143,20 +145,19 @@ static void rollover_answer(struct acme_job *j, const struct acme_answer *a, str
 		use_new_key(r);
 		return;
 	}
-	if (!r->asking && a->status != 409 &&
-	    (p->cause == ACME_PROTOCOL || p->cause == ACME_VALIDATION)) {
-		r->asking = true;
-		j->problem = *p;
-		return;
-	}
-	if (r->asking && j->problem.cause) {
+	if (r->asking) {
 		job_fail(j, &j->problem); /* of the change itself */
 		return;
 	}
-	if (a->status == 409)
+	if (a->status == 409 || problem_is(p, "unauthorized"))
 		p->cause = ACME_ACCOUNT;
 	problem_about(p, "changing the account's key");
-	job_fail(j, p);
+	if (a->status == 409 || (p->cause != ACME_PROTOCOL && p->cause != ACME_ACCOUNT)) {
+		job_fail(j, p);
+		return;
+	}
+	r->asking = true;
+	j->problem = *p;
 }
 
 static void rollover_free(struct acme_job *j)
