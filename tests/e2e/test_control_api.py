@@ -1850,7 +1850,10 @@ def test_control_restart(ctl, sig):
         async with Link(ctl, g, k) as l:
             c = await l.data("config")
             assert (await rest(ctl, "GET", f"/api/gateways/{g['id']}"))["status"] == "online"
-            ctl.sql(f"UPDATE agents SET status = 'online', last_seen_at = now() - interval '2 minutes' WHERE id = '{a['id']}'")
+            ctl.sql(f"UPDATE agents SET status = 'online', last_seen_at = now() - interval '2 minutes' WHERE id = '{a['id']}'; "
+                    "INSERT INTO certificate_leases SELECT d, id, now() + t FROM gateways, (VALUES ('over.example.com', "
+                    f"interval '-1 s'), ('held.example.com', '1 hour')) x (d, t) WHERE id = '{g['id']}'; "
+                    f"INSERT INTO certificates (gateway_id, domain, status) VALUES ('{g['id']}', 'orphan.example.com', 'ready')")
             status = await asyncio.get_running_loop().run_in_executor(None, ctl.stop, sig)
             assert status == (0 if sig == signal.SIGTERM else -sig), ctl.log()[-8000:]
             await l.closed()
@@ -1859,6 +1862,8 @@ def test_control_restart(ctl, sig):
         status = "offline" if sig == signal.SIGTERM else "online"
         assert ctl.ok("GET", f"/api/gateways/{g['id']}")["status"] == status
         until(lambda: ctl.sql(f"SELECT status FROM agents WHERE id = '{a['id']}'") == "offline")
+        assert ctl.sql("SELECT domain FROM certificate_leases") == "held.example.com", "what has expired is removed"
+        assert not ctl.ok("GET", "/api/certificates?domain=orphan.example.com")["items"]
         t = ctl.tunnel(a)
         async with Link(ctl, g, k, c["epoch"], c["revision"]) as l:
             x = await l.next_is("tunnel_create")
