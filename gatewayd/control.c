@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "gatewayd/control.h"
 #include "gatewayd/report.h"
+#include "gatewayd/wants.h"
 #include "libkm/base/log.h"
 #include "libkm/base/util.h"
 #include "libkm/uplink/uplink.h"
@@ -22,6 +23,7 @@ struct control {
 	struct control_opts o;
 	struct km_uplink *uplink;
 	struct report *report;
+	struct wants *wants;
 	struct event *tick, *soon;
 	int soon_left;
 	struct waiting *waiting;
@@ -37,6 +39,8 @@ static int on_self(void *arg, const struct km_msg_gateway_self *was,
 	struct km_addr own;
 	int rc = peers_self(c->o.peers, is, err);
 	(void)was;
+	if (!rc && is)
+		wants_self(c->wants, is);
 	if (rc || !c->o.mesh || !is || !is->n_virtual_ips)
 		return rc;
 	if (km_uuid_parse(id, is->id) || km_addr_parse(&own, is->virtual_ips[0]))
@@ -56,6 +60,7 @@ static int on_gateway(void *arg, const struct km_msg_gateway *was, const struct 
 		return km_errtext_set(err, KM_EINVAL, "malformed gateway");
 	if (!there && c->o.mesh)
 		mesh_peer_gone(c->o.mesh, id);
+	wants_gateway(c->wants, id, is);
 	int rc = peers_gateway(c->o.peers, was, is, err);
 	return rc || !there || !c->o.mesh ? rc : mesh_peer(c->o.mesh, id, &a, err);
 }
@@ -147,15 +152,18 @@ static int on_tunnel(void *arg, const struct km_msg_tunnel *was, const struct km
 		return km_errtext_set(err, KM_EINVAL, "malformed tunnel id");
 	tunnel_unwait(c, id);
 	if (!is) {
+		wants_set(c->wants, id, NULL);
 		route_remove(c->o.routes, id);
 		return 0;
 	}
 	if ((rc = tunnel_check(c, is, err)) || (rc = tunnel_entry(&e, is, err))) {
+		wants_set(c->wants, id, NULL);
 		route_remove(c->o.routes, id); /* rather nothing than what it was before */
 		return rc;
 	}
 	memcpy(e.tunnel, id, sizeof(id));
 	rc = route_set(c->o.routes, &e);
+	wants_set(c->wants, id, rc || e.tls != ROUTE_TLS_AUTO ? NULL : e.domain);
 	if (rc == KM_EEXIST) {
 		route_remove(c->o.routes, id);
 		return tunnel_wait(c, &e);
@@ -175,6 +183,8 @@ static int waiting_settle(struct control *c, struct km_errtext *err)
 			at = &w->next;
 			continue;
 		}
+		if (w->e.tls == ROUTE_TLS_AUTO)
+			wants_set(c->wants, w->e.tunnel, w->e.domain);
 		*at = w->next;
 		free(w);
 	}
@@ -188,6 +198,7 @@ static int on_settled(void *arg, struct km_errtext *err)
 	int published = route_publish(c->o.routes);
 	if (published)
 		return km_errtext_set(err, published, "routes: %s", km_strerror(published));
+	wants_settled(c->wants);
 	int settled = peers_settled(c->o.peers, err);
 	c->soon_left = SOON_TIMES;
 	(void)event_add(c->soon, &(struct timeval){SOON_S, 0});
@@ -200,6 +211,17 @@ static int report_out(void *arg, json_t *data)
 {
 	struct control *c = arg;
 	return km_uplink_send(c->uplink, "status", data);
+}
+
+void control_obtained(struct control *c, const char *domain, const char *chain, int64_t not_after_ms)
+{
+	char at[KM_ISO8601_LEN];
+	struct km_msg_certificate_obtained m = {.domain = (char *)domain,
+						.certificate = (char *)chain,
+						.expires_at = km_iso8601(not_after_ms, at)};
+	if (c && c->uplink && km_uplink_authenticated(c->uplink))
+		(void)km_uplink_send(c->uplink, "certificate_obtained",
+				     km_msg_format(&km_msg_desc_certificate_obtained, &m));
 }
 
 static int lease_out(void *arg, json_t *data)
@@ -301,10 +323,11 @@ int control_start(struct control **out, const struct control_opts *opts, struct 
 	struct timeval tick = {REPORT_S, 0};
 	int rc;
 	c->o = *opts;
-	c->report = report_new(opts->routes, opts->peers, opts->certs);
+	c->report = report_new(opts->routes, opts->peers, opts->certs, opts->acme);
+	c->wants = wants_new(opts->acme, opts->settings);
 	c->tick = event_new(opts->base, -1, EV_PERSIST, on_tick, c);
 	c->soon = event_new(opts->base, -1, 0, on_soon, c);
-	if (!c->tick || !c->soon || event_add(c->tick, &tick))
+	if (!c->wants || !c->tick || !c->soon || event_add(c->tick, &tick))
 		rc = km_errtext_set(err, KM_ENOMEM, "no memory");
 	else
 		rc = uplink_open(c, err);
@@ -349,6 +372,7 @@ void control_free(struct control *c)
 		free(w);
 	}
 	report_free(c->report);
+	wants_free(c->wants);
 	if (c->tick)
 		event_free(c->tick);
 	if (c->soon)

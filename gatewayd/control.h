@@ -4,6 +4,7 @@
 #ifndef GATEWAYD_CONTROL_H
 #define GATEWAYD_CONTROL_H
 
+#include "gatewayd/acme/acme.h"
 #include "gatewayd/edge/certs.h"
 #include "gatewayd/lease.h"
 #include "gatewayd/mesh/mesh.h"
@@ -22,6 +23,7 @@ struct control_opts {
 	struct mesh *mesh;     /* NULL: this gateway is alone */
 	struct leases *leases; /* gets its way to control from here */
 	struct certs *certs;
+	struct acme *acme; /* NULL: certificates are not obtained */
 	const uint8_t *public_key; /* WireGuard, 32 bytes */
 	/* An agent has been removed, revoked, or has another address now. */
 	void (*agent_gone)(void *arg, const struct km_addr *virtual_ip);
@@ -36,6 +38,8 @@ int control_start(struct control **out, const struct control_opts *opts, struct 
     __attribute__((warn_unused_result));
 /* The private network has been made anew: peers get everything again. */
 void control_replay(struct control *c, const uint8_t *public_key);
+/* Tells control of a certificate that has come, if there is a way (c may be NULL). */
+void control_obtained(struct control *c, const char *domain, const char *chain, int64_t not_after_ms);
 /* NULL when there is a configuration to serve, else what is missing. */
 const char *control_ready(const struct control *c);
 /* Accepts NULL. */

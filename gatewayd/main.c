@@ -3,6 +3,7 @@
  * end. */
 #include <urcu/urcu-memb.h>
 
+#include "gatewayd/acme/acme.h"
 #include "gatewayd/certificates.h"
 #include "gatewayd/control.h"
 #include "gatewayd/edge/edge.h"
@@ -31,6 +32,7 @@ struct gateway {
 	struct leases *leases;
 	struct certs *certs;
 	struct challenges *challenges;
+	struct acme *acme; /* NULL: off */
 	struct edge *edge;
 	struct control *control;
 	struct km_httpd *metrics;
@@ -127,17 +129,65 @@ static int certs_make(struct gateway *g, struct km_errtext *err)
 	return g->certs ? 0 : km_errtext_set(err, KM_ENOMEM, "no memory");
 }
 
+/* ---- certificates that the gateway obtains ---- */
+
+static void on_certificate_settled(void *arg, const char *domain, bool ok)
+{
+	struct gateway *g = arg;
+	if (g->edge)
+		edge_certificate_settled(g->edge, domain, ok);
+}
+
+static void on_obtained(void *arg, const char *domain, const char *chain, int64_t not_after_ms)
+{
+	control_obtained(((struct gateway *)arg)->control, domain, chain, not_after_ms);
+}
+
+static bool on_asked(void *arg, const char *domain)
+{
+	return acme_asked(((struct gateway *)arg)->acme, domain);
+}
+
+static void on_served(void *arg, const char *token)
+{
+	acme_served(((struct gateway *)arg)->acme, token);
+}
+
+static void on_gateway_revoked(void *arg, const uint8_t gateway[static 16])
+{
+	acme_gateway_revoked(((struct gateway *)arg)->acme, gateway);
+}
+
+static int acme_make(struct gateway *g, struct km_errtext *err)
+{
+	g->leases = leases_new(g->base);
+	g->challenges = challenges_new(on_served, g);
+	if (!g->leases || !g->challenges)
+		return km_errtext_set(err, KM_ENOMEM, "no memory");
+	struct acme_opts o = {.settings = &g->settings,
+			      .base = g->base,
+			      .certs = g->certs,
+			      .challenges = g->challenges,
+			      .lease = leases_ops(g->leases),
+			      .settled = on_certificate_settled,
+			      .obtained = on_obtained,
+			      .arg = g};
+	return g->settings.acme ? acme_start(&g->acme, &o, err) : 0;
+}
+
 /* What is kept of other hosts, and the other gateways to talk to. */
 static int neighbours_make(struct gateway *g, struct km_errtext *err)
 {
 	const struct gw_settings *s = &g->settings;
-	const struct mesh_opts mesh = {.base = g->base};
+	const struct mesh_opts mesh = {
+	    .base = g->base, .hooks = g->acme ? acme_mesh_hooks() : NULL, .arg = g->acme};
 	bool wireguard = s->host.wireguard != KM_WG_NONE;
 	if (wireguard && !(g->neighbours = neighbours_new(g->base, s->host.state_dir)))
 		return km_errtext_set(err, KM_ENOMEM, "no memory");
 	g->peers = peers_new(s->host.state_dir, g->neighbours);
 	if (wireguard && s->share_certificates && !(g->mesh = mesh_new(&mesh)))
 		return km_errtext_set(err, KM_ENOMEM, "no memory");
+	acme_mesh(g->acme, g->mesh);
 	return 0;
 }
 
@@ -151,15 +201,10 @@ static int start(struct gateway *g, struct km_errtext *err)
 		return KM_ENOMEM;
 	if ((rc = km_host_folders(&s->host, err)) || (rc = signals_make(g, err)))
 		return rc;
-	g->leases = leases_new(g->base);
-	if ((rc = neighbours_make(g, err)))
+	if ((rc = certs_make(g, err)) || (rc = acme_make(g, err)) || (rc = neighbours_make(g, err)))
 		return rc;
 	if ((rc = km_host_net_start(&g->host_net, g->base, &s->host, &net_cbs, g, err)))
 		return rc;
-	if ((rc = certs_make(g, err)))
-		return rc;
-	if (!(g->challenges = challenges_new(NULL, NULL)))
-		return km_errtext_set(err, KM_ENOMEM, "no memory");
 	struct control_opts control = {.settings = s,
 				       .base = g->base,
 				       .routes = g->routes,
@@ -167,6 +212,8 @@ static int start(struct gateway *g, struct km_errtext *err)
 				       .mesh = g->mesh,
 				       .leases = g->leases,
 				       .certs = g->certs,
+				       .acme = g->acme,
+				       .gateway_revoked = on_gateway_revoked,
 				       .public_key = km_privnet_public_key(g->net),
 				       .agent_gone = on_agent_gone,
 				       .arg = g};
@@ -175,7 +222,9 @@ static int start(struct gateway *g, struct km_errtext *err)
 				 .routes = g->routes,
 				 .certs = g->certs,
 				 .challenges = g->challenges,
-				 .net = g->net};
+				 .net = g->net,
+				 .asked = on_asked,
+				 .arg = g};
 	/* The configuration comes first, so that the first stranger finds it. */
 	if ((rc = control_start(&g->control, &control, err)) ||
 	    (rc = edge_start(&g->edge, &edge, err)))
@@ -188,8 +237,10 @@ static void stop(struct gateway *g)
 	km_httpd_free(g->metrics);
 	edge_free(g->edge);
 	control_free(g->control);
-	leases_free(g->leases);
+	acme_mesh(g->acme, NULL);
 	mesh_free(g->mesh);
+	acme_free(g->acme);
+	leases_free(g->leases);
 	peers_free(g->peers);
 	neighbours_free(g->neighbours);
 	if (g->base) {

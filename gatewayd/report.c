@@ -12,6 +12,8 @@ struct report {
 	const struct route_table *routes;
 	const struct peers *peers;
 	struct certs *certs;
+	const struct acme *acme;
+	uint64_t acme_since;
 	json_t *sent_tunnels, *sent_peers, *sent_certs; /* id or domain -> object */
 	size_t cert_from, cert_at;
 	/* of the round at hand */
@@ -24,12 +26,13 @@ struct report {
 };
 
 struct report *report_new(const struct route_table *routes, const struct peers *peers,
-			  struct certs *certs)
+			  struct certs *certs, const struct acme *acme)
 {
 	struct report *r = km_xcalloc(1, sizeof(*r));
 	r->routes = routes;
 	r->peers = peers;
 	r->certs = certs;
+	r->acme = acme;
 	report_reset(r);
 	return r;
 }
@@ -52,6 +55,7 @@ void report_free(struct report *r)
 void report_reset(struct report *r)
 {
 	forget(r);
+	r->acme_since = 0;
 	r->sent_tunnels = json_object();
 	r->sent_peers = json_object();
 	r->sent_certs = json_object();
@@ -147,7 +151,10 @@ static void add_certificate(void *arg, const struct route_entry *e)
 	char at[KM_ISO8601_LEN];
 	struct km_msg_certificate_status s = {.domain = (char *)e->domain, .status = "ready"};
 	size_t i = r->cert_at++;
-	if (i < r->cert_from || i >= r->cert_from + CERTS_PER_REPORT)
+	if (i < r->cert_from || i >= r->cert_from + CERTS_PER_REPORT ||
+	    acme_manages(r->acme, e->domain))
+		return;
+	if (e->tls == ROUTE_TLS_PASSTHROUGH || e->tls == ROUTE_TLS_OFF)
 		return;
 	struct certs_ask ask = {.host = e->domain,
 				.mode = e->tls,
@@ -170,6 +177,21 @@ static void add_certificate(void *arg, const struct route_entry *e)
 	cert_put(cert);
 }
 
+/* What the gateway obtains by itself. */
+static void add_obtained(void *arg, const struct acme_status *a)
+{
+	static const char *const states[] = {"pending", "issuing", "ready", "renewal_due", "error"};
+	char after[KM_ISO8601_LEN], next[KM_ISO8601_LEN];
+	struct km_msg_certificate_status s = {.domain = (char *)a->domain,
+					      .status = (char *)states[a->state],
+					      .error = (char *)a->error};
+	if (a->not_after_ms)
+		s.not_after = km_iso8601(a->not_after_ms, after);
+	if (a->next_try_ms)
+		s.next_try_at = km_iso8601(a->next_try_ms, next);
+	add(arg, "domain", km_msg_format(&km_msg_desc_certificate_status, &s));
+}
+
 void report_send(struct report *r, int64_t now_ms, int64_t wall_ms,
 		 int (*send)(void *arg, json_t *data), void *arg)
 {
@@ -187,7 +209,10 @@ void report_send(struct report *r, int64_t now_ms, int64_t wall_ms,
 	begin(r, "certificates", r->sent_certs);
 	r->cert_at = 0;
 	route_each(r->routes, add_certificate, r);
+	uint64_t since = acme_each(r->acme, r->acme_since, add_obtained, r);
 	flush(r, "domain");
+	if (!r->failed)
+		r->acme_since = since;
 	r->cert_from += CERTS_PER_REPORT;
 	if (r->cert_from >= r->cert_at)
 		r->cert_from = 0;

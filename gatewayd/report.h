@@ -4,6 +4,7 @@
 #ifndef GATEWAYD_REPORT_H
 #define GATEWAYD_REPORT_H
 
+#include "gatewayd/acme/acme.h"
 #include "gatewayd/edge/certs.h"
 #include "gatewayd/peers.h"
 #include "gatewayd/route/route.h"
@@ -11,8 +12,9 @@
 
 struct report;
 
+/* acme may be NULL. */
 struct report *report_new(const struct route_table *routes, const struct peers *peers,
-			  struct certs *certs);
+			  struct certs *certs, const struct acme *acme);
 void report_free(struct report *r);
 /* Forgets what was sent: the next report is whole. */
 void report_reset(struct report *r);

@@ -11,6 +11,7 @@
 #include "gatewayd/settings.h"
 #include <event2/event.h>
 
+/* With `acme = off` there is none: all functions accept NULL for it, and do nothing. */
 struct acme;
 
 /* The lease in control's database (see "lease" in docs/protocol.md): advice, not permission. */
@@ -37,9 +38,15 @@ struct acme_opts {
 	void (*obtained)(void *arg, const char *domain, const char *chain, int64_t not_after_ms);
 	void *arg;
 };
+/* Errors carry a sentence: state_dir that cannot be read, malformed settings of DNS, no memory. An acme_dir
+ * that cannot be used is none: nothing is obtained until it can. */
 int acme_start(struct acme **out, const struct acme_opts *o, struct km_errtext *err)
     __attribute__((warn_unused_result));
+/* Before it the mesh is taken away (acme_mesh with NULL) and freed; whoever gives leases is asked nothing
+ * afterwards, and must not answer any more. */
 void acme_free(struct acme *a);
+/* A challenge has been answered (challenges_new). Any thread, as long as acme_free has not been called. */
+void acme_served(struct acme *a, const char *token);
 
 /* A tunnel with `tls: auto` has this domain ("*.x" too), or has it no more. Counted: as many unwants as
  * wants. */
@@ -70,5 +77,7 @@ struct acme_status {
 /* Calls each for names whose status changed since `since` (a counter; 0: all); returns the counter now. */
 uint64_t acme_each(const struct acme *a, uint64_t since,
 		   void (*each)(void *arg, const struct acme_status *s), void *arg);
+/* Whether it is among those: wanted, and not served by a file of the operator's. */
+bool acme_manages(const struct acme *a, const char *domain);
 
 #endif

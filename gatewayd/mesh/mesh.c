@@ -117,6 +117,12 @@ void mesh_peer_gone(struct mesh *m, const uint8_t id[static 16])
 	peer_free(p, "no gateway of ours any more");
 }
 
+bool mesh_is_alive(const struct mesh *m, const uint8_t id[static 16])
+{
+	const struct peer *p = mesh_peer_by_id(m, id);
+	return p && p->alive;
+}
+
 size_t mesh_alive(const struct mesh *m)
 {
 	size_t n = 0;

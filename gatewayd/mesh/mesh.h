@@ -75,6 +75,7 @@ int mesh_peer(struct mesh *m, const uint8_t id[static 16], const struct km_addr 
 void mesh_peer_gone(struct mesh *m, const uint8_t id[static 16]);
 
 size_t mesh_alive(const struct mesh *m); /* others */
+bool mesh_is_alive(const struct mesh *m, const uint8_t id[static 16]);
 /* Whether this gateway is the one that orders for a name: the highest of the rendezvous hashes of
  * all that live (ourselves too). */
 bool mesh_mine(const struct mesh *m, const char *domain);

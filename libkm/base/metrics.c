@@ -20,6 +20,10 @@ struct series {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct series table[MAX_SERIES];
 static size_t n_series;
+static struct {
+	int (*print)(void *arg, struct km_buf *out);
+	void *arg;
+} also[8];
 static uint16_t slots[SLOTS]; /* index + 1; 0: free */
 static struct series overflow = {
     .kind = KM_METRIC_COUNTER,
@@ -110,6 +114,20 @@ static int print_family(struct km_buf *out, struct series *s)
 	return err;
 }
 
+void km_metrics_also(int (*print)(void *arg, struct km_buf *out), void *arg)
+{
+	size_t i = 0;
+
+	pthread_mutex_lock(&lock);
+	while (i < KM_ARRAY_LEN(also) - 1 && (print ? also[i].print != NULL : also[i].arg != arg))
+		i++;
+	if (print || also[i].arg == arg) {
+		also[i].print = print;
+		also[i].arg = print ? arg : NULL;
+	}
+	pthread_mutex_unlock(&lock);
+}
+
 int km_metrics_print(struct km_buf *out)
 {
 	int err = 0;
@@ -120,6 +138,9 @@ int km_metrics_print(struct km_buf *out)
 			err = print_family(out, &table[i]);
 	if (!err && n_series == MAX_SERIES)
 		err = print_family(out, &overflow);
+	for (size_t i = 0; i < KM_ARRAY_LEN(also) && !err; i++)
+		if (also[i].print)
+			err = also[i].print(also[i].arg, out);
 	pthread_mutex_unlock(&lock);
 	return err;
 }

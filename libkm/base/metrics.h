@@ -26,6 +26,9 @@ static inline void km_metric_set(struct km_metric *m, int64_t n)
 {
 	atomic_store_explicit(&m->value, n, memory_order_relaxed);
 }
+/* Has print called at the end of km_metrics_print, for series that come and go (it appends whole lines,
+ * with HELP and TYPE); print NULL: no longer for this arg. At most 8; on the thread that prints. */
+void km_metrics_also(int (*print)(void *arg, struct km_buf *out), void *arg);
 /* Appends all series, grouped by name, with HELP and TYPE lines. */
 int km_metrics_print(struct km_buf *out) __attribute__((warn_unused_result));
 
