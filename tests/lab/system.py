@@ -226,8 +226,10 @@ class System:
             p.wait_log("configuration applied", timeout=30)
         return p
 
-    def start_target(self, port=8080, text="hello", name="target"):
-        p = self.start(name, self.net.agent, "/usr/bin/python3", ROOT / "tests/lab/target.py", port, text)
+    def start_target(self, port=8080, text="hello", name="target", pem=None):
+        """With pem, a file with key and certificate, it speaks TLS."""
+        p = self.start(name, self.net.agent, "/usr/bin/python3", ROOT / "tests/lab/target.py", port, text,
+                       *([pem] if pem else []))
         p.wait_log("target listens")
         return p
 

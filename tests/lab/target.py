@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""An HTTP service for the agent's loopback. Run as a program: target.py PORT [TEXT]
+"""An HTTP service for the agent's loopback. Run as a program: target.py PORT [TEXT [PEM]], with PEM (key
+and certificate) over TLS
 
 GET /…           TEXT, the request line and the headers it saw
 GET /bytes/N     N bytes of a fixed pattern
@@ -9,6 +10,7 @@ import hashlib
 import http.server
 import json
 import socketserver
+import ssl
 import sys
 
 PATTERN = bytes(hashlib.sha256(b"kakuremichi").digest() * 32768)  # 1 MiB
@@ -90,5 +92,9 @@ class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
 if __name__ == "__main__":
     Handler.text = sys.argv[2] if len(sys.argv) > 2 else "hello"
     server = Server(("127.0.0.1", int(sys.argv[1])), Handler)
+    if len(sys.argv) > 3:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(sys.argv[3])
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     print("target listens", server.server_address[1], flush=True)
     server.serve_forever()
