@@ -25,7 +25,8 @@
 #define COLD 10000
 
 static json_t *rows;
-static char dir[] = "/tmp/km-bench-certs-XXXXXX";
+static char temp[] = "/tmp/km-bench-certs-XXXXXX";
+static const char *dir = temp;
 
 static void row(const char *system, const char *metric, double value, const char *unit)
 {
@@ -137,7 +138,7 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
 
 static void folder_remove(void)
 {
-	nftw(dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+	nftw(temp, remove_one, 8, FTW_DEPTH | FTW_PHYS);
 }
 
 /* ---- measuring ---- */
@@ -345,12 +346,17 @@ int main(int argc, char **argv)
 {
 	unsigned n = argc > 2 ? (unsigned)atoi(argv[2]) : 100000, seen = 0;
 	struct km_errtext e;
+	if (argc == 4 && !strcmp(argv[1], "--fill")) {
+		dir = argv[2];
+		folder_fill((unsigned)atoi(argv[3]));
+		return 0;
+	}
 	if (argc < 2 || argc > 3 || n < 100)
 		errx(2, "usage: bench-certs FILE.json [CERTIFICATES, at least 100]");
 	double *ms = calloc(COLD, sizeof(*ms)), *cpu_ms = calloc(COLD, sizeof(*ms));
 	rows = json_array();
-	if (!mkdtemp(dir) || !ms || !cpu_ms)
-		err(1, "%s", dir);
+	if (!mkdtemp(temp) || !ms || !cpu_ms)
+		err(1, "%s", temp);
 	atexit(folder_remove);
 	folder_fill(n);
 	row("kakuremichi", "certificates", n, "");
