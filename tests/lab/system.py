@@ -314,8 +314,13 @@ class System:
         if (folder / "wireguard.sock").exists():
             shown = run(str(self.build / "km-warden"), "--show", str(folder))
             return {line.split()[1] for line in shown.split("\n") if line.startswith("peer")}
-        line = self.procs[f"{role}d"].wait_log("warden started", "device=")
-        return set(self.inside(f"{role}d", "wg", "show", line.split("device=")[1].split()[0], "peers").split())
+        return set(self.inside(f"{role}d", "wg", "show", self.device(role), "peers").split())
+
+    def device(self, role):
+        """The name of its WireGuard device. The warden may have been started by an earlier daemon."""
+        self.procs[f"{role}d"].wait_log("private network ready")
+        return [line for name, p in self.started if name == f"{role}d" for line in p.lines
+                if "warden started" in line][-1].split("device=")[1].split()[0]
 
     def sql(self, text):
         """In control's embedded database, with every right; what a query gives, unaligned."""
