@@ -313,8 +313,8 @@ static void on_lease(void *arg, bool granted, const uint8_t *holder)
 		return;
 	struct name *n = t->n;
 	/* What a captured or restored control says about a gateway that is dead, or about ourselves, does not
-	 * count: the mesh has agreed. */
-	if (granted || !holder || !t->a->mesh || !mesh_is_alive(t->a->mesh, holder)) {
+	 * count, nor what it says again after we have waited once: the mesh has agreed. */
+	if (granted || !holder || n->overdue || !t->a->mesh || !mesh_is_alive(t->a->mesh, holder)) {
 		t->leased = granted;
 		order_begin(t);
 		return;
