@@ -4,9 +4,10 @@ has another root whenever it starts."""
 import json
 import re
 import shutil
+import time
 
 from . import client, net
-from .proc import LabError
+from .proc import LabError, patience
 
 NAME, PORT, MANAGEMENT = "ca.demo.test", 14000, 15000
 
@@ -45,9 +46,21 @@ class Pebble:
         server = ("-dnsserver", f"{self.dns.address}:53") if self.dns else ()
         self.proc = self.system.start("pebble", self.ns, "pebble", "-config", self.config, *server, env=env)
         self.proc.wait_log("ACME directory available at")
+        for port in (PORT, MANAGEMENT):  # it says so before it listens
+            self._reachable(port)
         self.root = self.system.dir / "pebble-root.crt"
         self.root.write_text(self.management("/roots/0"))
         self.tls = client.context(self.root)
+
+    def _reachable(self, port):
+        end = time.monotonic() + patience(20)
+        while True:
+            try:
+                return self.system.net.stranger.connect(net.CA, port).close()
+            except ConnectionRefusedError:
+                if time.monotonic() > end or not self.proc.alive():
+                    raise
+                time.sleep(0.02)
 
     def stop(self):
         self.system.stop("pebble")
