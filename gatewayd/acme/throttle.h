@@ -19,8 +19,8 @@ struct throttle;
 struct throttle_rate {
 	int64_t n, ms; /* n in each ms */
 };
-/* name: certificates for the very same name, of either kind of key. path: the file in which it is kept; NULL: none. What cannot be read there counts as nothing used.
- * NULL: no memory. */
+/* name: certificates for the very same name, of either kind of key. path: the file in which it is kept;
+ * NULL: none. What cannot be read there counts as nothing used. NULL: no memory. */
 struct throttle *throttle_new(struct throttle_rate orders, struct throttle_rate domain,
 			      struct throttle_rate name, const char *path, int64_t mono_ms, int64_t wall_ms);
 void throttle_free(struct throttle *t);

@@ -6,12 +6,14 @@
 import os
 import pathlib
 import signal
+import ssl
 import sys
 import threading
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from tests.lab import LabError, System  # noqa: E402
+from tests.lab.pebble import Pebble  # noqa: E402
 
 TEXT = "Hello from a service behind NAT."
 
@@ -28,8 +30,11 @@ def main():
         signal.signal(sig, lambda *_: (stop.set(), _interrupt()))
     status, s = 1, None
     try:
-        print("Making five hosts: stranger, gateway, control, NAT router, agent …", flush=True)
+        print("Making six hosts: stranger, gateway, control, NAT router, agent, and a CA (pebble) …", flush=True)
         s = System("kmdemo")
+        ca = Pebble(s)
+        # There is no DNS server here that could be asked beforehand: names are in /etc/hosts.
+        s.use_ca(ca, acme_preflight="off")
         print("Starting control with its database …", flush=True)
         s.start_control()
         gateway = s.api("POST", "/api/gateways", {"name": "gateway-1"}, expect=201)
@@ -41,14 +46,15 @@ def main():
         s.start_agent(agent["joinToken"])
         s.create_tunnel()
         _, seconds = s.wait_served()
-        ca = s.dir / "ca.crt"
         url = f"https://{s.domain}/"
-        curl = f"ip netns exec {s.net.stranger.name} curl --cacert {ca} {url}"
-        answer = s.net.stranger.exec("curl", "-sS", "--cacert", str(ca), url)
+        curl = f"ip netns exec {s.net.stranger.name} curl --cacert {ca.root} {url}"
+        answer = s.net.stranger.exec("curl", "-sS", "--cacert", str(ca.root), url)
+        issuer = s.net.stranger.exec("openssl", "x509", "-noout", "-issuer", input=ssl.DER_cert_to_PEM_cert(s.leaf()))
         print(f"""
-The tunnel is up ({seconds * 1000:.0f} ms after POST /api/tunnels).
+The tunnel is up, its certificate obtained: {seconds * 1000:.0f} ms after POST /api/tunnels.
 
   URL      {url}
+  issuer   {issuer.strip().removeprefix("issuer=")}   (its root: {ca.root})
   try      sudo {curl}
   token    {s.dir}/control/admin.token   (REST: https://control.demo.test:3000/api,
            root certificate {s.dir}/control/root.crt)

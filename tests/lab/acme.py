@@ -6,6 +6,13 @@ import time
 from .proc import LabError, patience
 
 
+def start(s, **more):
+    """A gateway that has joined before: until it has control's word, which need not be a new one."""
+    gateway = s.start_gateway(wait=False, **more)
+    gateway.wait_log("authenticated")
+    return gateway
+
+
 class Handshakes(threading.Thread):
     """New connections of a stranger, one after the other, each with a request, until the end of the block."""
 
