@@ -151,6 +151,8 @@ static int on_tunnel(void *arg, const struct km_msg_tunnel *was, const struct km
 	if (km_uuid_parse(id, is ? is->id : was->id))
 		return km_errtext_set(err, KM_EINVAL, "malformed tunnel id");
 	tunnel_unwait(c, id);
+	if (was && (!is || strcmp(was->domain, is->domain) != 0))
+		report_forget(c->report, was->id, was->domain);
 	if (!is) {
 		wants_set(c->wants, id, NULL);
 		route_remove(c->o.routes, id);

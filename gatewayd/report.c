@@ -61,6 +61,12 @@ void report_reset(struct report *r)
 	r->sent_certs = json_object();
 }
 
+void report_forget(struct report *r, const char *id, const char *domain)
+{
+	json_object_del(r->sent_tunnels, id);
+	json_object_del(r->sent_certs, domain);
+}
+
 /* ---- lists ---- */
 
 static void flush(struct report *r, const char *key)

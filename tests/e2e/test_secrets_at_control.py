@@ -94,3 +94,16 @@ def test_neither_key_nor_challenge(s):
     assert needles.search({"domain": {NAMES[-1].encode()}}, {k: v for k, v in hay.items() if "/postgres/" in k})
     types = set(re.findall(rb'"type": ?"(\w+)"', hay["frames"]))
     assert types >= {b"lease", b"lease_result", b"certificate_obtained", b"status", b"config", b"tunnel_create"}, types
+
+
+def test_what_is_known_of_a_domain_goes_and_comes_with_its_tunnel(s):
+    name = NAMES[-1]
+    before = {n: s.wait_certificate("ready", name, n)["notAfter"] for n in (1, 2)}
+    found = next(t for t in s.api("GET", "/api/tunnels", expect=200)["items"] if t["domain"] == name)
+    s.api("DELETE", f"/api/tunnels/{found['id']}", expect=204)
+    assert not s.certificate(name, 1) and not s.certificate(name, 2)
+    orders = s.procs["pebble"].count_log("Added order")
+    s.create_tunnel(name)
+    for n in (1, 2):
+        assert s.wait_certificate("ready", name, n)["notAfter"] == before[n]
+    assert s.procs["pebble"].count_log("Added order") == orders, "what lies on the disk is served again"
