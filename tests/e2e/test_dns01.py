@@ -59,9 +59,14 @@ class Driver:
 
     def say(self, *words):
         """The number of the command, for `wait`."""
-        self._n += 1
-        self.popen.stdin.write(" ".join(words) + "\n")
-        return self._n
+        return self.say_lines(" ".join(words))[0]
+
+    def say_lines(self, *lines):
+        """Several commands, which the driver reads in one piece."""
+        first = self._n + 1
+        self._n += len(lines)
+        self.popen.stdin.write("\n".join(lines) + "\n")
+        return range(first, self._n + 1)
 
     def wait(self, number, timeout=60):
         with self._cond:
@@ -263,6 +268,42 @@ def test_a_server_that_lags(world):
     # One that is dead is not waited for, if the others show it.
     assert second.stop() == 0
     d.ok("present", "dead.example.test", "one-suffices")
+
+
+def test_taken_away_at_any_time(world):
+    """Before it is written, while the servers are asked, after a failure: nothing stays behind."""
+    primary = world.knot("primary", PRIMARY, {"example.test": (BOTH, UPDATES)})
+    world.knot("second", SECOND, {"example.test": (BOTH, UPDATES)})
+    name = "_acme-challenge.www.example.test"
+    d = world.driver()
+    at_once, removed = d.say_lines("present www.example.test at-once", "remove 1")
+    assert d.wait(removed)[0] == "ok"
+    mark = primary.mark()
+    asked = d.say("present", "www.example.test", "asked")
+    primary.wait_log("DDNS, finished", since=mark)
+    assert world.txt(name) == ["asked"]
+    mark = primary.mark()
+    d.ok("remove", str(asked))
+    primary.wait_log("DDNS, finished", since=mark)
+    assert world.txt(name) == []
+    quick = world.driver(dns_timeout="1s")
+    assert quick.fails("present", "www.example.test", "too-late")
+    mark = primary.mark()
+    quick.ok("remove", "1")
+    primary.wait_log("DDNS, finished", since=mark)
+    assert world.txt(name) == []
+    assert d.pending(at_once) and d.pending(asked)
+
+
+def test_an_answer_too_long_for_udp(world):
+    """Fifty values under one name, as of a wildcard tried again and again."""
+    values = [secrets.token_urlsafe(32) for _ in range(50)]
+    old = "".join(f'_acme-challenge.www TXT "{v}"\n' for v in values)
+    world.knot("primary", PRIMARY, {"example.test": (EXAMPLE + old, UPDATES)})
+    d = world.driver()
+    one = d.ok("present", "www.example.test", "the-new-one")
+    assert sorted(values + ["the-new-one"]) == world.txt("_acme-challenge.www.example.test")
+    d.ok("remove", str(one))
 
 
 def test_refusals(world):

@@ -176,7 +176,7 @@ void dns_rr_txt(const struct dns_rr *rr, char *out, size_t size)
 	struct km_cur c = km_cur_of(rr->data, rr->n);
 	size_t len = 0;
 
-	while (c.left) {
+	while (c.left && !c.bad) {
 		size_t n = km_cur_u8(&c);
 		const uint8_t *p = km_cur_take(&c, n);
 		for (size_t i = 0; p && i < n && len + 1 < size; i++)
