@@ -46,24 +46,24 @@ static const struct field {
 	size_t off, max;   /* max: bytes of a text */
 	const char *chars; /* of which it may be; NULL: UTF-8 without control characters */
 } fields[TAGS] = {
-#define F(name, form_, member, ...)                                                                \
-	[TAG_##name] = {form_, offsetof(struct mesh_msg, member), __VA_ARGS__}
-    F(ID, FORM_U32, id, 0),
-    F(VERSION, FORM_U8, version, 0),
-    F(GATEWAY, FORM_ID16, gateway, 0),
-    F(OPEN, FORM_BOOL, open, 0),
-    F(KIND, FORM_KIND, ch.type, 0),
+#define F(name, form_, member, max_, chars_)                                                       \
+	[TAG_##name] = {form_, offsetof(struct mesh_msg, member), max_, chars_}
+    F(ID, FORM_U32, id, 0, NULL),
+    F(VERSION, FORM_U8, version, 0, NULL),
+    F(GATEWAY, FORM_ID16, gateway, 0, NULL),
+    F(OPEN, FORM_BOOL, open, 0, NULL),
+    F(KIND, FORM_KIND, ch.type, 0, NULL),
     F(NAME, FORM_TEXT, ch.name, sizeof(((struct challenge *)0)->name) - 1, HOST),
     F(TOKEN, FORM_TEXT, ch.token, CHALLENGE_TOKEN_MAX, B64URL),
     F(KEY_AUTH, FORM_TEXT, ch.key_auth, CHALLENGE_KEY_AUTH_MAX, B64URL "."),
-    F(GRANTED, FORM_BOOL, granted, 0),
+    F(GRANTED, FORM_BOOL, granted, 0, NULL),
     F(DOMAIN, FORM_TEXT, fact.domain, sizeof(((struct mesh_fact *)0)->domain) - 1, HOST),
-    F(RSA, FORM_BOOL, fact.rsa, 0),
-    F(FINGERPRINT, FORM_HEX, fact.fingerprint, 0),
-    F(NOT_AFTER, FORM_I64, fact.not_after_ms, 0),
-    F(WHY, FORM_TEXT, why, MESH_WHY_MAX),
-    F(NEXT_TRY, FORM_I64, next_try_ms, 0),
-    F(PEM, FORM_PEM, pem, 0),
+    F(RSA, FORM_BOOL, fact.rsa, 0, NULL),
+    F(FINGERPRINT, FORM_HEX, fact.fingerprint, 0, NULL),
+    F(NOT_AFTER, FORM_I64, fact.not_after_ms, 0, NULL),
+    F(WHY, FORM_TEXT, why, MESH_WHY_MAX, NULL),
+    F(NEXT_TRY, FORM_I64, next_try_ms, 0, NULL),
+    F(PEM, FORM_PEM, pem, 0, NULL),
 #undef F
 };
 

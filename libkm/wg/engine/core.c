@@ -161,7 +161,8 @@ void wg_peer_drop_sessions(struct wg_peer *p)
 	session_retire(p->previous);
 	session_retire(atomic_load(&p->current));
 	session_retire(p->next);
-	p->previous = p->next = NULL;
+	p->previous = NULL;
+	p->next = NULL;
 	set_current(p, NULL);
 }
 
