@@ -525,8 +525,8 @@ static void order_failed(struct attempt *t)
 	}
 	if (p.cause != ACME_NETWORK && p.cause != ACME_RATE_LIMITED)
 		order_forget(n);
-	if (t->counted && p.cause != ACME_NETWORK && !p.reached)
-		throttle_undo(a->throttle, n->domain, mono);
+	if (t->counted && !n->e->order_url) /* else it is gone on with, and has been counted */
+		throttle_undo(a->throttle, n->domain, p.reached, mono);
 	if (p.cause == ACME_VALIDATION)
 		throttle_failed(a->throttle, n->domain, mono);
 	a->refused = p.cause == ACME_RATE_LIMITED ? a->refused + 1 : 0;

@@ -58,6 +58,19 @@ static bool next_chosen(struct order *o)
 	return o->at < o->n_authz;
 }
 
+/* Whether another order could fare better: it counts against the CA's limits. */
+static bool type_left(const struct order *o)
+{
+	unsigned all = 0;
+
+	for (size_t i = 0; i < TYPES_MAX && o->types[i]; i++)
+		all |= 1U << i;
+	for (size_t i = 0; i < o->n_names; i++)
+		if ((o->failed[i] & all) == all)
+			return false;
+	return true;
+}
+
 void order_authz_came(struct order *o, const struct acme_answer *a, struct acme_problem *p)
 {
 	struct authz *z = &o->authz[o->at];
@@ -95,7 +108,7 @@ void order_authz_came(struct order *o, const struct acme_answer *a, struct acme_
 		return;
 	}
 	/* Why the order failed is known now. No other type changes what a CAA record says. */
-	if (o->last.cause == ACME_VALIDATION && !problem_is(&o->last, "caa"))
+	if (o->last.cause == ACME_VALIDATION && !problem_is(&o->last, "caa") && type_left(o))
 		order_anew(o);
 	else
 		job_fail(&o->job, &o->last);

@@ -180,8 +180,10 @@ void throttle_order(struct throttle *t, const char *name, int64_t mono_ms)
 	use(t, LIMIT_SET, name, 1, mono_ms);
 }
 
-void throttle_undo(struct throttle *t, const char *name, int64_t mono_ms)
+void throttle_undo(struct throttle *t, const char *name, bool made, int64_t mono_ms)
 {
+	if (!made)
+		use(t, LIMIT_ORDERS, name, -1, mono_ms);
 	use(t, LIMIT_DOMAIN, name, -1, mono_ms);
 	use(t, LIMIT_SET, name, -1, mono_ms);
 }

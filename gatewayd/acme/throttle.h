@@ -35,8 +35,9 @@ int64_t throttle_wait(const struct throttle *t, const char *name, int64_t mono_m
 		      size_t size);
 /* It is made. */
 void throttle_order(struct throttle *t, const char *name, int64_t mono_ms);
-/* It was for nothing: only what counts certificates gets its tokens back. */
-void throttle_undo(struct throttle *t, const char *name, int64_t mono_ms);
+/* No certificate came of it: what counts those gets its tokens back; and if no order was made after all, what
+ * counts orders too. */
+void throttle_undo(struct throttle *t, const char *name, bool made, int64_t mono_ms);
 /* A validation has failed. */
 void throttle_failed(struct throttle *t, const char *name, int64_t mono_ms);
 

@@ -433,6 +433,11 @@ static inline X509 *ca_issue(struct ca *ca, EVP_PKEY *key, const char *cn, const
 		X509_add_ext(x, e, -1);
 		X509_EXTENSION_free(e);
 	}
+	/* Its authority key identifier: what renewal information is asked by. */
+	e = X509V3_EXT_conf(NULL, &ctx, "2.5.29.35", "DER:30:06:80:04:01:02:03:04");
+	assert_non_null(e);
+	X509_add_ext(x, e, -1);
+	X509_EXTENSION_free(e);
 	assert_true(X509_sign(x, ca->key, EVP_sha256()) > 0);
 	return x;
 }

@@ -62,7 +62,7 @@ static void below_a_domain(void **state)
 	throttle_order(t, "*.example.co.uk", 0);
 	assert_int_equal(wait(t, "other.co.uk", 0, ""), 0);
 	assert_true(wait(t, "c.example.co.uk", 0, "4 certificates below example.co.uk in 7d") > DAY);
-	throttle_undo(t, "a.example.co.uk", 0);
+	throttle_undo(t, "a.example.co.uk", true, 0);
 	assert_int_equal(wait(t, "c.example.co.uk", 0, ""), 0);
 	throttle_free(t);
 }

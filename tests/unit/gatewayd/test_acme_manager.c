@@ -1,0 +1,792 @@
+/* SPDX-License-Identifier: MIT */
+/* The manager of certificates with the true client, a CA of the test's own (acme_ca.h) and gateways that are
+ * played by the test; time is the test's. */
+#include "gatewayd/acme/acme.h"
+#include "gatewayd/acme/cache.h"
+#include "gatewayd/acme/http.h"
+#include "gatewayd/mesh/mesh.h"
+#include "libkm/base/log.h"
+#include "tests/unit/gatewayd/acme_ca.h"
+#include <dirent.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define S 1000LL
+#define MIN (60 * S)
+#define HOUR (60 * MIN)
+#define DAY (24 * HOUR)
+
+/* ---- time: both clocks move by the test's hand ---- */
+
+static int64_t mono_ms = 1000 * S, wall_ms = 1800000000 * S;
+
+int clock_gettime(clockid_t id, struct timespec *ts)
+{
+	int64_t ms = id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE ? wall_ms : mono_ms;
+	*ts = (struct timespec){ms / 1000, ms % 1000 * 1000000};
+	return 0;
+}
+
+time_t time(time_t *t)
+{
+	if (t)
+		*t = wall_ms / 1000;
+	return wall_ms / 1000;
+}
+
+/* ---- the transport ---- */
+
+static struct event_base *base;
+static struct ca ca;
+static bool away; /* the CA does not answer */
+static int sent;
+
+struct acme_http_call {
+	struct event *ev;
+	struct acme_request r;
+	void (*done)(void *arg, const struct acme_answer *a);
+	void *arg;
+};
+
+static void call_drop(struct acme_http_call *c)
+{
+	event_free(c->ev);
+	free(c->r.url);
+	free(c->r.body);
+	free(c);
+}
+
+static void on_call(evutil_socket_t fd, short what, void *arg)
+{
+	struct acme_http_call *c = arg;
+	static const struct acme_answer none = {.failed = "nobody there"};
+	(void)fd, (void)what;
+	sent++;
+	const struct acme_answer *a = away ? &none : ca_ask(&ca, &c->r);
+	void (*done)(void *, const struct acme_answer *) = c->done;
+	void *done_arg = c->arg;
+	call_drop(c);
+	done(done_arg, a);
+}
+
+int acme_http_new(struct acme_http **out, struct event_base *b, const char *file, struct km_errtext *err)
+{
+	(void)b, (void)file, (void)err;
+	*out = NULL;
+	return 0;
+}
+void acme_http_free(struct acme_http *h)
+{
+	(void)h;
+}
+struct acme_http_call *acme_http_send(struct acme_http *h, const struct acme_request *r,
+				      void (*done)(void *arg, const struct acme_answer *a), void *arg)
+{
+	struct acme_http_call *c = km_xcalloc(1, sizeof(*c));
+	(void)h;
+	c->r = (struct acme_request){.method = r->method, .url = km_xstrdup(r->url),
+				     .body = r->body ? km_xstrdup(r->body) : NULL};
+	c->done = done;
+	c->arg = arg;
+	c->ev = evtimer_new(base, on_call, c);
+	event_active(c->ev, 0, 0);
+	return c;
+}
+struct acme_http_call *acme_http_custom(struct acme_http *h, const char *method, const char *url,
+					const char *const *headers, const char *body,
+					void (*done)(void *arg, const struct acme_answer *a), void *arg)
+{
+	(void)h, (void)method, (void)url, (void)headers, (void)body, (void)done, (void)arg;
+	return NULL;
+}
+void acme_http_cancel(struct acme_http_call *c)
+{
+	call_drop(c);
+}
+
+/* ---- the other gateway ---- */
+
+static struct {
+	bool there, mine, denies;
+	int claims, announced, opened, closed, failed;
+	char *pem; /* that it gives */
+	struct event *ev;
+	void (*claimed)(void *arg, bool granted);
+	void (*told)(void *arg);
+	void (*fetched)(void *arg, const char *pem);
+	void *claim_arg, *told_arg, *fetch_arg;
+} other;
+static const uint8_t other_id[16] = {7};
+
+static void on_other(evutil_socket_t fd, short what, void *arg)
+{
+	void (*claimed)(void *, bool) = other.claimed;
+	void (*told)(void *) = other.told;
+	void (*fetched)(void *, const char *) = other.fetched;
+	(void)fd, (void)what, (void)arg;
+	other.claimed = NULL;
+	other.told = NULL;
+	other.fetched = NULL;
+	if (claimed)
+		claimed(other.claim_arg, !other.denies);
+	if (told)
+		told(other.told_arg);
+	if (fetched)
+		fetched(other.fetch_arg, other.pem);
+}
+
+size_t mesh_alive(const struct mesh *m)
+{
+	(void)m;
+	return other.there;
+}
+bool mesh_is_alive(const struct mesh *m, const uint8_t id[static 16])
+{
+	(void)m, (void)id;
+	return other.there;
+}
+bool mesh_mine(const struct mesh *m, const char *domain)
+{
+	(void)m, (void)domain;
+	return other.mine;
+}
+void mesh_challenge(struct mesh *m, const struct challenge *ch, bool open, void (*done)(void *arg), void *arg)
+{
+	(void)m, (void)ch;
+	other.opened += open;
+	other.closed += !open;
+	if (!done)
+		return;
+	other.told = done;
+	other.told_arg = arg;
+	event_active(other.ev, 0, 0);
+}
+void mesh_challenge_to(struct mesh *m, const uint8_t gateway[static 16], const struct challenge *ch)
+{
+	(void)m, (void)gateway, (void)ch;
+}
+void mesh_claim(struct mesh *m, const char *domain, void (*done)(void *arg, bool granted), void *arg)
+{
+	(void)m, (void)domain;
+	other.claims++;
+	other.claimed = done;
+	other.claim_arg = arg;
+	event_active(other.ev, 0, 0);
+}
+void mesh_announce(struct mesh *m, const struct mesh_fact *f)
+{
+	(void)m, (void)f;
+	other.announced++;
+}
+void mesh_announce_to(struct mesh *m, const uint8_t gateway[static 16], const struct mesh_fact *f)
+{
+	(void)m, (void)gateway, (void)f;
+	other.announced++;
+}
+void mesh_failed(struct mesh *m, const char *domain, const char *why, int64_t next_try_ms)
+{
+	(void)m, (void)domain, (void)why, (void)next_try_ms;
+	other.failed++;
+}
+void mesh_fetch(struct mesh *m, const uint8_t gateway[static 16], const char *domain, bool rsa,
+		void (*done)(void *arg, const char *pem), void *arg)
+{
+	(void)m, (void)domain, (void)rsa;
+	assert_memory_equal(gateway, other_id, 16);
+	other.fetched = done;
+	other.fetch_arg = arg;
+	event_active(other.ev, 0, 0);
+}
+
+/* ---- one gateway ---- */
+
+static char dir[64];
+static struct gw_settings settings;
+static struct certs *certs;
+static struct challenges *challenges;
+static struct acme *a;
+static int settled_ok, settled_not, obtained;
+static char obtained_chain[65536];
+
+static void on_settled(void *arg, const char *domain, bool ok)
+{
+	(void)arg, (void)domain;
+	settled_ok += ok;
+	settled_not += !ok;
+}
+
+static void on_obtained(void *arg, const char *domain, const char *chain, int64_t not_after_ms)
+{
+	(void)arg, (void)domain, (void)not_after_ms;
+	obtained++;
+	snprintf(obtained_chain, sizeof(obtained_chain), "%s", chain);
+}
+
+static char *at(const char *fmt, const char *name)
+{
+	static char path[256];
+	size_t n = (size_t)snprintf(path, sizeof(path), "%s/", dir);
+	snprintf(path + n, sizeof(path) - n, fmt, name); /* NOLINT */
+	return path;
+}
+
+static void start(void)
+{
+	struct km_errtext err = {""};
+	char *acme_dir = gw_acme_dir(&settings);
+	const struct certs_opts co = {.own_dir = settings.certificate_dir, .acme_dir = acme_dir};
+	certs = certs_new(&co);
+	free(acme_dir);
+	challenges = challenges_new(NULL, NULL);
+	const struct acme_opts o = {.settings = &settings,
+				    .base = base,
+				    .certs = certs,
+				    .challenges = challenges,
+				    .mesh = other.there ? (struct mesh *)&other : NULL,
+				    .settled = on_settled,
+				    .obtained = on_obtained};
+	if (acme_start(&a, &o, &err))
+		fail_msg("%s", err.text);
+}
+
+static void stop(void)
+{
+	acme_free(a);
+	challenges_free(challenges);
+	certs_free(certs);
+	a = NULL;
+}
+
+static void begin(const char *more)
+{
+	strcpy(dir, "/tmp/km-manager-XXXXXX");
+	assert_non_null(mkdtemp(dir));
+	FILE *f = fopen(at("%s", "conf"), "w");
+	fprintf(f,
+		"state_dir = %s\ncertificate_dir = %s/own\nacme_directory = " CA
+		"/dir\nacme_preflight = off\nacme_challenges = http-01\n%s",
+		dir, dir, more);
+	fclose(f);
+	assert_int_equal(km_conf_load(&gw_settings_spec, at("%s", "conf"), &settings, stderr), 0);
+	base = event_base_new();
+	memset(&other, 0, sizeof(other));
+	other.ev = event_new(base, -1, 0, on_other, NULL);
+	ca_init(&ca);
+	away = false;
+	sent = settled_ok = settled_not = obtained = 0;
+	start();
+}
+
+static void remove_all(const char *path)
+{
+	DIR *d = opendir(path);
+	char one[600];
+	for (struct dirent *e; d && (e = readdir(d));) {
+		snprintf(one, sizeof(one), "%s/%s", path, e->d_name);
+		if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..") && unlink(one))
+			remove_all(one);
+	}
+	if (d)
+		closedir(d);
+	rmdir(path);
+}
+
+static void end(void)
+{
+	if (a)
+		stop();
+	event_free(other.ev);
+	free(other.pem);
+	event_base_free(base);
+	ca_free(&ca);
+	km_conf_free(&gw_settings_spec, &settings);
+	remove_all(dir);
+}
+
+/* Time passes, in steps that grow, so that what follows from one thing happens soon after it. */
+static void pass(int64_t ms)
+{
+	for (int64_t step = 1, gone = 0; gone < ms; gone += step) {
+		step = gone < 2000 ? 1 : gone < MIN ? 100 : gone < 10 * MIN ? 1000 : 10000;
+		mono_ms += step;
+		wall_ms += step;
+		event_base_loop(base, EVLOOP_NONBLOCK);
+		event_base_loop(base, EVLOOP_NONBLOCK);
+	}
+}
+
+struct look {
+	const char *domain;
+	struct acme_status s;
+	char error[500];
+	bool found;
+};
+
+static void on_status(void *arg, const struct acme_status *s)
+{
+	struct look *l = arg;
+	if (strcmp(s->domain, l->domain))
+		return;
+	l->found = true;
+	l->s = *s;
+	snprintf(l->error, sizeof(l->error), "%s", s->error ? s->error : "");
+}
+
+static struct look status(const char *domain)
+{
+	struct look l = {.domain = domain};
+	acme_each(a, 0, on_status, &l);
+	return l;
+}
+
+static bool there(const char *name)
+{
+	return !access(at("%s", name), F_OK);
+}
+
+/* ---- the tests ---- */
+
+static void from_tunnel_to_certificate(void **state)
+{
+	(void)state;
+	begin("");
+	pass(MIN);
+	assert_int_equal(sent, 0); /* nobody wants anything */
+	acme_want(a, "app.test");
+	pass(MIN);
+	assert_int_equal(sent, 0); /* not yet */
+	acme_settled(a);
+	assert_true(acme_asked(a, "app.test"));
+	assert_false(acme_asked(a, "stranger.test"));
+	pass(3 * S);
+	assert_int_equal(ca.n_orders, 1);
+	assert_int_equal(settled_ok, 1);
+	assert_int_equal(obtained, 1);
+	assert_non_null(strstr(obtained_chain, "BEGIN CERTIFICATE"));
+	assert_null(strstr(obtained_chain, "PRIVATE"));
+	assert_int_equal(status("app.test").s.state, ACME_READY);
+	assert_true(acme_manages(a, "app.test"));
+	assert_true(there("acme/app.test"));
+	assert_false(there("acme/app.test+order"));
+	struct stat st;
+	assert_int_equal(stat(at("%s", "certificates.log"), &st), 0);
+	assert_int_equal(st.st_mode & 0777, 0600);
+	acme_want(a, "app.test");
+	acme_unwant(a, "app.test");
+	pass(HOUR);
+	assert_true(acme_manages(a, "app.test"));
+	/* A restart orders nothing. */
+	stop();
+	start();
+	acme_want(a, "app.test");
+	acme_settled(a);
+	pass(HOUR);
+	assert_int_equal(ca.n_orders, 1);
+	acme_unwant(a, "app.test");
+	assert_false(acme_manages(a, "app.test"));
+	pass(2 * DAY);
+	assert_int_equal(ca.n_orders, 1);
+	end();
+}
+
+static void renewal(void **state)
+{
+	(void)state;
+	begin("acme_name_rate = 1000/1h\nacme_domain_rate = 1000/1h\n");
+	ca.no_ari = true;
+	acme_want(a, "app.test");
+	acme_settled(a);
+	pass(11 * HOUR - 30 * MIN);
+	assert_int_equal(ca.n_orders, 1);
+	pass(2 * HOUR); /* half of a day, less up to a tenth of that */
+	assert_int_equal(ca.n_orders, 2);
+	assert_int_equal(status("app.test").s.state, ACME_READY);
+	pass(2 * DAY);
+	assert_in_range(ca.n_orders, 5, 8);
+	end();
+}
+
+static void renewal_information(void **state)
+{
+	(void)state;
+	begin("acme_name_rate = 1/7d\n"); /* does not count for what ARI knows */
+	ca.ari_start = wall_ms + 3 * HOUR;
+	ca.ari_end = wall_ms + 4 * HOUR;
+	acme_want(a, "app.test");
+	acme_settled(a);
+	pass(2 * HOUR + 59 * MIN);
+	assert_int_equal(ca.n_orders, 1);
+	ca.ari_start = wall_ms + 20 * HOUR; /* of the next one */
+	ca.ari_end = wall_ms + 21 * HOUR;
+	pass(62 * MIN);
+	assert_int_equal(ca.n_orders, 2);
+	assert_non_null(strstr(ca.last_order_payload, "replaces"));
+	pass(15 * HOUR);
+	assert_int_equal(ca.n_orders, 2);
+	end();
+}
+
+static void failures_are_remembered(void **state)
+{
+	(void)state;
+	begin("");
+	ca.fail_types = " http-01 ";
+	ca.fail_error = "connection";
+	acme_want(a, "app.test");
+	acme_settled(a);
+	acme_asked(a, "app.test");
+	pass(10 * S);
+	assert_int_equal(ca.n_orders, 1);
+	assert_int_equal(settled_not, 1);
+	assert_int_equal(status("app.test").s.state, ACME_ERROR);
+	assert_true(status("app.test").s.next_try_ms > wall_ms);
+	assert_non_null(strstr(status("app.test").error, "no luck"));
+	assert_false(acme_asked(a, "app.test"));
+	stop();
+	start();
+	acme_want(a, "app.test");
+	acme_settled(a);
+	pass(40 * S);
+	assert_int_equal(ca.n_orders, 1);
+	pass(40 * S);
+	assert_int_equal(ca.n_orders, 2);
+	pass(8 * MIN);
+	assert_int_equal(ca.n_orders, 2);
+	pass(4 * MIN);
+	assert_int_equal(ca.n_orders, 3);
+	pass(80 * MIN);
+	assert_int_equal(ca.n_orders, 3);
+	pass(40 * MIN);
+	assert_int_equal(ca.n_orders, 4);
+	pass(20 * HOUR);
+	assert_int_equal(ca.n_orders, 4);
+	ca.fail_types = NULL;
+	pass(8 * HOUR);
+	assert_int_equal(ca.n_orders, 5);
+	assert_int_equal(status("app.test").s.state, ACME_READY);
+	end();
+}
+
+static void ca_away(void **state)
+{
+	char name[32];
+	(void)state;
+	begin("");
+	away = true;
+	for (int i = 0; i < 10; i++) {
+		snprintf(name, sizeof(name), "n%d.test", i);
+		acme_want(a, name);
+	}
+	acme_settled(a);
+	pass(DAY);
+	print_message("%d requests in a day without a CA\n", sent);
+	assert_in_range(sent, 20, 400); /* one probe at a time, each half an hour in the end */
+	assert_int_equal(status("n3.test").s.state == ACME_READY, 0);
+	away = false;
+	pass(2 * HOUR);
+	assert_int_equal(ca.n_orders, 10);
+	for (int i = 0; i < 10; i++) {
+		snprintf(name, sizeof(name), "n%d.test", i);
+		assert_int_equal(status(name).s.state, ACME_READY);
+	}
+	end();
+}
+
+static void restart_in_the_middle(void **state)
+{
+	(void)state;
+	begin("");
+	ca.slow = 1000;
+	acme_want(a, "app.test");
+	acme_settled(a);
+	pass(10 * S);
+	assert_int_equal(ca.n_orders, 1);
+	assert_true(there("acme/app.test+order"));
+	assert_int_equal(status("app.test").s.state, ACME_ISSUING);
+	stop();
+	ca.slow = 0;
+	start();
+	acme_want(a, "app.test");
+	acme_settled(a);
+	pass(MIN);
+	assert_int_equal(ca.n_orders, 1);
+	assert_int_equal(status("app.test").s.state, ACME_READY);
+	assert_false(there("acme/app.test+order"));
+	end();
+}
+
+static void throttled(void **state)
+{
+	char name[32];
+	(void)state;
+	begin("acme_order_rate = 2/1h\n");
+	for (int i = 0; i < 4; i++) {
+		snprintf(name, sizeof(name), "n%d.test", i);
+		acme_want(a, name);
+	}
+	acme_settled(a);
+	pass(10 * MIN);
+	assert_int_equal(ca.n_orders, 2);
+	int waits = 0;
+	for (int i = 0; i < 4; i++) {
+		snprintf(name, sizeof(name), "n%d.test", i);
+		struct look l = status(name);
+		if (l.s.state == ACME_PENDING && strstr(l.error, "waits until") &&
+		    strstr(l.error, "2 orders in 1h"))
+			waits++;
+	}
+	assert_int_equal(waits, 2);
+	stop(); /* what was used is not forgotten */
+	start();
+	for (int i = 0; i < 4; i++) {
+		snprintf(name, sizeof(name), "n%d.test", i);
+		acme_want(a, name);
+	}
+	acme_settled(a);
+	pass(10 * MIN);
+	assert_int_equal(ca.n_orders, 2);
+	pass(HOUR);
+	assert_int_equal(ca.n_orders, 4);
+	end();
+}
+
+static void a_month_both_ways(void **state)
+{
+	char name[32];
+	(void)state;
+	begin("");
+	ca.no_ari = true;
+	for (int i = 0; i < 6; i++) {
+		snprintf(name, sizeof(name), "n%d.test", i);
+		acme_want(a, name);
+	}
+	acme_settled(a);
+	pass(MIN);
+	assert_int_equal(ca.n_orders, 6);
+	wall_ms += 30 * DAY;
+	pass(MIN);
+	assert_true(ca.n_orders < 8); /* spread */
+	assert_true(there("acme/n0.test"));
+	pass(2 * HOUR);
+	assert_int_equal(ca.n_orders, 12);
+	wall_ms -= 30 * DAY;
+	pass(2 * HOUR);
+	assert_int_equal(ca.n_orders, 12);
+	assert_int_equal(status("n0.test").s.state, ACME_READY);
+	end();
+}
+
+static void nowhere_to_write(void **state)
+{
+	char away_dir[128];
+	(void)state;
+	begin("");
+	ca.slow = 4;
+	acme_want(a, "app.test");
+	acme_settled(a);
+	for (int i = 0; i < 1000 && !ca.n_orders; i++)
+		pass(1);
+	pass(5); /* the order has its key by now */
+	snprintf(away_dir, sizeof(away_dir), "%s/away", dir);
+	assert_int_equal(rename(at("%s", "acme"), away_dir), 0);
+	fclose(fopen(at("%s", "acme"), "w")); /* a file in its place: nothing can be written there */
+	pass(MIN);
+	assert_int_equal(ca.n_orders, 1);
+	assert_int_equal(settled_ok, 0);
+	assert_non_null(strstr(status("app.test").error, "acme"));
+	unlink(at("%s", "acme"));
+	assert_int_equal(rename(away_dir, at("%s", "acme")), 0);
+	pass(MIN);
+	assert_int_equal(ca.n_orders, 1);
+	assert_int_equal(settled_ok, 1);
+	assert_int_equal(status("app.test").s.state, ACME_READY);
+	end();
+}
+
+static void own_file(void **state)
+{
+	(void)state;
+	begin("");
+	assert_int_equal(mkdir(at("%s", "own"), 0755), 0);
+	fclose(fopen(at("%s", "own/app.test.pem"), "w"));
+	fclose(fopen(at("%s", "own/*.wild.test"), "w"));
+	acme_want(a, "app.test");
+	acme_want(a, "x.wild.test");
+	acme_want(a, "x.y.wild.test");
+	acme_settled(a);
+	pass(MIN);
+	assert_false(acme_manages(a, "app.test"));
+	assert_false(acme_manages(a, "x.wild.test"));
+	assert_int_equal(ca.n_orders, 1);
+	unlink(at("%s", "own/app.test.pem"));
+	pass(11 * MIN);
+	assert_int_equal(ca.n_orders, 2);
+	end();
+}
+
+static void two_kinds_of_key(void **state)
+{
+	(void)state;
+	begin("certificate_key = both\n");
+	acme_want(a, "app.test");
+	acme_settled(a);
+	pass(MIN);
+	assert_int_equal(ca.n_orders, 2);
+	assert_true(there("acme/app.test"));
+	assert_true(there("acme/app.test+rsa"));
+	end();
+}
+
+static void other_gateway(const char *more)
+{
+	begin(more);
+	stop();
+	other.there = true;
+	start();
+}
+
+static void another_one_orders(void **state)
+{
+	struct km_errtext err = {""};
+	const struct mesh_hooks *h = acme_mesh_hooks();
+	(void)state;
+	other_gateway("");
+	acme_want(a, "app.test");
+	acme_settled(a);
+	assert_true(acme_asked(a, "app.test"));
+	pass(20 * S);
+	assert_int_equal(ca.n_orders, 0); /* it is the other's */
+	assert_int_equal(status("app.test").s.state, ACME_PENDING);
+	pass(15 * S);
+	assert_int_equal(other.claims, 1); /* it has not done it */
+	assert_int_equal(ca.n_orders, 1);
+	assert_int_equal(other.opened, 1);
+	assert_int_equal(other.closed, 1);
+	assert_int_equal(other.announced, 1);
+	assert_int_equal(settled_ok, 1);
+	assert_true(h->yields(a, "other.test"));
+
+	/* What it gave away it knows to have given. */
+	char *pem = h->give(a, other_id, "app.test", false);
+	assert_non_null(strstr(pem, "PRIVATE KEY"));
+	assert_null(h->give(a, other_id, "stranger.test", false));
+
+	/* The other is revoked: another key, then the old one is revoked. */
+	struct look before = status("app.test");
+	acme_gateway_revoked(a, (const uint8_t[16]){99});
+	pass(MIN);
+	assert_int_equal(ca.n_orders, 1);
+	other.there = false;
+	stop(); /* over a restart too */
+	start();
+	acme_want(a, "app.test");
+	acme_settled(a);
+	acme_gateway_revoked(a, other_id);
+	pass(MIN);
+	assert_int_equal(ca.n_orders, 2);
+	assert_int_equal(ca.n_revoked, 1);
+	char *now = NULL;
+	assert_int_equal(cache_get(at("%s", "acme"), "app.test", false, &now, NULL, &err), 0);
+	assert_string_not_equal(now, pem);
+	(void)before;
+	free(now);
+	free(pem);
+	end();
+}
+
+static void one_comes_from_another(void **state)
+{
+	struct km_errtext err = {""};
+	const struct mesh_hooks *h = acme_mesh_hooks();
+	struct mesh_fact f = {.domain = "app.test", .not_after_ms = wall_ms + DAY};
+	(void)state;
+	other_gateway("");
+	other.mine = true;
+	acme_want(a, "app.test");
+	acme_settled(a);
+	pass(MIN);
+	assert_int_equal(ca.n_orders, 1);
+	assert_int_equal(cache_get(at("%s", "acme"), "app.test", false, &other.pem, NULL, &err), 0);
+	stop();
+	unlink(at("%s", "acme/app.test"));
+	unlink(at("%s", "certificates.log"));
+	other.mine = false;
+	start();
+	memset(f.fingerprint, 'a', 64);
+	h->announced(a, other_id, &f); /* before the tunnel has come */
+	acme_want(a, "app.test");
+	acme_settled(a);
+	acme_asked(a, "app.test");
+	settled_ok = 0;
+	pass(S);
+	assert_int_equal(settled_ok, 1);
+	assert_int_equal(ca.n_orders, 1);
+	assert_true(there("acme/app.test"));
+	/* Anybody may know it now, for all that we know. */
+	other.there = false;
+	acme_gateway_revoked(a, (const uint8_t[16]){99});
+	acme_mesh(a, NULL);
+	pass(MIN);
+	assert_int_equal(ca.n_orders, 2);
+	assert_int_equal(ca.n_revoked, 1);
+	end();
+}
+
+static void nonsense_from_another(void **state)
+{
+	const struct mesh_hooks *h = acme_mesh_hooks();
+	struct mesh_fact f = {.domain = "app.test", .not_after_ms = wall_ms + DAY};
+	(void)state;
+	other_gateway("");
+	other.pem = km_xstrdup("-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n");
+	acme_want(a, "app.test");
+	acme_settled(a);
+	pass(S);
+	memset(f.fingerprint, 'a', 64);
+	h->announced(a, other_id, &f);
+	pass(S);
+	assert_false(there("acme/app.test"));
+	pass(MIN); /* it is obtained all the same */
+	assert_int_equal(ca.n_orders, 1);
+	assert_int_equal(status("app.test").s.state, ACME_READY);
+	end();
+}
+
+static void denied(void **state)
+{
+	(void)state;
+	other_gateway("");
+	other.mine = other.denies = true;
+	acme_want(a, "app.test");
+	acme_settled(a);
+	pass(20 * S);
+	assert_int_equal(other.claims, 1);
+	assert_int_equal(ca.n_orders, 0);
+	other.denies = false;
+	pass(30 * S);
+	assert_int_equal(ca.n_orders, 1);
+	end();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(from_tunnel_to_certificate),
+	    cmocka_unit_test(renewal),
+	    cmocka_unit_test(renewal_information),
+	    cmocka_unit_test(failures_are_remembered),
+	    cmocka_unit_test(ca_away),
+	    cmocka_unit_test(restart_in_the_middle),
+	    cmocka_unit_test(throttled),
+	    cmocka_unit_test(a_month_both_ways),
+	    cmocka_unit_test(nowhere_to_write),
+	    cmocka_unit_test(own_file),
+	    cmocka_unit_test(two_kinds_of_key),
+	    cmocka_unit_test(another_one_orders),
+	    cmocka_unit_test(one_comes_from_another),
+	    cmocka_unit_test(nonsense_from_another),
+	    cmocka_unit_test(denied),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
