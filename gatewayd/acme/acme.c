@@ -80,8 +80,9 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
 	for (struct due *d; (d = schedule_first(a->due)) && d->at_ms <= wall && attempt_room(a);) {
 		struct name *n = (struct name *)((char *)d - offsetof(struct name, due));
 		int64_t at = d->at_ms;
+		bool looked = n->looked;
 		name_due(n);
-		if (n->due.pos && n->due.at_ms <= at && n->looked)
+		if (n->due.pos && n->due.at_ms <= at && looked)
 			name_hold(n, wall + 1000, n->why); /* never twice in one pass */
 		if (km_now_ms() - from >= SLICE_MS)
 			break;
