@@ -340,7 +340,7 @@ static void on_claimed(void *arg, bool granted)
 	if (!t)
 		return;
 	struct name *n = t->n;
-	if (granted) {
+	if (granted || !share_denied(n)) {
 		lease(t);
 		return;
 	}

@@ -43,6 +43,8 @@ struct name {
 	bool asked;              /* a stranger's handshake waits */
 	bool warned;             /* of its end */
 	bool overdue;            /* another gateway was to order it and did not */
+	int64_t waits_ms;        /* wall clock: since when for another gateway; 0: not */
+	int64_t denied_ms;       /* likewise: since when others deny what they do not do */
 	unsigned fruitless;      /* preflights in a row that were not fine */
 	int64_t tried_ms;        /* monotonic: the last preflight, or look */
 	int64_t held_ms;         /* wall clock: nothing is begun before; not kept over restarts */
@@ -206,6 +208,8 @@ void share_wait(struct name *n, const char *why);
 void share_announce(const struct name *n);
 /* Somebody has announced it before it was wanted: it is fetched. */
 bool share_heard(struct name *n);
+/* Another gateway says that it orders it: whether that is still to be believed. */
+bool share_denied(struct name *n);
 /* n will not be there any more. */
 void share_gone(struct name *n);
 void share_free(struct acme *a);

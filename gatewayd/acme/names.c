@@ -350,7 +350,7 @@ static void installed(struct name *n, const struct cache_facts *f, const char *p
 			km_ks("why", strerror(errno)));
 	free(order);
 	(void)ledger_save(a->ledger, e, true);
-	n->held_ms = 0;
+	n->held_ms = n->waits_ms = n->denied_ms = 0;
 	n->fruitless = 0;
 	n->overdue = false;
 	ledger_text(&n->why, NULL);

@@ -12,6 +12,7 @@
 #define PATIENCE_MS 30000      /* for the gateway that is to order what nobody has yet */
 #define PATIENCE_MIN_MS 5000   /* for one that is to renew: a hundredth of the lifetime, */
 #define PATIENCE_MAX_MS 3600000
+#define DENIED_MAX_MS 600000 /* for one that says that it orders, again and again */
 #define HEARD_MAX 16384
 #define TELL_AT_ONCE 1000 /* names told to a gateway that has come, */
 #define TELL_MS 100	  /* each so many */
@@ -34,6 +35,8 @@ struct telling {
 
 static void wait_for_other(struct name *n, int64_t patience_ms, const char *why)
 {
+	if (n->phase != NAME_WAITS)
+		n->waits_ms = km_wall_ms();
 	n->phase = NAME_WAITS;
 	ledger_text(&n->why, why);
 	if (schedule_set(n->a->due, &n->due, km_wall_ms() + patience_ms))
@@ -63,6 +66,14 @@ bool share_leaves(struct name *n)
 void share_wait(struct name *n, const char *why)
 {
 	wait_for_other(n, PATIENCE_MS, why);
+}
+
+bool share_denied(struct name *n)
+{
+	int64_t wall = km_wall_ms();
+	if (!n->denied_ms || n->denied_ms > wall)
+		n->denied_ms = wall;
+	return wall - n->denied_ms < DENIED_MAX_MS;
 }
 
 static bool on_yields(void *arg, const char *domain)
@@ -95,7 +106,10 @@ static void on_failed(void *arg, const char *domain, const char *why, int64_t ne
 		struct name *n = name_find(a, domain, rsa);
 		if (!n || n->phase != NAME_WAITS)
 			continue;
-		wait_for_other(n, patience, text);
+		/* However often it fails, it is not waited for longer than that. */
+		int64_t most = n->waits_ms + PATIENCE_MAX_MS + PATIENCE_MS - wall;
+		if (most > 0)
+			wait_for_other(n, patience < most ? patience : most, text);
 		name_tell(n, false);
 	}
 }

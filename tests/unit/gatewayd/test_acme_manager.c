@@ -767,6 +767,28 @@ static void denied(void **state)
 	pass(30 * S);
 	assert_int_equal(ca.n_orders, 1);
 	end();
+
+	/* Nobody can deny it for ever, nor fail for ever in our place. */
+	const struct mesh_hooks *h = acme_mesh_hooks();
+	other_gateway("");
+	other.mine = other.denies = true;
+	acme_want(a, "app.test");
+	acme_settled(a);
+	pass(9 * MIN);
+	assert_int_equal(ca.n_orders, 0);
+	pass(3 * MIN);
+	assert_int_equal(ca.n_orders, 1);
+	other.mine = false;
+	acme_want(a, "two.test");
+	for (int i = 0; i < 70; i++) {
+		pass(MIN);
+		h->failed(a, "two.test", "alas", wall_ms + DAY);
+		if (i == 50)
+			assert_int_equal(ca.n_orders, 1);
+	}
+	pass(12 * MIN);
+	assert_int_equal(ca.n_orders, 2);
+	end();
 }
 
 int main(void)
