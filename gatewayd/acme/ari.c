@@ -88,7 +88,7 @@ static void ari_next(struct acme_job *j, struct want *w)
 
 static bool read_time(int64_t *out, const json_t *window, const char *key)
 {
-	const char *s = json_string_value(json_object_get(window, key));
+	const char *s = acme_json_text(window, key);
 
 	return s && !km_iso8601_parse(out, s);
 }
@@ -111,7 +111,7 @@ static void ari_answer(struct acme_job *j, const struct acme_answer *a, struct a
 	if (!(doc = job_json(j, a)))
 		goto later;
 	window = json_object_get(doc, "suggestedWindow");
-	why = json_string_value(json_object_get(doc, "explanationURL"));
+	why = acme_json_text(doc, "explanationURL");
 	problem_clean(r->info.explanation, sizeof(r->info.explanation), why ? why : "");
 	r->info.again_ms = after < 0              ? AGAIN_MS
 			   : after < AGAIN_MIN_MS ? AGAIN_MIN_MS

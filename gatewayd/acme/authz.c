@@ -10,18 +10,12 @@
 
 #define TOKEN_MAX 128
 #define CHALLENGES_LOOKED_AT 16
-#define ISSUER_MAX 253
-
-static const char *text_of(const json_t *doc, const char *key)
-{
-	return json_string_value(json_object_get(doc, key));
-}
 
 /* ---- identifiers ---- */
 
 static bool is_name(const json_t *id, const char *name)
 {
-	const char *type = text_of(id, "type"), *value = text_of(id, "value");
+	const char *type = acme_json_text(id, "type"), *value = acme_json_text(id, "value");
 	struct km_addr ours, theirs;
 
 	if (!type || !value)
@@ -82,7 +76,7 @@ int order_doc_read(struct order_doc *d, const json_t *doc, const char *const *na
 	int rc;
 
 	*d = (struct order_doc){0};
-	rc = status_of(&d->status, text_of(doc, "status"));
+	rc = status_of(&d->status, acme_json_text(doc, "status"));
 	if (!rc && !same_names(json_object_get(doc, "identifiers"), names, n))
 		what = "identifiers", rc = KM_EPROTO;
 	if (!rc && (rc = read_authz_urls(d, json_object_get(doc, "authorizations"))))
@@ -154,7 +148,7 @@ static int find_name(struct authz *a, const json_t *doc, const char *const *name
 int authz_read(struct authz *a, json_t *doc, const char *const *names, size_t n,
 	       struct km_errtext *err)
 {
-	const char *status = text_of(doc, "status");
+	const char *status = acme_json_text(doc, "status");
 
 	unchoose(a);
 	json_decref(a->doc);
@@ -183,13 +177,13 @@ void authz_problem(const struct authz *a, const char *const *types, struct acme_
 		   size_t *type_no)
 {
 	const json_t *all = json_object_get(a->doc, "challenges");
-	const char *name = text_of(json_object_get(a->doc, "identifier"), "value");
+	const char *name = acme_json_text(json_object_get(a->doc, "identifier"), "value");
 	char what[400];
 
 	*type_no = TYPES_MAX;
 	for (size_t i = 0; i < json_array_size(all) && i < CHALLENGES_LOOKED_AT; i++) {
 		const json_t *c = json_array_get(all, i), *error = json_object_get(c, "error");
-		const char *type = text_of(c, "type");
+		const char *type = acme_json_text(c, "type");
 
 		if (!type || !json_is_object(error))
 			continue;
@@ -202,7 +196,7 @@ void authz_problem(const struct authz *a, const char *const *types, struct acme_
 		return;
 	}
 	problem_set(p, ACME_VALIDATION, "the CA's authorization of %.253s is %.40s",
-		    name ? name : "", text_of(a->doc, "status"));
+		    name ? name : "", acme_json_text(a->doc, "status"));
 }
 
 /* ---- the challenge ---- */
@@ -213,7 +207,7 @@ static const json_t *offered(const struct authz *a, const char *type)
 
 	for (size_t i = 0; i < json_array_size(all) && i < CHALLENGES_LOOKED_AT; i++) {
 		const json_t *c = json_array_get(all, i);
-		const char *t = text_of(c, "type"), *status = text_of(c, "status");
+		const char *t = acme_json_text(c, "type"), *status = acme_json_text(c, "status");
 
 		if (t && !strcmp(t, type) && (!status || strcmp(status, "invalid") != 0))
 			return c;
@@ -227,7 +221,7 @@ static int none_offered(const struct authz *a, struct km_errtext *err)
 	char list[200] = "";
 
 	for (size_t i = 0; i < json_array_size(all) && i < CHALLENGES_LOOKED_AT; i++) {
-		const char *t = text_of(json_array_get(all, i), "type");
+		const char *t = acme_json_text(json_array_get(all, i), "type");
 
 		if (t && strlen(list) + strlen(t) + 3 < sizeof(list))
 			strcat(strcat(list, *list ? ", " : ""), t);
@@ -235,7 +229,7 @@ static int none_offered(const struct authz *a, struct km_errtext *err)
 	return km_errtext_set(err, KM_ENOTFOUND,
 			      "the CA offers %s for %s%s, and none that may be used",
 			      *list ? list : "nothing", a->wildcard ? "*." : "",
-			      text_of(json_object_get(a->doc, "identifier"), "value"));
+			      acme_json_text(json_object_get(a->doc, "identifier"), "value"));
 }
 
 static int take_persist(struct authz *a, const json_t *c)
@@ -254,7 +248,7 @@ static int take_persist(struct authz *a, const json_t *c)
 
 static int take_token(struct authz *a, const struct acme_client *client, const json_t *c)
 {
-	const char *token = text_of(c, "token");
+	const char *token = acme_json_text(c, "token");
 	uint8_t digest[32];
 
 	if (!token || !acme_b64url_ok(token, TOKEN_MAX))
@@ -282,7 +276,7 @@ int authz_choose(struct authz *a, const struct acme_client *client, const char *
 		}
 	if (!c)
 		return none_offered(a, err);
-	a->challenge_url = text_of(c, "url");
+	a->challenge_url = acme_json_text(c, "url");
 	if (!a->challenge_url || !acme_url_ok(a->challenge_url))
 		rc = KM_EPROTO;
 	else if (!strcmp(a->type, "dns-persist-01"))

@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ISSUER_MAX 253
-
 /* ---- foreign values ---- */
 
 bool acme_url_ok(const char *url)
@@ -29,6 +27,16 @@ bool acme_b64url_ok(const char *text, size_t max)
 	return n && n <= max &&
 	       strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") ==
 		   n;
+}
+
+const char *acme_json_text(const json_t *doc, const char *key)
+{
+	return json_string_value(json_object_get(doc, key));
+}
+
+bool acme_copy(char **out, const char *from)
+{
+	return !from || (*out = strdup(from));
 }
 
 int acme_json_url(char **out, const json_t *doc, const char *key)
@@ -65,7 +73,7 @@ static int read_meta(struct directory *d, json_t *meta)
 {
 	json_t *ids = json_object_get(meta, "caaIdentities");
 	json_t *profiles = json_object_get(meta, "profiles");
-	const char *terms = json_string_value(json_object_get(meta, "termsOfService"));
+	const char *terms = acme_json_text(meta, "termsOfService");
 	size_t n = 0;
 
 	for (size_t i = 0; i < json_array_size(ids) && n < ISSUERS_MAX; i++) {
@@ -211,11 +219,6 @@ char *acme_client_key_authorization(const struct acme_client *c, const char *tok
 
 /* ---- life ---- */
 
-static bool copy(char **out, const char *from)
-{
-	return !from || (*out = strdup(from));
-}
-
 int acme_client_new(struct acme_client **out, const struct acme_client_opts *o,
 		    struct km_errtext *err)
 {
@@ -240,10 +243,10 @@ int acme_client_new(struct acme_client **out, const struct acme_client_opts *o,
 	c->arg = o->arg;
 	if (EVP_PKEY_up_ref(o->key) == 1)
 		c->key = o->key;
-	if (!c->key || !copy(&c->url, o->directory) || !copy(&c->email, o->email) ||
-	    !copy(&c->eab_kid, o->eab_kid) || !copy(&c->eab_key, o->eab_key) ||
-	    !copy(&c->account_url,
-		  o->account_url && acme_url_ok(o->account_url) ? o->account_url : NULL)) {
+	if (!c->key || !acme_copy(&c->url, o->directory) || !acme_copy(&c->email, o->email) ||
+	    !acme_copy(&c->eab_kid, o->eab_kid) || !acme_copy(&c->eab_key, o->eab_key) ||
+	    !acme_copy(&c->account_url,
+		       o->account_url && acme_url_ok(o->account_url) ? o->account_url : NULL)) {
 		acme_client_free(c);
 		return km_errtext_set(err, KM_ENOMEM, "no memory");
 	}

@@ -9,6 +9,7 @@
 #define NONCES_MAX 32
 #define NONCE_MAX 512 /* bytes */
 #define ISSUERS_MAX 8
+#define ISSUER_MAX 253 /* bytes */
 
 /* What the directory says (RFC 8555 section 7.1.1). */
 struct directory {
@@ -106,6 +107,10 @@ json_t *job_json(struct acme_job *j, const struct acme_answer *a);
  * bytes. */
 bool acme_url_ok(const char *url);
 bool acme_b64url_ok(const char *text, size_t max);
+/* A text in an object (any JSON; NULL too), borrowed; NULL: there is none. */
+const char *acme_json_text(const json_t *doc, const char *key);
+/* *out becomes a copy, or stays for NULL. False: no memory. */
+bool acme_copy(char **out, const char *from);
 /* A URL in an object, copied. KM_ENOTFOUND (also null), KM_EPROTO (another type, or no https URL),
  * KM_ENOMEM. */
 int acme_json_url(char **out, const json_t *doc, const char *key)

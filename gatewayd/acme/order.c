@@ -377,11 +377,6 @@ static int check_names(const struct acme_order_opts *o, struct km_errtext *err)
 	return 0;
 }
 
-static bool copy(char **out, const char *from)
-{
-	return !from || (*out = strdup(from));
-}
-
 static bool copy_opts(struct order *o, const struct acme_order_opts *from)
 {
 	for (; o->n_names < from->n_names; o->n_names++)
@@ -395,8 +390,8 @@ static bool copy_opts(struct order *o, const struct acme_order_opts *from)
 	o->key = from->key;
 	o->ordered = from->ordered;
 	o->arg = from->arg;
-	return copy(&o->profile, from->profile) && copy(&o->chain_wanted, from->chain) &&
-	       copy(&o->replaces, from->replaces);
+	return acme_copy(&o->profile, from->profile) && acme_copy(&o->chain_wanted, from->chain) &&
+	       acme_copy(&o->replaces, from->replaces);
 }
 
 int acme_order_new(struct acme_job **out, struct acme_client *c, const struct acme_order_opts *from,

@@ -79,7 +79,7 @@ void problem_about(struct acme_problem *p, const char *what)
 {
 	char text[2 * sizeof(p->text)];
 
-	snprintf(text, sizeof(text), "%s: %s", what, p->text);
+	snprintf(text, sizeof(text), "%.390s: %s", what, p->text);
 	problem_clean(p->text, sizeof(p->text), text);
 }
 
@@ -159,7 +159,7 @@ bool problem_is(const struct acme_problem *p, const char *type)
 	return !strcmp(p->type, type);
 }
 
-static const char *text_of(const json_t *doc, const char *key)
+static const char *said(const json_t *doc, const char *key)
 {
 	const char *s = json_string_value(json_object_get(doc, key));
 
@@ -168,7 +168,7 @@ static const char *text_of(const json_t *doc, const char *key)
 
 static void read_type(char *out, size_t size, const json_t *doc)
 {
-	const char *type = text_of(doc, "type");
+	const char *type = said(doc, "type");
 
 	problem_clean(out, size, strncmp(type, URN, strlen(URN)) ? type : type + strlen(URN));
 }
@@ -178,7 +178,7 @@ static void read_type(char *out, size_t size, const json_t *doc)
 static void read_subproblem(struct acme_problem *p, const json_t *doc)
 {
 	char type[sizeof(p->type)], text[2 * sizeof(p->text)];
-	const char *name = text_of(json_object_get(doc, "identifier"), "value");
+	const char *name = said(json_object_get(doc, "identifier"), "value");
 	enum acme_cause cause;
 
 	read_type(type, sizeof(type), doc);
@@ -188,19 +188,19 @@ static void read_subproblem(struct acme_problem *p, const json_t *doc)
 		memcpy(p->type, type, sizeof(type));
 	}
 	snprintf(text, sizeof(text), "%s; %.100s%s%.200s", p->text, name, *name ? ": " : "",
-		 text_of(doc, "detail"));
+		 said(doc, "detail"));
 	problem_clean(p->text, sizeof(p->text), text);
 }
 
 void problem_read(struct acme_problem *p, const json_t *doc)
 {
 	const json_t *subs = json_object_get(doc, "subproblems");
-	const char *detail = text_of(doc, "detail");
+	const char *detail = said(doc, "detail");
 
 	read_type(p->type, sizeof(p->type), doc);
 	p->cause = cause_of(p->type);
 	if (!*detail)
-		detail = text_of(doc, "title");
+		detail = said(doc, "title");
 	problem_clean(p->text, sizeof(p->text), *detail ? detail : "no reason given");
 	for (size_t i = 0; i < json_array_size(subs) && i < SUBPROBLEMS_MAX; i++)
 		read_subproblem(p, json_array_get(subs, i));

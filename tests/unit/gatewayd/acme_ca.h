@@ -640,12 +640,13 @@ static inline void ca_post(struct ca *ca, const char *url, const char *body)
 		key = ca_jwk(jwk);
 	else if (ca->account)
 		EVP_PKEY_up_ref(key = ca->account);
-	assert_true(by_jwk == !!jwk);
 	if (*json_string_value(json_object_get(jws, "payload")))
 		payload = ca_part(jws, "payload");
 	json_decref(ca->last_payload);
 	ca->last_payload = json_incref(payload);
-	if (kid && (!ca->account || strcmp(kid, account) != 0))
+	if (by_jwk != !!jwk)
+		ca_refuses(ca, 400, "malformed", "client: the wrong one of jwk and kid");
+	else if (kid && (!ca->account || strcmp(kid, account) != 0))
 		ca_refuses(ca, 400, "accountDoesNotExist", "never heard of it");
 	else if (key && !ca_verify(jws, key))
 		ca_refuses(ca, 400, "malformed", "JWS verification error");
@@ -705,9 +706,13 @@ static inline const struct acme_answer *ca_ask(struct ca *ca, const struct acme_
 	const struct fault *f;
 	const char *path = r->url + strlen(CA);
 
-	assert_memory_equal(r->url, CA "/", strlen(CA) + 1);
+	assert_memory_equal(r->url, "https://", 8);
 	ca_clear_answer(ca);
 	ca->n_requests++;
+	if (strncmp(r->url, CA "/", strlen(CA) + 1) != 0) {
+		ca->a.failed = "no such host";
+		return &ca->a;
+	}
 	f = ca_fault(ca, path);
 	ca_give_nonce(ca);
 	if (f && !f->truly && !f->done_all_the_same)
