@@ -171,8 +171,8 @@ static json_t *account_read(const char *dir)
 	json_t *j = NULL;
 	size_t n;
 	int rc = km_file_read(path, 65536, &text, &n);
-	if (!rc &&
-	    (!(j = json_loadb(text, n, 0, NULL)) || !json_is_string(json_object_get(j, "url")))) {
+	if (!rc && (!(j = json_loadb(text, n, 0, NULL)) ||
+		    !json_is_string(json_object_get(j, "directory")))) {
 		fprintf(stderr, "gatewayd certificates: %s is damaged\n", path);
 		json_decref(j);
 		j = NULL;

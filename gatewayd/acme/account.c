@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The account at the CA: its key (cache.h), and its URL for each directory in ACME_DIR/account.json:
- * {"directory": URL, "url": the account's}. */
+ * {"directory": URL, "url": the account's, "caa": [the CA's domains]}. */
 #include "gatewayd/acme/manager.h"
 #include "libkm/base/log.h"
 #include "libkm/base/util.h"
@@ -40,8 +40,14 @@ static void on_account(void *arg, const char *url)
 	struct acme *a = arg;
 	char *path = account_path(a);
 	json_t *o = json_pack("{ss}", "directory", a->directory);
+	const char *const *issuers = NULL;
+	json_t *caa = json_array();
 	if (url)
 		json_object_set_new(o, "url", json_string(url));
+	if (a->client && acme_client_directory(a->client, NULL, &issuers, NULL) && issuers)
+		while (*issuers)
+			json_array_append_new(caa, json_string(*issuers++));
+	json_object_set_new(o, "caa", caa);
 	char *text = json_dumps(o, JSON_INDENT(1));
 	if (!text || km_file_write(path, text, strlen(text), 0600))
 		km_warn("cannot write", km_ks("file", path), km_ks("why", strerror(errno)));

@@ -352,7 +352,12 @@ def test_account_without_the_cas_domain(t):
     t("account", "a.test", status=1)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"url": 7}', "\x00"])
+def test_account_that_the_ca_forgot(t):
+    account(t, url=None)
+    assert t("account", status=1)[1].startswith("gatewayd certificates: no account is known")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"directory": 7}', "\x00"])
 def test_account_damaged(t, text):
     t.put("account.json", text, folder=t.acme)
     _, err = t("account", "a.test", status=1)
