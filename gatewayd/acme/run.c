@@ -27,7 +27,7 @@ struct run {
 	char failed_to_start[128];
 	char line[LINE_MAX_KEPT]; /* the last one that was not empty */
 	size_t len;
-	bool line_over;		  /* the next byte begins another line */
+	bool line_over; /* the next byte begins another line */
 };
 
 int run_check(const char *setting, const char *path, struct km_errtext *err)
@@ -35,15 +35,18 @@ int run_check(const char *setting, const char *path, struct km_errtext *err)
 	struct stat st;
 
 	if (path[0] != '/')
-		return km_errtext_set(err, KM_EINVAL, "%s: %s is not an absolute path", setting, path);
+		return km_errtext_set(err, KM_EINVAL, "%s: %s is not an absolute path", setting,
+				      path);
 	if (stat(path, &st))
 		return km_errtext_set(err, KM_EINVAL, "%s: %s: %s", setting, path, strerror(errno));
 	if (!S_ISREG(st.st_mode) || access(path, X_OK))
-		return km_errtext_set(err, KM_EINVAL, "%s: %s is not an executable file", setting, path);
+		return km_errtext_set(err, KM_EINVAL, "%s: %s is not an executable file", setting,
+				      path);
 	if (st.st_mode & 022)
-		return km_errtext_set(err, KM_EINVAL,
-				      "%s: %s may be changed by others (mode %04o): run chmod go-w on it",
-				      setting, path, (unsigned)st.st_mode & 07777);
+		return km_errtext_set(
+		    err, KM_EINVAL,
+		    "%s: %s may be changed by others (mode %04o): run chmod go-w on it", setting,
+		    path, (unsigned)st.st_mode & 07777);
 	return 0;
 }
 
@@ -148,7 +151,8 @@ static void on_ended(evutil_socket_t fd, short what, void *arg)
 		return;
 	}
 	if (r->late)
-		snprintf(how, sizeof(how), "was killed after %lld s", (long long)r->timeout_ms / 1000);
+		snprintf(how, sizeof(how), "was killed after %lld s",
+			 (long long)r->timeout_ms / 1000);
 	else if (WIFEXITED(status))
 		snprintf(how, sizeof(how), "ended with status %d", WEXITSTATUS(status));
 	else

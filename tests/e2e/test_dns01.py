@@ -12,6 +12,7 @@ import queue
 import secrets
 import select
 import shutil
+import socket
 import subprocess
 import tempfile
 import threading
@@ -338,6 +339,25 @@ def test_refusals(world):
                                         key_algorithm="hmac-sha512", key_secret=world.secrets[OTHER_KEY]))
     d.ok("present", "only.example.test", "by-sha512")
     assert world.txt("_acme-challenge.only.example.test") == ["by-sha512"]
+
+
+def test_an_answer_must_be_signed(world):
+    """Somebody on the way says that all is well; and what is no answer at all is not taken for one."""
+    world.knot("primary", PRIMARY, {"example.test": (EXAMPLE, UPDATES)})
+    sock = world.ns.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    with sock:
+        sock.bind((SECOND, 53))
+        sock.settimeout(patience(20))
+        d = world.driver(file=world.rfc2136(server=SECOND, zone="example.test"))
+        number = d.say("add", "_acme-challenge.example.test", "x")
+        question, sender = sock.recvfrom(4096)
+        assert question[2] >> 3 == 5 and b"\x0aupdate-key" in question  # UPDATE, signed
+        wrong_id = bytes([question[0] ^ 1]) + question[1:2]
+        for answer in (b"", question, wrong_id + b"\xa8\x05" + bytes(8), question[:2] + b"\x28\x05" + bytes(8)):
+            sock.sendto(answer, sender)
+        sock.sendto(question[:2] + b"\xa8\x00" + bytes(8), sender)
+        verdict, text = d.wait(number)
+    assert (verdict, text.rpartition(": ")[2]) == ("failed", "its answer is not signed by the key")
 
 
 def test_files_that_are_wrong(world):

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What a DNS server or a company's API sends: messages, CAA and dns-persist-01 records, XML. Bounded texts come
- * out, and what is told of a CAA record is printable. */
+/* What a DNS server or a company's API sends: messages, CAA and dns-persist-01 records, XML.
+ * Bounded texts come out, and what is told of a CAA record is printable. */
 #include "gatewayd/acme/dns/caa.h"
 #include "gatewayd/acme/dns/message.h"
 #include "gatewayd/acme/dns/xml.h"

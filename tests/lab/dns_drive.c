@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* Drives gatewayd/acme/dns for test_dns01.py: settings as gatewayd's (-c FILE), one command a line on
- * standard input, words parted by blanks; each gets an answer "ID ok" or "ID failed TEXT" on standard output
- * when it has ended, ID being its number from 1.
- *   present NAME VALUE     a record, kept until `remove ID`     remove ID   (answered at once)
- *   add FQDN VALUE         the provider alone                   delete FQDN VALUE
- *   persist NAME WILDCARD ACCOUNT ISSUER …
- * At the end of the input it frees everything and ends. */
+/* Drives gatewayd/acme/dns for test_dns01.py: settings as gatewayd's (-c FILE), one command a line
+ * on standard input, words parted by blanks; each gets an answer "ID ok" or "ID failed TEXT" on
+ * standard output when it has ended, ID being its number from 1. present NAME VALUE     a record,
+ * kept until `remove ID`     remove ID   (answered at once) add FQDN VALUE         the provider
+ * alone                   delete FQDN VALUE persist NAME WILDCARD ACCOUNT ISSUER … At the end of
+ * the input it frees everything and ends. */
 #include "gatewayd/acme/dns/dns.h"
 #include "libkm/base/log.h"
 #include "libkm/base/util.h"
@@ -27,7 +26,8 @@ static unsigned commands;
 
 static void on_done(void *arg, const char *failed)
 {
-	printf("%u %s %s\n", (unsigned)(uintptr_t)arg, failed ? "failed" : "ok", failed ? failed : "");
+	printf("%u %s %s\n", (unsigned)(uintptr_t)arg, failed ? "failed" : "ok",
+	       failed ? failed : "");
 	fflush(stdout);
 }
 
@@ -49,8 +49,8 @@ static void command(char *line)
 	if (commands == COMMANDS_MAX)
 		exit(2);
 	if (n == 3 && !strcmp(w[0], "present")) {
-		records[commands] = dns_record_present(dns, provider, w[1], w[2], settings.dns_timeout,
-						       on_done, id);
+		records[commands] = dns_record_present(dns, provider, w[1], w[2],
+						       settings.dns_timeout, on_done, id);
 	} else if (n == 2 && !strcmp(w[0], "remove")) {
 		unsigned which = (unsigned)atoi(w[1]) % COMMANDS_MAX;
 		dns_record_remove(records[which]);

@@ -98,7 +98,8 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 		headers[n++] = extra[i];
 	headers[n] = NULL;
 	if (!e)
-		a->call = acme_http_custom(a->o.http, a->method, a->url, headers, a->body, on_answer, a);
+		a->call =
+		    acme_http_custom(a->o.http, a->method, a->url, headers, a->body, on_answer, a);
 	for (int i = 0; i < DNS_API_SIGNED; i++)
 		dns_secret_free(&extra[i]);
 	if (!a->call)

@@ -21,9 +21,9 @@ struct property {
 };
 /* issue-value of RFC 8659 section 4.2, as far as we judge it. */
 struct issue {
-	struct text domain;		/* empty: nobody */
+	struct text domain;                          /* empty: nobody */
 	struct text account, methods, policy, until; /* p NULL: absent */
-	bool twice;			/* a parameter that may be there once is there twice */
+	bool twice; /* a parameter that may be there once is there twice */
 };
 
 static bool is(struct text t, const char *s)
@@ -98,9 +98,9 @@ static bool parameter(struct issue *out, struct text t)
 	struct text value = trim(rest);
 	if (!rest.p || !tag.n || !all(tag, in_tag) || !all(value, in_value))
 		return false;
-	struct text *to = is(tag, "accounturi")	       ? &out->account
+	struct text *to = is(tag, "accounturi")          ? &out->account
 			  : is(tag, "validationmethods") ? &out->methods
-			  : is(tag, "policy")	       ? &out->policy
+			  : is(tag, "policy")            ? &out->policy
 			  : is(tag, "persistUntil")      ? &out->until
 							 : NULL;
 	if (!to)
@@ -149,7 +149,8 @@ static bool methods_meet(struct text methods, const char *const *ours)
 
 static void say(char *why, size_t size, const char *before, struct text t, const char *after)
 {
-	snprintf(why, size, "%s%.*s%s", before, (int)(t.n > 200 ? 200 : t.n), t.p ? t.p : "", after);
+	snprintf(why, size, "%s%.*s%s", before, (int)(t.n > 200 ? 200 : t.n), t.p ? t.p : "",
+		 after);
 	for (; *why; why++)
 		if (*why < ' ' || *why > '~')
 			*why = '?';
@@ -178,7 +179,8 @@ static bool property_allows(const struct property *p, const struct caa_question 
 		return false;
 	}
 	if (i.account.p && q->account_url &&
-	    (i.account.n != strlen(q->account_url) || memcmp(i.account.p, q->account_url, i.account.n))) {
+	    (i.account.n != strlen(q->account_url) ||
+	     memcmp(i.account.p, q->account_url, i.account.n))) {
 		say(why, size, "wants the account ", i.account, ", which is not this gateway's");
 		return false;
 	}
@@ -207,7 +209,8 @@ bool caa_allows(const struct caa_record *set, size_t n, const struct caa_questio
 		if (!property_parse(&p, &set[i]))
 			continue;
 		if ((p.flags & CRITICAL) && !known(p.tag)) {
-			say(why, size, "has a critical property that no CA may pass over: ", p.tag, "");
+			say(why, size, "has a critical property that no CA may pass over: ", p.tag,
+			    "");
 			return false;
 		}
 		wild |= q->wildcard && is(p.tag, "issuewild");

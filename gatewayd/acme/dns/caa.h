@@ -18,13 +18,13 @@ struct caa_question {
 	const char *account_url;    /* NULL: not known, accounturi is not judged */
 	const char *const *methods; /* NULL-terminated; NULL: validationmethods is not judged */
 };
-/* True: nothing is against it. False: a sentence's end in `why` ("allows only other.example", "wants
- * the account …"), to be put behind "the CAA record of NAME"; printable ASCII only. */
+/* True: nothing is against it. False: a sentence's end in `why` ("allows only other.example",
+ * "wants the account …"), to be put behind "the CAA record of NAME"; printable ASCII only. */
 bool caa_allows(const struct caa_record *set, size_t n, const struct caa_question *q, char *why,
 		size_t size);
 
-/* The record of dns-persist-01, whose text has the syntax of an issue value: whether it lets this account
- * at one of the issuers prove NAME (and with wildcard *.NAME too). */
+/* The record of dns-persist-01, whose text has the syntax of an issue value: whether it lets this
+ * account at one of the issuers prove NAME (and with wildcard *.NAME too). */
 struct persist_question {
 	bool wildcard;
 	const char *const *issuers; /* NULL-terminated */

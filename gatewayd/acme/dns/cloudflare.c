@@ -12,7 +12,7 @@
 #include <utlist.h>
 
 #define ID_STRLEN 40
-#define IDS_MAX 16   /* records with one value that are deleted */
+#define IDS_MAX 16 /* records with one value that are deleted */
 #define PAGES_MAX 20
 #define PER_PAGE 100
 #define VALUE_MAX 255
@@ -80,8 +80,8 @@ static void ask(struct op *op, const char *method, const char *path, const char 
 	const struct conf *c = &op->p->conf;
 	char *auth = km_xasprintf("Authorization: Bearer %s", c->api_token);
 	char *url = km_xasprintf("%s%s", c->api_url, path);
-	const char *headers[] = {auth, "Accept: application/json", body ? "Content-Type: application/json" : NULL,
-				 NULL};
+	const char *headers[] = {auth, "Accept: application/json",
+				 body ? "Content-Type: application/json" : NULL, NULL};
 	struct dns_api_opts o = {.base = op->p->base,
 				 .http = op->p->http,
 				 .method = method,
@@ -104,9 +104,9 @@ static bool has_code(json_t *doc, int code)
 	json_t *e;
 	size_t i;
 
-	json_array_foreach(json_object_get(doc, "errors"), i, e)
-		if (json_integer_value(json_object_get(e, "code")) == code)
-			return true;
+	json_array_foreach(json_object_get(doc, "errors"), i,
+			   e) if (json_integer_value(json_object_get(e, "code")) ==
+				  code) return true;
 	return false;
 }
 
@@ -127,7 +127,8 @@ static void say_error(const struct acme_answer *a, json_t *doc, char *out, size_
 			*out = '?';
 }
 
-/* The answer's document where the API says success; else the operation has failed (and is gone) and NULL. */
+/* The answer's document where the API says success; else the operation has failed (and is gone) and
+ * NULL. */
 static json_t *succeeded(struct op *op, const struct acme_answer *a)
 {
 	json_t *doc = a->status ? json_loadb(a->body, a->n, 0, NULL) : NULL;
@@ -220,8 +221,8 @@ static void add_record(struct op *op)
 
 	snprintf(path, sizeof(path), "/zones/%s/dns_records", op->zone);
 	snprintf(content, sizeof(content), "\"%s\"", op->value);
-	json_t *doc = json_pack("{s:s, s:s, s:s, s:I}", "type", "TXT", "name", op->fqdn, "content", content,
-				"ttl", (json_int_t)op->p->conf.ttl);
+	json_t *doc = json_pack("{s:s, s:s, s:s, s:I}", "type", "TXT", "name", op->fqdn, "content",
+				content, "ttl", (json_int_t)op->p->conf.ttl);
 	char *body = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
 	json_decref(doc);
 	if (body)
@@ -239,8 +240,8 @@ static void list_records(struct op *op)
 {
 	char path[DNS_NAME_STRLEN + ID_STRLEN + 96];
 
-	snprintf(path, sizeof(path), "/zones/%s/dns_records?type=TXT&name=%s&page=%d&per_page=%d", op->zone,
-		 op->fqdn, ++op->page, PER_PAGE);
+	snprintf(path, sizeof(path), "/zones/%s/dns_records?type=TXT&name=%s&page=%d&per_page=%d",
+		 op->zone, op->fqdn, ++op->page, PER_PAGE);
 	ask(op, "GET", path, NULL, on_listed);
 }
 
@@ -262,11 +263,11 @@ static void on_listed(void *arg, const struct acme_answer *a)
 
 	if (!doc)
 		return;
-	json_array_foreach(json_object_get(doc, "result"), i, r)
-		if (op->n_ids < IDS_MAX &&
-		    is_value(json_string_value(json_object_get(r, "content")), op->value) &&
-		    copy_id(op->ids[op->n_ids], r))
-			op->n_ids++;
+	json_array_foreach(
+	    json_object_get(doc, "result"), i,
+	    r) if (op->n_ids < IDS_MAX &&
+		   is_value(json_string_value(json_object_get(r, "content")), op->value) &&
+		   copy_id(op->ids[op->n_ids], r)) op->n_ids++;
 	json_int_t pages =
 	    json_integer_value(json_object_get(json_object_get(doc, "result_info"), "total_pages"));
 	json_decref(doc);
@@ -388,7 +389,8 @@ int dns_cloudflare_new(struct dns_provider **out, const struct dns_provider_opts
 	p->base = o->base;
 	int e = dns_provider_load(&spec, o->file, &p->conf, err);
 	if (!e && !dns_header_ok(p->conf.api_token))
-		e = km_errtext_set(err, KM_EINVAL, "%s: api_token has characters that no token has", o->file);
+		e = km_errtext_set(err, KM_EINVAL, "%s: api_token has characters that no token has",
+				   o->file);
 	if (!e)
 		e = acme_http_new(&p->http, o->base, p->conf.ca_file, err);
 	if (e) {

@@ -110,7 +110,8 @@ static void by_tcp(struct dns_exchange *x)
 	if (x->udp)
 		event_del(x->udp);
 	x->tries = UDP_TRIES;
-	x->tcp = bufferevent_socket_new(x->base, -1, BEV_OPT_CLOSE_ON_FREE | BEV_OPT_DEFER_CALLBACKS);
+	x->tcp =
+	    bufferevent_socket_new(x->base, -1, BEV_OPT_CLOSE_ON_FREE | BEV_OPT_DEFER_CALLBACKS);
 	if (!x->tcp || !set_timer(x, TCP_SECONDS)) {
 		conclude(x, 0, "no memory");
 		return;
@@ -173,11 +174,10 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 		conclude(x, 0, "no memory");
 }
 
-struct dns_exchange *dns_exchange(struct event_base *base, const struct km_addr *to, uint16_t port,
-				  const void *msg, size_t n,
-				  void (*done)(void *arg, const uint8_t *p, size_t len,
-					       const char *failed),
-				  void *arg)
+struct dns_exchange *
+dns_exchange(struct event_base *base, const struct km_addr *to, uint16_t port, const void *msg,
+	     size_t n, void (*done)(void *arg, const uint8_t *p, size_t len, const char *failed),
+	     void *arg)
 {
 	struct dns_exchange *x = n < 2 || n > DNS_MESSAGE_MAX ? NULL : calloc(1, sizeof(*x) + n);
 

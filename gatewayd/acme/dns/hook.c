@@ -64,7 +64,7 @@ static void hook_free(struct dns_provider *p)
 	struct hook *h = (struct hook *)p;
 	struct call *c, *tmp;
 
-	DL_FOREACH_SAFE(h->calls, c, tmp) {
+	DL_FOREACH_SAFE (h->calls, c, tmp) {
 		run_kill(c->run);
 		free(c);
 	}
@@ -74,10 +74,12 @@ static void hook_free(struct dns_provider *p)
 
 static const struct dns_provider_ops ops = {"hook", present, cleanup, hook_free};
 
-int dns_hook_new(struct dns_provider **out, const struct dns_provider_opts *o, struct km_errtext *err)
+int dns_hook_new(struct dns_provider **out, const struct dns_provider_opts *o,
+		 struct km_errtext *err)
 {
 	if (!o->hook)
-		return km_errtext_set(err, KM_EINVAL, "dns_provider = hook needs dns_hook, a program");
+		return km_errtext_set(err, KM_EINVAL,
+				      "dns_provider = hook needs dns_hook, a program");
 	int e = run_check("dns_hook", o->hook, err);
 	if (e)
 		return e;

@@ -16,22 +16,6 @@ struct dns_lookup {
 
 static void on_reply(void *arg, const struct dns_reply *r);
 
-/* The record behind a CNAME at `name`, if the answer has one. */
-static bool next_name(const struct dns_msg *m, char name[static DNS_NAME_STRLEN])
-{
-	struct dns_rrs it = dns_msg_rrs(m);
-	struct dns_rr rr;
-	char to[DNS_NAME_STRLEN];
-
-	while (dns_rr_next(&it, &rr) && rr.section == 0)
-		if (rr.type == DNS_TYPE_CNAME && dns_name_eq(rr.name, name) &&
-		    !dns_rr_name(m, &rr, to)) {
-			strcpy(name, to);
-			return true;
-		}
-	return false;
-}
-
 static void collect(struct dns_lookup *l, const struct dns_msg *m, struct dns_found *f)
 {
 	struct dns_rrs it = dns_msg_rrs(m);
@@ -55,15 +39,19 @@ static void fail(struct dns_lookup *l, const char *why)
 	finish(l, &f);
 }
 
-/* Goes along the CNAMEs as far as this answer has them; the set at their end, or another question. */
+/* Goes along the CNAMEs as far as this answer has them; the set at their end, or another question.
+ */
 static void follow(struct dns_lookup *l, const struct dns_msg *m)
 {
 	struct dns_found f = {.status = DNS_NO_DATA, .msg = m};
 	unsigned before = l->cnames;
+	char to[DNS_NAME_STRLEN];
 
-	while (l->type != DNS_TYPE_CNAME && next_name(m, l->name))
+	while (l->type != DNS_TYPE_CNAME && dns_msg_cname(m, l->name, to)) {
 		if (++l->cnames > DNS_CNAMES_MAX)
 			return fail(l, "its CNAMEs have no end");
+		strcpy(l->name, to);
+	}
 	collect(l, m, &f);
 	if (f.n)
 		f.status = DNS_FOUND;

@@ -107,9 +107,9 @@ int dns_msg_rcode(const struct dns_msg *m)
 
 const char *dns_rcode_str(int rcode)
 {
-	static const char *const names[] = {"NOERROR",  "FORMERR",  "SERVFAIL", "NXDOMAIN",
-					    "NOTIMP",   "REFUSED",  "YXDOMAIN", "YXRRSET",
-					    "NXRRSET",  "NOTAUTH",  "NOTZONE"};
+	static const char *const names[] = {"NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN",
+					    "NOTIMP",  "REFUSED", "YXDOMAIN", "YXRRSET",
+					    "NXRRSET", "NOTAUTH", "NOTZONE"};
 	return rcode >= 0 && rcode < (int)KM_ARRAY_LEN(names) ? names[rcode] : "an unknown error";
 }
 
@@ -153,6 +153,17 @@ int dns_rr_name(const struct dns_msg *m, const struct dns_rr *rr, char out[stati
 	if (read_name(m, &c, out))
 		return KM_EPROTO;
 	return place(m, &c) > at + rr->n ? KM_EPROTO : 0;
+}
+
+bool dns_msg_cname(const struct dns_msg *m, const char *name, char to[static DNS_NAME_STRLEN])
+{
+	struct dns_rrs it = dns_msg_rrs(m);
+	struct dns_rr rr;
+
+	while (dns_rr_next(&it, &rr) && rr.section == 0)
+		if (rr.type == DNS_TYPE_CNAME && dns_name_eq(rr.name, name))
+			return dns_rr_name(m, &rr, to) == 0;
+	return false;
 }
 
 bool dns_rr_txt_is(const struct dns_rr *rr, const char *text)

@@ -30,7 +30,8 @@ struct dns_msg {
 	size_t n;
 	uint16_t id, flags;
 	uint16_t count[3];           /* records: answer, authority, additional */
-	char qname[DNS_NAME_STRLEN]; /* lower case; "" when there is no question (or it is the root) */
+	char qname[DNS_NAME_STRLEN]; /* lower case; "" when there is no question (or it is the root)
+				      */
 	uint16_t qtype;
 	size_t records; /* where they begin */
 };
@@ -62,9 +63,12 @@ bool dns_rr_next(struct dns_rrs *it, struct dns_rr *rr);
 /* The name that a CNAME, NS or SOA record's data begin with. KM_EPROTO. */
 int dns_rr_name(const struct dns_msg *m, const struct dns_rr *rr, char out[static DNS_NAME_STRLEN])
     __attribute__((warn_unused_result));
+/* Where the CNAME of this name in the answer section leads; false: there is none. */
+bool dns_msg_cname(const struct dns_msg *m, const char *name, char to[static DNS_NAME_STRLEN]);
 /* Whether a TXT record's strings together are exactly this text. */
 bool dns_rr_txt_is(const struct dns_rr *rr, const char *text);
-/* The strings of a TXT record together, cut at size - 1 bytes, other bytes than printable ASCII as '?'. */
+/* The strings of a TXT record together, cut at size - 1 bytes, other bytes than printable ASCII as
+ * '?'. */
 void dns_rr_txt(const struct dns_rr *rr, char *out, size_t size);
 
 /* A question for one name and type, with EDNS (1232 bytes); recurse: RD. KM_EINVAL: not a name. */

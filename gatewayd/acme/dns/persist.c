@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* dns-persist-01: one TXT record that stays, `issuer; accounturi=URL[; policy=wildcard][; persistUntil=T]`,
- * with the syntax of a CAA record's issue value (RFC 8659 section 4.2). */
+/* dns-persist-01: one TXT record that stays, `issuer; accounturi=URL[; policy=wildcard][;
+ * persistUntil=T]`, with the syntax of a CAA record's issue value (RFC 8659 section 4.2). */
 #include "gatewayd/acme/client.h"
 #include "gatewayd/acme/dns/caa.h"
 #include "gatewayd/acme/dns/query.h"
@@ -54,12 +54,12 @@ static void on_found(void *arg, const struct dns_found *f)
 	if (f->status == DNS_FAILED)
 		snprintf(text, sizeof(text), "%s could not be looked up: %s", p->name, f->failed);
 	else
-		snprintf(text, sizeof(text),
-			 "publish this record: %s. IN TXT \"%s; accounturi=%s%s\"%s", p->name,
-			 p->issuers[0], p->account_url, p->wildcard ? "; policy=wildcard" : "",
-			 f->n ? " (what is there names another CA or account, is of the past, or is "
-				"not for wildcards)"
-			      : "");
+		snprintf(
+		    text, sizeof(text), "publish this record: %s. IN TXT \"%s; accounturi=%s%s\"%s",
+		    p->name, p->issuers[0], p->account_url, p->wildcard ? "; policy=wildcard" : "",
+		    f->n ? " (what is there names another CA or account, is of the past, or is "
+			   "not for wildcards)"
+			 : "");
 	persist_free(&p->ask);
 	done(done_arg, ok ? NULL : text);
 }

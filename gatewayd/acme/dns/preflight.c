@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* A and AAAA of the name, and its CAA records up to the root, are asked at once; the verdict is given when all is known. */
+/* A and AAAA of the name, and its CAA records up to the root, are asked at once; the verdict is
+ * given when all is known. */
 #include "gatewayd/acme/dns/caa.h"
 #include "gatewayd/acme/dns/query.h"
 #include "libkm/base/util.h"
@@ -27,11 +28,11 @@ struct preflight {
 	struct dns_lookup *address[FAMILIES], *caa;
 	struct event *now; /* nothing had to be asked */
 	enum dns_status status[FAMILIES];
-	bool exists;			/* one of the two said so */
+	bool exists; /* one of the two said so */
 	char failed[120];
 	struct km_addr found[2 * DNS_RRSET_MAX];
 	size_t n_found;
-	const char *caa_name;		/* in name: where the climb is */
+	const char *caa_name; /* in name: where the climb is */
 	enum dns_verdict caa_verdict;
 	char caa_text[400];
 };
@@ -82,8 +83,8 @@ static void say_ours(const struct preflight *p, char *out, size_t size)
 		snprintf(out + len, size - len, ", …");
 }
 
-/* Every address must be a gateway's, for the CA may take any. Of a family in which we know no address
- * of a gateway nothing can be said, as long as the other family leads here. */
+/* Every address must be a gateway's, for the CA may take any. Of a family in which we know no
+ * address of a gateway nothing can be said, as long as the other family leads here. */
 static enum dns_verdict judge_found(const struct preflight *p, char *text, size_t size)
 {
 	char ours[SAID_ADDRESSES * (KM_ADDR_STRLEN + 2) + 8], addr[KM_ADDR_STRLEN];
@@ -99,7 +100,8 @@ static enum dns_verdict judge_found(const struct preflight *p, char *text, size_
 		return DNS_FINE;
 	say_ours(p, ours, sizeof(ours));
 	snprintf(text, size,
-		 here ? "%s leads also to %s, which is no gateway (%s)" : "%s leads to %s, not to a gateway (%s)",
+		 here ? "%s leads also to %s, which is no gateway (%s)"
+		      : "%s leads to %s, not to a gateway (%s)",
 		 p->name, km_addr_str(stranger, addr), ours);
 	return DNS_ELSEWHERE;
 }
@@ -115,10 +117,12 @@ static enum dns_verdict judge_address(const struct preflight *p, char *text, siz
 	if (v != DNS_FINE || p->n_found)
 		return v;
 	if (p->status[V4] == DNS_FAILED || p->status[V6] == DNS_FAILED) {
-		snprintf(text, size, "the address of %s could not be looked up: %s", p->name, p->failed);
+		snprintf(text, size, "the address of %s could not be looked up: %s", p->name,
+			 p->failed);
 		return DNS_UNKNOWN;
 	}
-	snprintf(text, size, p->exists ? "%s has no address" : "%s does not exist in the DNS", p->name);
+	snprintf(text, size, p->exists ? "%s has no address" : "%s does not exist in the DNS",
+		 p->name);
 	return DNS_ELSEWHERE;
 }
 
@@ -212,7 +216,8 @@ static void on_caa(void *arg, const struct dns_found *f)
 	} else if (f->status == DNS_FAILED) {
 		p->caa_verdict = DNS_UNKNOWN;
 		snprintf(p->caa_text, sizeof(p->caa_text),
-			 "the CAA records of %s could not be looked up: %s", p->caa_name, f->failed);
+			 "the CAA records of %s could not be looked up: %s", p->caa_name,
+			 f->failed);
 	} else {
 		climb(p, dns_name_parent(p->caa_name));
 	}
@@ -255,7 +260,8 @@ static bool begin(struct preflight *p)
 }
 
 struct dns_ask *dns_preflight(struct dns *d, const struct dns_preflight_opts *o,
-			      void (*done)(void *arg, enum dns_verdict v, const char *text), void *arg)
+			      void (*done)(void *arg, enum dns_verdict v, const char *text),
+			      void *arg)
 {
 	struct preflight *p = calloc(1, sizeof(*p));
 

@@ -19,7 +19,9 @@ const char *dns_api_url_check(const char *v)
 
 	if (!strncmp(v, "http://127.0.0.1:", 17))
 		rest = v + 7;
-	return rest == v || !*rest || strlen(v) > 250 || !dns_header_ok(v) ? "an https:// URL is needed" : NULL;
+	return rest == v || !*rest || strlen(v) > 250 || !dns_header_ok(v)
+		   ? "an https:// URL is needed"
+		   : NULL;
 }
 
 bool dns_header_ok(const char *v)
@@ -39,10 +41,11 @@ int dns_provider_load(const struct km_conf_spec *spec, const char *file, void *o
 	size_t n = 0;
 
 	if (!file)
-		return km_errtext_set(err, KM_EINVAL,
-				      "dns_provider = %s needs dns_provider_file; gatewayd(8) lists what "
-				      "stands in it",
-				      spec->program);
+		return km_errtext_set(
+		    err, KM_EINVAL,
+		    "dns_provider = %s needs dns_provider_file; gatewayd(8) lists what "
+		    "stands in it",
+		    spec->program);
 	int e = km_secret_check(file, err);
 	if (e)
 		return e;

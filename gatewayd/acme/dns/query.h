@@ -8,20 +8,21 @@
 
 enum dns_status {
 	DNS_FOUND,
-	DNS_NO_DATA,  /* the name exists, but not with this type */
-	DNS_NO_NAME,  /* NXDOMAIN */
-	DNS_FAILED,   /* nobody knows */
+	DNS_NO_DATA, /* the name exists, but not with this type */
+	DNS_NO_NAME, /* NXDOMAIN */
+	DNS_FAILED,  /* nobody knows */
 };
 
 /* ---- one question ---- */
 struct dns_reply {
 	enum dns_status status;
-	const char *failed; /* DNS_FAILED: what went wrong, such as "no DNS server answered in time" */
+	const char
+	    *failed; /* DNS_FAILED: what went wrong, such as "no DNS server answered in time" */
 	struct dns_msg msg; /* DNS_FOUND; borrowed during the call */
 };
 struct dns_query;
-/* At most DNS_QUERIES_MAX are under way at once, further ones wait their turn. c-ares bounds the time.
- * done comes once, never before this returns; the query is gone then. NULL: no memory. */
+/* At most DNS_QUERIES_MAX are under way at once, further ones wait their turn. c-ares bounds the
+ * time. done comes once, never before this returns; the query is gone then. NULL: no memory. */
 #define DNS_QUERIES_MAX 64
 struct dns_query *dns_query(struct dns *d, const char *name, uint16_t type,
 			    void (*done)(void *arg, const struct dns_reply *r), void *arg);
@@ -29,7 +30,7 @@ struct dns_query *dns_query(struct dns *d, const char *name, uint16_t type,
 void dns_query_cancel(struct dns_query *q);
 
 /* ---- a lookup: CNAMEs are followed, over several questions if need be ---- */
-#define DNS_RRSET_MAX 32  /* further records of a set are not looked at */
+#define DNS_RRSET_MAX 32 /* further records of a set are not looked at */
 #define DNS_CNAMES_MAX 16
 struct dns_found {
 	enum dns_status status;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* A TXT record for dns-01, from where it belongs to its being seen: CNAMEs, the provider, the zone's
- * servers, each asked until it shows the value. */
+/* A TXT record for dns-01, from where it belongs to its being seen: CNAMEs, the provider, the
+ * zone's servers, each asked until it shows the value. */
 #include "gatewayd/acme/dns/exchange.h"
 #include "gatewayd/acme/dns/zone.h"
 #include "libkm/base/log.h"
@@ -103,17 +103,6 @@ static bool is_plain(const char *name)
 	return isalnum((unsigned char)*name) || *name == '_';
 }
 
-static bool cname_of(const struct dns_msg *m, const char *name, char to[static DNS_NAME_STRLEN])
-{
-	struct dns_rrs it = dns_msg_rrs(m);
-	struct dns_rr rr;
-
-	while (dns_rr_next(&it, &rr) && rr.section == 0)
-		if (rr.type == DNS_TYPE_CNAME && dns_name_eq(rr.name, name))
-			return dns_rr_name(m, &rr, to) == 0;
-	return false;
-}
-
 static void on_cname(void *arg, const struct dns_reply *reply)
 {
 	struct dns_record *r = arg;
@@ -121,8 +110,9 @@ static void on_cname(void *arg, const struct dns_reply *reply)
 
 	r->cname = NULL;
 	if (reply->status == DNS_FAILED) {
-		snprintf(text, sizeof(text), "%s could not be looked up: %s", r->name, reply->failed);
-	} else if (reply->status != DNS_FOUND || !cname_of(&reply->msg, r->name, to)) {
+		snprintf(text, sizeof(text), "%s could not be looked up: %s", r->name,
+			 reply->failed);
+	} else if (reply->status != DNS_FOUND || !dns_msg_cname(&reply->msg, r->name, to)) {
 		return present(r);
 	} else if (!is_plain(to)) {
 		snprintf(text, sizeof(text), "%s leads to a name that is not a host's", r->name);
@@ -231,7 +221,8 @@ static void on_answer(void *arg, const uint8_t *p, size_t n, const char *failed)
 	s->exchange = NULL;
 	if (failed || dns_msg_parse(&m, p, n)) {
 		s->silences++;
-		snprintf(s->last, sizeof(s->last), "%s", failed ? failed : "its answer is malformed");
+		snprintf(s->last, sizeof(s->last), "%s",
+			 failed ? failed : "its answer is malformed");
 	} else {
 		int rcode = dns_msg_rcode(&m);
 		s->silences = 0;
@@ -254,7 +245,8 @@ static void ask(struct server *s)
 
 	km_random(&id, sizeof(id));
 	if (!dns_query_make(msg, &n, id, s->r->name, DNS_TYPE_TXT, false))
-		s->exchange = dns_exchange(dns_base(s->r->d), &s->addr, DNS_PORT, msg, n, on_answer, s);
+		s->exchange =
+		    dns_exchange(dns_base(s->r->d), &s->addr, DNS_PORT, msg, n, on_answer, s);
 	if (!s->exchange)
 		ask_again(s);
 }
@@ -274,12 +266,14 @@ static void on_deadline(evutil_socket_t fd, short what, void *arg)
 			s = &r->servers[i];
 	if (s)
 		snprintf(text, sizeof(text),
-			 "the TXT record of %s was not seen on %s, a server of the zone %s, within %lld s: %s",
+			 "the TXT record of %s was not seen on %s, a server of the zone %s, within "
+			 "%lld s: %s",
 			 r->name, km_addr_str(&s->addr, addr), r->zone, seconds, s->last);
 	else
-		snprintf(text, sizeof(text), "the TXT record of %s was not there after %lld s: %s", r->name,
-			 seconds,
-			 r->presenting ? "the provider has not finished" : "the DNS does not answer");
+		snprintf(text, sizeof(text), "the TXT record of %s was not there after %lld s: %s",
+			 r->name, seconds,
+			 r->presenting ? "the provider has not finished"
+				       : "the DNS does not answer");
 	conclude(r, text);
 }
 
@@ -341,7 +335,8 @@ void dns_record_remove(struct dns_record *r)
 		record_free(r);
 		return;
 	}
-	/* From here on it is nobody's: whoever is left over when the provider has gone ends with d. */
+	/* From here on it is nobody's: whoever is left over when the provider has gone ends with d.
+	 */
 	r->orphan.free = orphan_free;
 	dns_orphan_add(r->d, &r->orphan);
 	if (!r->presenting)

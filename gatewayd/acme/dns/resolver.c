@@ -23,9 +23,9 @@ struct dns {
 	struct event_base *base;
 	ares_channel channel;
 	struct ares_addr_port_node *servers; /* NULL: the system's */
-	struct timespec conf_time;	     /* of SYSTEM_CONF as it was read */
-	struct event *timer;		     /* c-ares wants to be called */
-	struct event *deliver;		     /* something is in `finished` */
+	struct timespec conf_time;           /* of SYSTEM_CONF as it was read */
+	struct event *timer;                 /* c-ares wants to be called */
+	struct event *deliver;               /* something is in `finished` */
 	struct sock *socks;
 	struct dns_query *waiting, *running, *finished;
 	struct dns_orphan *orphans;
@@ -36,7 +36,8 @@ struct dns {
 struct dns_query {
 	struct dns *d;
 	struct dns_query **list, *prev, *next;
-	void (*done)(void *arg, const struct dns_reply *r); /* NULL: cancelled while c-ares has it */
+	void (*done)(void *arg,
+		     const struct dns_reply *r); /* NULL: cancelled while c-ares has it */
 	void *arg;
 	uint16_t type;
 	int status; /* of c-ares */
@@ -114,9 +115,9 @@ static void on_sock_state(void *arg, ares_socket_t fd, int readable, int writabl
 		return;
 	s = km_xcalloc(1, sizeof(*s));
 	s->fd = fd;
-	s->event = event_new(d->base, fd,
-			     (short)((readable ? EV_READ : 0) | (writable ? EV_WRITE : 0) | EV_PERSIST),
-			     on_ready, d);
+	s->event = event_new(
+	    d->base, fd, (short)((readable ? EV_READ : 0) | (writable ? EV_WRITE : 0) | EV_PERSIST),
+	    on_ready, d);
 	DL_APPEND(d->socks, s);
 	if (s->event)
 		event_add(s->event, NULL);
@@ -143,9 +144,10 @@ static int open_channel(struct dns *d, struct km_errtext *err)
 	}
 	if (d->servers)
 		e = ares_set_servers_ports(d->channel, d->servers);
-	return e == ARES_SUCCESS ? 0
-				 : km_errtext_set(err, KM_EINVAL, "c-ares refuses the DNS servers: %s",
-						  ares_strerror(e));
+	return e == ARES_SUCCESS
+		   ? 0
+		   : km_errtext_set(err, KM_EINVAL, "c-ares refuses the DNS servers: %s",
+				    ares_strerror(e));
 }
 
 /* The system's servers may have changed while nobody asked. */
@@ -172,9 +174,9 @@ static int add_server(struct ares_addr_port_node ***end, const char *text, struc
 
 	if (km_addr_parse(&a, text)) {
 		if (km_hostport_parse(&hp, text, NULL) || !hp.is_addr)
-			return km_errtext_set(err, KM_EINVAL,
-					      "dns_resolvers: \"%s\" is not an address or address:port",
-					      text);
+			return km_errtext_set(
+			    err, KM_EINVAL,
+			    "dns_resolvers: \"%s\" is not an address or address:port", text);
 		a = hp.addr;
 		port = hp.port;
 	}
@@ -237,7 +239,8 @@ static const char *failure(int status)
 	switch (status) {
 	case ARES_ETIMEOUT:
 		return "no DNS server answered in time";
-	case ARES_ECONNREFUSED: /* also when each said SERVFAIL or REFUSED: c-ares does not tell them apart */
+	case ARES_ECONNREFUSED: /* also when each said SERVFAIL or REFUSED: c-ares does not tell
+				   them apart */
 	case ARES_ESERVFAIL:
 	case ARES_EREFUSED:
 		return "the DNS servers failed or cannot be reached";
@@ -365,9 +368,9 @@ void dns_free(struct dns *d)
 	d->ending = true;
 	if (d->channel)
 		ares_destroy(d->channel); /* on_answer frees what runs */
-	DL_FOREACH_SAFE(d->waiting, q, tmp)
+	DL_FOREACH_SAFE (d->waiting, q, tmp)
 		query_free(q);
-	DL_FOREACH_SAFE(d->finished, q, tmp)
+	DL_FOREACH_SAFE (d->finished, q, tmp)
 		query_free(q);
 	while (d->socks)
 		sock_free(d, d->socks);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Dynamic updates (RFC 2136) signed by TSIG (RFC 8945): one message adds or deletes one record. libldns
- * makes and checks the messages. */
+/* Dynamic updates (RFC 2136) signed by TSIG (RFC 8945): one message adds or deletes one record.
+ * libldns makes and checks the messages. */
 #include "gatewayd/acme/dns/exchange.h"
 #include "gatewayd/acme/dns/provider.h"
 #include "gatewayd/acme/dns/zone.h"
@@ -11,7 +11,7 @@
 #include <utlist.h>
 
 #define FUDGE_SECONDS 300
-#define TSIG_MAC 3   /* fields of a TSIG record */
+#define TSIG_MAC 3 /* fields of a TSIG record */
 #define TSIG_ERROR 5
 #define VALUE_MAX 255 /* one string of a TXT record */
 
@@ -76,7 +76,8 @@ static void fail(struct update *u, const char *what, const char *why)
 
 	snprintf(text, sizeof(text), "%s of %s in the zone %s by %s: %s%s%s",
 		 u->add ? "adding the TXT record" : "deleting the TXT record", u->fqdn,
-		 *u->zone ? u->zone : "?", u->p->conf.server, what, why ? ": " : "", why ? why : "");
+		 *u->zone ? u->zone : "?", u->p->conf.server, what, why ? ": " : "",
+		 why ? why : "");
 	conclude(u, text);
 }
 
@@ -85,13 +86,15 @@ static void fail(struct update *u, const char *what, const char *why)
 static const char *tsig_error(const ldns_pkt *answer)
 {
 	const ldns_rr *rr = ldns_pkt_tsig(answer);
-	const ldns_rdf *f = rr && ldns_rr_rd_count(rr) > TSIG_ERROR ? ldns_rr_rdf(rr, TSIG_ERROR) : NULL;
+	const ldns_rdf *f =
+	    rr && ldns_rr_rd_count(rr) > TSIG_ERROR ? ldns_rr_rdf(rr, TSIG_ERROR) : NULL;
 
 	switch (f && ldns_rdf_size(f) == 2 ? ldns_rdf2native_int16(f) : 0) {
 	case 16:
 		return "the key's secret or algorithm is not the server's (BADSIG)";
 	case 17:
-		return "the server does not know the key by this name and algorithm, or does not let it "
+		return "the server does not know the key by this name and algorithm, or does not "
+		       "let it "
 		       "change this name (BADKEY)";
 	case 18:
 		return "the clocks of this host and the server are too far apart (BADTIME)";
@@ -106,7 +109,8 @@ static const char *rcode_meaning(int rcode)
 {
 	switch (rcode) {
 	case LDNS_RCODE_REFUSED:
-		return "the server refuses: it may not allow this key to change this name (REFUSED)";
+		return "the server refuses: it may not allow this key to change this name "
+		       "(REFUSED)";
 	case LDNS_RCODE_NOTAUTH:
 		return "the server does not hold this zone, or does not take the key (NOTAUTH)";
 	case LDNS_RCODE_NOTZONE:
@@ -336,12 +340,24 @@ static bool is_secret(const char *v)
 
 #define AT(member) offsetof(struct conf, member)
 static const struct km_opt opts[] = {
-    {.key = "server", .type = KM_OPT_STRING, .offset = AT(server), .required = true, .check = name_check},
+    {.key = "server",
+     .type = KM_OPT_STRING,
+     .offset = AT(server),
+     .required = true,
+     .check = name_check},
     {.key = "port", .type = KM_OPT_INT, .offset = AT(port), .def = "53", .min = 1, .max = 65535},
     {.key = "zone", .type = KM_OPT_STRING, .offset = AT(zone), .check = name_check},
     {.key = "ttl", .type = KM_OPT_INT, .offset = AT(ttl), .def = "60", .min = 0, .max = 86400},
-    {.key = "key_name", .type = KM_OPT_STRING, .offset = AT(key_name), .required = true, .check = name_check},
-    {.key = "key_algorithm", .type = KM_OPT_ENUM, .offset = AT(key_algorithm), .def = "hmac-sha256", .choices = algorithms},
+    {.key = "key_name",
+     .type = KM_OPT_STRING,
+     .offset = AT(key_name),
+     .required = true,
+     .check = name_check},
+    {.key = "key_algorithm",
+     .type = KM_OPT_ENUM,
+     .offset = AT(key_algorithm),
+     .def = "hmac-sha256",
+     .choices = algorithms},
     {.key = "key_secret", .type = KM_OPT_STRING, .offset = AT(key_secret), .required = true},
 };
 static const struct km_conf_spec spec = {
@@ -382,8 +398,8 @@ int dns_rfc2136_new(struct dns_provider **out, const struct dns_provider_opts *o
 	p->d = o->d;
 	int e = dns_provider_load(&spec, o->file, &p->conf, err);
 	if (!e && !is_secret(p->conf.key_secret))
-		e = km_errtext_set(err, KM_EINVAL, "%s: key_secret is not base64 of 16 bytes or more",
-				   o->file);
+		e = km_errtext_set(err, KM_EINVAL,
+				   "%s: key_secret is not base64 of 16 bytes or more", o->file);
 	if (e) {
 		rfc2136_free(&p->provider);
 		return e;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Amazon Route 53, API of 2013-04-01. All values of a name are one record set there, which is read, changed
- * and written; so operations go one after the other. */
+/* Amazon Route 53, API of 2013-04-01. All values of a name are one record set there, which is read,
+ * changed and written; so operations go one after the other. */
 #include "gatewayd/acme/dns/api.h"
 #include "gatewayd/acme/dns/message.h"
 #include "gatewayd/acme/dns/provider.h"
@@ -33,8 +33,8 @@ struct route53 {
 	struct acme_http *http;
 	struct conf conf;
 	char host[300], base_path[300]; /* of endpoint */
-	struct event *now;		/* the first operation begins */
-	struct op *ops;			/* the first one is under way */
+	struct event *now;              /* the first operation begins */
+	struct op *ops;                 /* the first one is under way */
 };
 
 struct op {
@@ -104,7 +104,11 @@ static int sign(void *arg, char *headers[static DNS_API_SIGNED])
 	struct op *op = arg;
 	const struct conf *c = &op->p->conf;
 	struct sigv4_key k = {c->access_key_id, c->secret_access_key, c->region, "route53"};
-	struct sigv4_request r = {op->method, op->p->host, op->path, op->query, op->body ? CONTENT_TYPE : NULL,
+	struct sigv4_request r = {op->method,
+				  op->p->host,
+				  op->path,
+				  op->query,
+				  op->body ? CONTENT_TYPE : NULL,
 				  op->body ? op->body : ""};
 	char date[SIGV4_DATE_STRLEN], authorization[600];
 	int n = 0, e = sigv4_sign(&k, &r, km_wall_ms(), date, authorization, sizeof(authorization));
@@ -146,9 +150,10 @@ static void ask(struct op *op, const char *method, char *path, char *query, char
 	op->query = query;
 	op->body = body;
 	/* The endpoint may have a path of its own. */
-	char *scheme_host = strndup(op->p->conf.endpoint,
-				    strlen(op->p->conf.endpoint) - strlen(op->p->base_path));
-	char *url = km_xasprintf("%s%s%s%s", scheme_host ? scheme_host : "", path, *query ? "?" : "", query);
+	char *scheme_host =
+	    strndup(op->p->conf.endpoint, strlen(op->p->conf.endpoint) - strlen(op->p->base_path));
+	char *url = km_xasprintf("%s%s%s%s", scheme_host ? scheme_host : "", path,
+				 *query ? "?" : "", query);
 	struct dns_api_opts o = {.base = op->p->base,
 				 .http = op->p->http,
 				 .method = method,
@@ -178,8 +183,8 @@ static bool succeeded(struct op *op, const struct acme_answer *a)
 	if (!a->status)
 		snprintf(why, sizeof(why), "%s", message);
 	else
-		snprintf(why, sizeof(why), "HTTP %d: %s%s%s", a->status, *code ? code : "no error of the API's",
-			 *message ? ": " : "", message);
+		snprintf(why, sizeof(why), "HTTP %d: %s%s%s", a->status,
+			 *code ? code : "no error of the API's", *message ? ": " : "", message);
 	for (char *c = why; *c; c++)
 		if (!isprint((unsigned char)*c))
 			*c = '?';
@@ -198,7 +203,8 @@ static void ask_zone(struct op *op)
 		return;
 	}
 	ask(op, "GET", km_xasprintf("%s" API "/hostedzonesbyname", op->p->base_path),
-	    *op->next_id ? km_xasprintf("dnsname=%s.&hostedzoneid=%s&maxitems=10", op->zone_name, op->next_id)
+	    *op->next_id ? km_xasprintf("dnsname=%s.&hostedzoneid=%s&maxitems=10", op->zone_name,
+					op->next_id)
 			 : km_xasprintf("dnsname=%s.&maxitems=10", op->zone_name),
 	    NULL, on_zones);
 }
@@ -225,8 +231,8 @@ static bool is_name(const char *with_dot, const char *name)
 	return !strncasecmp(with_dot, name, n) && !strcmp(with_dot + n, ".");
 }
 
-/* Zones come in the order of their names, from the one that was asked for. Private ones of the same name
- * may stand before the public one. */
+/* Zones come in the order of their names, from the one that was asked for. Private ones of the same
+ * name may stand before the public one. */
 static bool pick_zone(struct op *op, const struct acme_answer *a, bool *more)
 {
 	struct xml x = {a->body, a->n}, zone;
@@ -240,7 +246,8 @@ static bool pick_zone(struct op *op, const struct acme_answer *a, bool *more)
 		if (!xml_text(zone, "Name", name, sizeof(name)) || !is_name(name, op->zone_name) ||
 		    !xml_text(zone, "Id", id, sizeof(id)))
 			continue;
-		if (xml_text(zone, "PrivateZone", private, sizeof(private)) && !strcmp(private, "true"))
+		if (xml_text(zone, "PrivateZone", private, sizeof(private)) &&
+		    !strcmp(private, "true"))
 			continue;
 		if (copy_id(op->zone, id))
 			return true;
@@ -277,14 +284,16 @@ static void read_set(struct op *op)
 	    km_xasprintf("maxitems=1&name=%s.&type=TXT", op->fqdn), NULL, on_set);
 }
 
-/* Sets come in order from the one that was asked for; another first one means that it is not there. */
+/* Sets come in order from the one that was asked for; another first one means that it is not there.
+ */
 static const char *take_set(struct op *op, const struct acme_answer *a)
 {
 	struct xml x = {a->body, a->n}, set, record;
 	char name[300], type[16], value[VALUE_STRLEN];
 
-	if (!xml_next(&x, "ResourceRecordSet", &set) || !xml_text(set, "Name", name, sizeof(name)) ||
-	    !is_name(name, op->fqdn) || !xml_text(set, "Type", type, sizeof(type)) || strcmp(type, "TXT"))
+	if (!xml_next(&x, "ResourceRecordSet", &set) ||
+	    !xml_text(set, "Name", name, sizeof(name)) || !is_name(name, op->fqdn) ||
+	    !xml_text(set, "Type", type, sizeof(type)) || strcmp(type, "TXT"))
 		return NULL;
 	if (xml_text(set, "SetIdentifier", value, sizeof(value)))
 		return "its record set has a routing policy, which is not for challenges";
@@ -331,18 +340,20 @@ static char *change_body(const struct op *op, const char *action, const char *tt
 	char *out = NULL;
 
 	km_buf_init(&b, BODY_MAX);
-	int e = km_buf_addf(&b,
-			    "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"
-			    "<ChangeResourceRecordSetsRequest "
-			    "xmlns=\"https://route53.amazonaws.com/doc/2013-04-01/\"><ChangeBatch><Changes>"
-			    "<Change><Action>%s</Action><ResourceRecordSet><Name>%s.</Name>"
-			    "<Type>TXT</Type><TTL>%s</TTL><ResourceRecords>",
-			    action, op->fqdn, ttl);
+	int e = km_buf_addf(
+	    &b,
+	    "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"
+	    "<ChangeResourceRecordSetsRequest "
+	    "xmlns=\"https://route53.amazonaws.com/doc/2013-04-01/\"><ChangeBatch><Changes>"
+	    "<Change><Action>%s</Action><ResourceRecordSet><Name>%s.</Name>"
+	    "<Type>TXT</Type><TTL>%s</TTL><ResourceRecords>",
+	    action, op->fqdn, ttl);
 	if (!e)
 		e = add_values(op, &b);
 	if (!e)
-		e = km_buf_adds(&b, "</ResourceRecords></ResourceRecordSet></Change></Changes></ChangeBatch>"
-				    "</ChangeResourceRecordSetsRequest>");
+		e = km_buf_adds(
+		    &b, "</ResourceRecords></ResourceRecordSet></Change></Changes></ChangeBatch>"
+			"</ChangeResourceRecordSetsRequest>");
 	if (!e)
 		out = strndup((const char *)km_buf_head(&b), b.len);
 	km_buf_free(&b);
@@ -456,9 +467,16 @@ static const char *region_check(const char *v)
 #define AT(member) offsetof(struct conf, member)
 static const struct km_opt opts[] = {
     {.key = "access_key_id", .type = KM_OPT_STRING, .offset = AT(access_key_id), .required = true},
-    {.key = "secret_access_key", .type = KM_OPT_STRING, .offset = AT(secret_access_key), .required = true},
+    {.key = "secret_access_key",
+     .type = KM_OPT_STRING,
+     .offset = AT(secret_access_key),
+     .required = true},
     {.key = "zone_id", .type = KM_OPT_STRING, .offset = AT(zone_id), .check = zone_check},
-    {.key = "region", .type = KM_OPT_STRING, .offset = AT(region), .def = "us-east-1", .check = region_check},
+    {.key = "region",
+     .type = KM_OPT_STRING,
+     .offset = AT(region),
+     .def = "us-east-1",
+     .check = region_check},
     {.key = "endpoint",
      .type = KM_OPT_STRING,
      .offset = AT(endpoint),
@@ -500,18 +518,22 @@ static void split_endpoint(struct route53 *p)
 	while (n && url[n - 1] == '/')
 		url[--n] = '\0';
 	snprintf(p->host, sizeof(p->host), "%.*s", (int)len, host);
-	snprintf(p->base_path, sizeof(p->base_path), "%s", host + (len < strlen(host) ? len : strlen(host)));
+	snprintf(p->base_path, sizeof(p->base_path), "%s",
+		 host + (len < strlen(host) ? len : strlen(host)));
 }
 
-int dns_route53_new(struct dns_provider **out, const struct dns_provider_opts *o, struct km_errtext *err)
+int dns_route53_new(struct dns_provider **out, const struct dns_provider_opts *o,
+		    struct km_errtext *err)
 {
 	struct route53 *p = km_xcalloc(1, sizeof(*p));
 
 	p->provider.ops = &ops;
 	p->base = o->base;
 	int e = dns_provider_load(&spec, o->file, &p->conf, err);
-	if (!e && (!dns_header_ok(p->conf.access_key_id) || !dns_header_ok(p->conf.secret_access_key)))
-		e = km_errtext_set(err, KM_EINVAL, "%s: the credentials have characters that none have", o->file);
+	if (!e &&
+	    (!dns_header_ok(p->conf.access_key_id) || !dns_header_ok(p->conf.secret_access_key)))
+		e = km_errtext_set(err, KM_EINVAL,
+				   "%s: the credentials have characters that none have", o->file);
 	if (!e)
 		e = acme_http_new(&p->http, o->base, p->conf.ca_file, err);
 	if (!e) {

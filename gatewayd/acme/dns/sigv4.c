@@ -17,8 +17,9 @@ static int hmac(uint8_t out[static 32], const void *key, size_t key_len, const c
 {
 	unsigned n = 32;
 
-	return HMAC(EVP_sha256(), key, (int)key_len, (const uint8_t *)text, strlen(text), out, &n) ? 0
-												     : KM_ENOMEM;
+	return HMAC(EVP_sha256(), key, (int)key_len, (const uint8_t *)text, strlen(text), out, &n)
+		   ? 0
+		   : KM_ENOMEM;
 }
 
 /* The key of the day, region and service. */
@@ -98,7 +99,7 @@ int sigv4_sign(const struct sigv4_key *k, const struct sigv4_request *r, int64_t
 	if (e)
 		return e;
 	int n = snprintf(authorization, size,
-			 ALGORITHM " Credential=%s/%s, SignedHeaders=%s, Signature=%s", k->id, scope,
-			 names, km_hex(mac, sizeof(mac), digest));
+			 ALGORITHM " Credential=%s/%s, SignedHeaders=%s, Signature=%s", k->id,
+			 scope, names, km_hex(mac, sizeof(mac), digest));
 	return n < 0 || (size_t)n >= size ? KM_ETOOBIG : 0;
 }

@@ -25,7 +25,8 @@ bool xml_next(struct xml *in, const char *tag, struct xml *inside)
 	snprintf(close, sizeof(close), "</%s>", tag);
 	while ((at = find(&left, open))) {
 		left = from(&left, at + strlen(open));
-		if (!left.n || (*left.p != '>' && !isspace((unsigned char)*left.p) && *left.p != '/'))
+		if (!left.n ||
+		    (*left.p != '>' && !isspace((unsigned char)*left.p) && *left.p != '/'))
 			continue; /* a longer name */
 		const char *gt = memchr(left.p, '>', left.n);
 		if (!gt)
@@ -52,7 +53,8 @@ static int entity(const char *p, size_t n, size_t *len)
 	static const struct {
 		const char *name;
 		char c;
-	} known[] = {{"&lt;", '<'}, {"&gt;", '>'}, {"&amp;", '&'}, {"&quot;", '"'}, {"&apos;", '\''}};
+	} known[] = {
+	    {"&lt;", '<'}, {"&gt;", '>'}, {"&amp;", '&'}, {"&quot;", '"'}, {"&apos;", '\''}};
 	const char *end = memchr(p, ';', n < 8 ? n : 8);
 
 	if (!end)

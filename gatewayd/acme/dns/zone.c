@@ -106,7 +106,8 @@ static void on_ns(void *arg, const struct dns_found *found)
 			w->lookup = dns_lookup(f->d, host, family ? DNS_TYPE_AAAA : DNS_TYPE_A,
 					       on_address, w);
 			if (!w->lookup)
-				return fail(f, "the servers of the zone", f->zone.name, "no memory");
+				return fail(f, "the servers of the zone", f->zone.name,
+					    "no memory");
 		}
 	}
 	if (w == f->wanted)
@@ -158,10 +159,9 @@ static void on_soa(void *arg, const struct dns_reply *r)
 		fail(f, "the servers of the zone", f->zone.name, "no memory");
 }
 
-struct dns_zone_find *dns_zone_find(struct dns *d, const char *name, bool servers,
-				    void (*done)(void *arg, const struct dns_zone *z,
-						 const char *failed),
-				    void *arg)
+struct dns_zone_find *
+dns_zone_find(struct dns *d, const char *name, bool servers,
+	      void (*done)(void *arg, const struct dns_zone *z, const char *failed), void *arg)
 {
 	struct dns_zone_find *f = calloc(1, sizeof(*f));
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* A DNS server inside a test: answers from a list of records in zone-file form, by UDP and TCP, on the
- * loop of the test. Records may change while it runs. */
+/* A DNS server inside a test: answers from a list of records in zone-file form, by UDP and TCP, on
+ * the loop of the test. Records may change while it runs. */
 #ifndef TESTS_DNS_SCRIPT_H
 #define TESTS_DNS_SCRIPT_H
 
@@ -23,7 +23,7 @@ struct script {
 	const char *records[SCRIPT_MAX]; /* "a.example. 0 IN A 192.0.2.1"; borrowed */
 	size_t n;
 	const char *servfail, *silent; /* questions for this name; NULL: none */
-	bool truncate;		       /* by UDP */
+	bool truncate;                 /* by UDP */
 	unsigned asked, asked_tcp;
 	struct script_conn *conns;
 	void (*on_asked)(struct script *s); /* after each answer; may be NULL */
@@ -54,7 +54,8 @@ static inline ldns_rr *script_rr(const char *text)
 	return rr;
 }
 
-/* Answers of one owner; a CNAME is given in place of other types, and followed one step at a time. */
+/* Answers of one owner; a CNAME is given in place of other types, and followed one step at a time.
+ */
 static inline bool script_fill(struct script *s, ldns_pkt *out, ldns_rdf *name, ldns_rr_type type)
 {
 	bool exists = false;
@@ -64,7 +65,8 @@ static inline bool script_fill(struct script *s, ldns_pkt *out, ldns_rdf *name, 
 		ldns_rr *rr = script_rr(s->records[i]);
 		bool same = !ldns_dname_compare(ldns_rr_owner(rr), name);
 		exists |= same || ldns_dname_is_subdomain(ldns_rr_owner(rr), name);
-		if (same && ldns_rr_get_type(rr) == LDNS_RR_TYPE_CNAME && type != LDNS_RR_TYPE_CNAME)
+		if (same && ldns_rr_get_type(rr) == LDNS_RR_TYPE_CNAME &&
+		    type != LDNS_RR_TYPE_CNAME)
 			next = ldns_rdf_clone(ldns_rr_rdf(rr, 0));
 		if (same && (ldns_rr_get_type(rr) == type || next))
 			ldns_pkt_push_rr(out, LDNS_SECTION_ANSWER, rr);
@@ -80,13 +82,15 @@ static inline bool script_fill(struct script *s, ldns_pkt *out, ldns_rdf *name, 
 static inline bool script_is(const char *name, ldns_rdf *question)
 {
 	char *text = name ? ldns_rdf2str(question) : NULL;
-	bool same = text && !strncasecmp(text, name, strlen(name)) && !strcmp(text + strlen(name), ".");
+	bool same =
+	    text && !strncasecmp(text, name, strlen(name)) && !strcmp(text + strlen(name), ".");
 	free(text);
 	return same;
 }
 
 /* The answer to a question, malloc'd by ldns; NULL: none is given. */
-static inline uint8_t *script_answer(struct script *s, const uint8_t *p, size_t n, size_t *len, bool udp)
+static inline uint8_t *script_answer(struct script *s, const uint8_t *p, size_t n, size_t *len,
+				     bool udp)
 {
 	ldns_pkt *q = NULL, *a = ldns_pkt_new();
 	uint8_t *wire = NULL;

@@ -12,7 +12,8 @@
 
 #include <cmocka.h>
 
-/* Published with the specification: AWS's test suite (service "service") and its worked example (IAM). */
+/* Published with the specification: AWS's test suite (service "service") and its worked example
+ * (IAM). */
 #define ID "AKIDEXAMPLE"
 #define SECRET "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 #define WHEN "20150830T123600Z"
@@ -23,17 +24,27 @@ static const struct {
 	struct sigv4_request request;
 	const char *names, *signature;
 } vectors[] = {
-    {"service", {"GET", "example.amazonaws.com", "/", "", NULL, ""}, "host;x-amz-date",
+    {"service",
+     {"GET", "example.amazonaws.com", "/", "", NULL, ""},
+     "host;x-amz-date",
      "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31"},
-    {"service", {"GET", "example.amazonaws.com", "/", "Param1=value1&Param2=value2", NULL, ""},
-     "host;x-amz-date", "b97d918cfa904a5beff61c982a1b6f458b799221646efd99d3219ec94cdf2500"},
-    {"service", {"POST", "example.amazonaws.com", "/", "", NULL, ""}, "host;x-amz-date",
+    {"service",
+     {"GET", "example.amazonaws.com", "/", "Param1=value1&Param2=value2", NULL, ""},
+     "host;x-amz-date",
+     "b97d918cfa904a5beff61c982a1b6f458b799221646efd99d3219ec94cdf2500"},
+    {"service",
+     {"POST", "example.amazonaws.com", "/", "", NULL, ""},
+     "host;x-amz-date",
      "5da7c1a2acd57cee7505fc6676e4e544621c30862966e37dddb68e92efbe5d6b"},
-    {"service", {"POST", "example.amazonaws.com", "/", "", FORM, "Param1=value1"},
-     "content-type;host;x-amz-date", "ff11897932ad3f4e8b18135d722051e5ac45fc38421b1da7b9d196a0fe09473a"},
+    {"service",
+     {"POST", "example.amazonaws.com", "/", "", FORM, "Param1=value1"},
+     "content-type;host;x-amz-date",
+     "ff11897932ad3f4e8b18135d722051e5ac45fc38421b1da7b9d196a0fe09473a"},
     {"iam",
-     {"GET", "iam.amazonaws.com", "/", "Action=ListUsers&Version=2010-05-08", FORM "; charset=utf-8", ""},
-     "content-type;host;x-amz-date", "5d672d79c15b13162d9279b0855cfba6789a8edb4c82c400e06b5924a6f2b5d7"},
+     {"GET", "iam.amazonaws.com", "/", "Action=ListUsers&Version=2010-05-08",
+      FORM "; charset=utf-8", ""},
+     "content-type;host;x-amz-date",
+     "5d672d79c15b13162d9279b0855cfba6789a8edb4c82c400e06b5924a6f2b5d7"},
 };
 
 static void test_signatures(void **state)
@@ -45,7 +56,8 @@ static void test_signatures(void **state)
 	for (size_t i = 0; i < KM_ARRAY_LEN(vectors); i++) {
 		struct sigv4_key k = {ID, SECRET, "us-east-1", vectors[i].service};
 		char date[SIGV4_DATE_STRLEN], got[400], want[400];
-		assert_int_equal(sigv4_sign(&k, &vectors[i].request, when, date, got, sizeof(got)), 0);
+		assert_int_equal(sigv4_sign(&k, &vectors[i].request, when, date, got, sizeof(got)),
+				 0);
 		snprintf(want, sizeof(want),
 			 "AWS4-HMAC-SHA256 Credential=" ID "/20150830/us-east-1/%s/aws4_request, "
 			 "SignedHeaders=%s, Signature=%s",
@@ -60,8 +72,10 @@ static void test_signatures(void **state)
 static void test_xml(void **state)
 {
 	static const char doc[] =
-	    "<?xml version=\"1.0\"?>\n<R xmlns=\"x\"><Things><Thing a=\"b\"><Name>one &amp; &quot;two&quot;</Name>"
-	    "</Thing><Thing ><Name/></Thing><Thing><Name><b>x</b></Name></Thing></Things><Th>&#65;&#x42;</Th></R>";
+	    "<?xml version=\"1.0\"?>\n<R xmlns=\"x\"><Things><Thing a=\"b\"><Name>one &amp; "
+	    "&quot;two&quot;</Name>"
+	    "</Thing><Thing "
+	    "><Name/></Thing><Thing><Name><b>x</b></Name></Thing></Things><Th>&#65;&#x42;</Th></R>";
 	struct xml x = {doc, strlen(doc)}, in;
 	char text[64];
 
@@ -89,10 +103,11 @@ static void test_xml(void **state)
 		xml_text((struct xml){copy, n}, "Th", text, sizeof(text));
 		free(copy);
 	}
-	static const char *const bad[] = {"<T>&nope;</T>", "<T>&#0;</T>", "<T>&#200;</T>", "<T>&", "<T>&#x;</T>",
-					  "<T>a<b</T>"};
+	static const char *const bad[] = {"<T>&nope;</T>", "<T>&#0;</T>", "<T>&#200;</T>",
+					  "<T>&",          "<T>&#x;</T>", "<T>a<b</T>"};
 	for (size_t i = 0; i < KM_ARRAY_LEN(bad); i++)
-		assert_false(xml_text((struct xml){bad[i], strlen(bad[i])}, "T", text, sizeof(text)));
+		assert_false(
+		    xml_text((struct xml){bad[i], strlen(bad[i])}, "T", text, sizeof(text)));
 }
 
 static void test_escape(void **state)

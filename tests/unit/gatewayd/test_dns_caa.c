@@ -35,7 +35,9 @@ static const struct row rows[] = {
     {{"128 issue ca.test"}, false, NULL},
     {{"0 tbs unknown"}, false, NULL},
     {{"128 tbs unknown"}, false, "has a critical property that no CA may pass over: tbs"},
-    {{"0 issue ca.test", "128 tbs unknown"}, false, "has a critical property that no CA may pass over: tbs"},
+    {{"0 issue ca.test", "128 tbs unknown"},
+     false,
+     "has a critical property that no CA may pass over: tbs"},
     /* wildcards */
     {{"0 issue ca.test"}, true, NULL},
     {{"0 issue other.test"}, true, "allows only other.test"},
@@ -47,20 +49,25 @@ static const struct row rows[] = {
     /* RFC 8657 */
     {{"0 issue ca.test; accounturi=" ACCOUNT}, false, NULL},
     {{"0 issue ca.test;accounturi = " ACCOUNT " ;"}, false, NULL},
-    {{"0 issue ca.test; accounturi=" ACCOUNT "0"}, false,
+    {{"0 issue ca.test; accounturi=" ACCOUNT "0"},
+     false,
      "wants the account " ACCOUNT "0, which is not this gateway's"},
-    {{"0 issue ca.test; accounturi=https://CA.test/acct/7"}, false,
+    {{"0 issue ca.test; accounturi=https://CA.test/acct/7"},
+     false,
      "wants the account https://CA.test/acct/7, which is not this gateway's"},
     {{"0 issue ca.test; accounturi="}, false, "wants the account , which is not this gateway's"},
-    {{"0 issue ca.test; accounturi=" ACCOUNT "; accounturi=" ACCOUNT}, false,
+    {{"0 issue ca.test; accounturi=" ACCOUNT "; accounturi=" ACCOUNT},
+     false,
      "names one parameter twice for ca.test"},
     {{"0 issue ca.test; accounturi=https://ca.test/acct/8", "0 issue ca.test; accounturi=" ACCOUNT},
-     false, NULL},
+     false,
+     NULL},
     {{"0 issue ca.test; validationmethods=dns-01"}, false, NULL},
     {{"0 issue ca.test; validationmethods=http-01,dns-01"}, false, NULL},
     {{"0 issue ca.test; validationmethods=http-01"}, false, "allows only validation by http-01"},
     {{"0 issue ca.test; validationmethods="}, false, "allows only validation by "},
-    {{"0 issue ca.test; accounturi=" ACCOUNT "; validationmethods=tls-alpn-01"}, false,
+    {{"0 issue ca.test; accounturi=" ACCOUNT "; validationmethods=tls-alpn-01"},
+     false,
      "allows only validation by tls-alpn-01"},
     {{"0 issue ca.test; policy=ev"}, false, NULL},
     /* malformed: nobody is allowed by it */
@@ -103,7 +110,8 @@ static void test_table(void **state)
 			set[n] = (struct caa_record){data[n], wire(data[n], rows[i].records[n])};
 		bool ok = caa_allows(set, n, &q, why, sizeof(why));
 		if (ok != !rows[i].why || (!ok && strcmp(why, rows[i].why)))
-			fail_msg("row %zu (%s): %s, \"%s\"", i, rows[i].records[0], ok ? "allowed" : "forbidden", why);
+			fail_msg("row %zu (%s): %s, \"%s\"", i, rows[i].records[0],
+				 ok ? "allowed" : "forbidden", why);
 	}
 }
 

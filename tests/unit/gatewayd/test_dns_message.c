@@ -8,14 +8,16 @@
 
 #include <cmocka.h>
 
-/* An answer: www.example.test CNAME host.example.test, that A 192.0.2.1, TXT "ab" "cd"; names compressed. */
+/* An answer: www.example.test CNAME host.example.test, that A 192.0.2.1, TXT "ab" "cd"; names
+ * compressed. */
 static const uint8_t answer[] = {
-    0x12, 0x34, 0x81, 0x80, 0, 1, 0, 3, 0, 0, 0, 0,                           /* 0: header */
-    3, 'w', 'W', 'w', 7, 'e', 'x', 'a', 'm', 'p', 'l', 'e', 4, 't', 'e', 's', /* 12 */
-    't', 0, 0, 1, 0, 1,                                                       /* 28 */
-    0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 60, 0, 7, 4, 'h', 'o', 's', 't', 0xc0, 16, /* 34 */
-    0xc0, 46, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1,                    /* 53 */
-    0xc0, 46, 0, 16, 0, 1, 0, 0, 0, 60, 0, 6, 2, 'a', 'b', 2, 'c', 'd',
+    0x12, 0x34, 0x81, 0x80, 0, 1,   0,   3,   0,   0,   0,   0, /* 0: header */
+    3,    'w',  'W',  'w',  7, 'e', 'x', 'a', 'm', 'p', 'l', 'e', 4,   't', 'e', 's', /* 12 */
+    't',  0,    0,    1,    0, 1,                                                     /* 28 */
+    0xc0, 12,   0,    5,    0, 1,   0,   0,   0,   60,  0,   7,   4,   'h', 'o', 's', 't', 0xc0,
+    16,                                                                             /* 34 */
+    0xc0, 46,   0,    1,    0, 1,   0,   0,   0,   60,  0,   4,   192, 0,   2,   1, /* 53 */
+    0xc0, 46,   0,    16,   0, 1,   0,   0,   0,   60,  0,   6,   2,   'a', 'b', 2,   'c', 'd',
 };
 
 static void test_answer(void **state)
@@ -99,15 +101,12 @@ static void test_bad_names(void **state)
 		size_t n;
 		uint8_t name[8];
 	} rows[] = {
-	    {2, {0xc0, 12}},          /* itself */
-	    {2, {0xc0, 40}},          /* forwards */
-	    {4, {1, 'a', 0xc0, 12}},  /* its own beginning */
-	    {2, {0x40, 0}},           /* another kind of label */
-	    {3, {1, '.', 0}},
-	    {3, {1, ' ', 0}},
-	    {3, {1, '\\', 0}},
-	    {3, {1, 0x80, 0}},
-	    {3, {5, 'a', 'b'}},       /* longer than there is */
+	    {2, {0xc0, 12}},         /* itself */
+	    {2, {0xc0, 40}},         /* forwards */
+	    {4, {1, 'a', 0xc0, 12}}, /* its own beginning */
+	    {2, {0x40, 0}},          /* another kind of label */
+	    {3, {1, '.', 0}},        {3, {1, ' ', 0}},   {3, {1, '\\', 0}},
+	    {3, {1, 0x80, 0}},       {3, {5, 'a', 'b'}}, /* longer than there is */
 	};
 	uint8_t msg[64] = {0, 0, 0x80, 0, 0, 1};
 	struct dns_msg m;

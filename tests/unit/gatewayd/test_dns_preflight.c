@@ -150,7 +150,8 @@ static void test_a_family_unknown(void **state)
 	o.name = "only6.test";
 	ask(&o);
 	assert_int_equal(verdict, DNS_ELSEWHERE);
-	assert_string_equal(said, "only6.test leads to 2001:db8::9, not to a gateway (203.0.113.2)");
+	assert_string_equal(said,
+			    "only6.test leads to 2001:db8::9, not to a gateway (203.0.113.2)");
 	o.n_ours = 0;
 	ask(&o);
 	assert_int_equal(verdict, DNS_FINE);
@@ -163,7 +164,8 @@ static void test_wildcard_and_methods(void **state)
 
 	(void)state;
 	script_add(&server, "wild.test. 0 IN CAA 0 issue \";\"");
-	script_add(&server, "wild.test. 0 IN CAA 0 issuewild \"ca.test; validationmethods=http-01\"");
+	script_add(&server,
+		   "wild.test. 0 IN CAA 0 issuewild \"ca.test; validationmethods=http-01\"");
 	o.wildcard = true;
 	ask(&o);
 	assert_int_equal(verdict, DNS_FINE);
@@ -187,18 +189,21 @@ static void test_failures(void **state)
 	server.servfail = "a.sick.test";
 	ask(&o);
 	assert_int_equal(verdict, DNS_UNKNOWN);
-	assert_string_equal(said, "the address of a.sick.test could not be looked up: the DNS servers failed "
-				  "or cannot be reached");
+	assert_string_equal(
+	    said, "the address of a.sick.test could not be looked up: the DNS servers failed "
+		  "or cannot be reached");
 	server.servfail = "sick.test"; /* where only CAA is looked for */
 	ask(&o);
 	assert_int_equal(verdict, DNS_UNKNOWN);
-	assert_string_equal(said, "the CAA records of sick.test could not be looked up: the DNS servers failed "
-				  "or cannot be reached");
+	assert_string_equal(
+	    said, "the CAA records of sick.test could not be looked up: the DNS servers failed "
+		  "or cannot be reached");
 	script_stop(&server);
 	ask(&o);
 	assert_int_equal(verdict, DNS_UNKNOWN);
-	assert_string_equal(said, "the address of a.sick.test could not be looked up: the DNS servers failed "
-				  "or cannot be reached");
+	assert_string_equal(
+	    said, "the address of a.sick.test could not be looked up: the DNS servers failed "
+		  "or cannot be reached");
 }
 
 static void test_by_tcp(void **state)
@@ -218,7 +223,8 @@ static void stop_loop(struct script *s)
 	event_base_loopbreak(s->base);
 }
 
-/* Cancelled before the answers, and while they wait to be told; and a resolver that ends under way. */
+/* Cancelled before the answers, and while they wait to be told; and a resolver that ends under way.
+ */
 static void test_cancel(void **state)
 {
 	struct dns_preflight_opts o = for_name("here.test");
@@ -282,7 +288,8 @@ static void test_names_that_are_none(void **state)
 
 static void test_bad_servers(void **state)
 {
-	static const char *const bad[] = {"ns.example", "192.0.2.1:0", "192.0.2.1:99999", "[::1", ""};
+	static const char *const bad[] = {"ns.example", "192.0.2.1:0", "192.0.2.1:99999", "[::1",
+					  ""};
 	struct km_errtext err;
 	struct dns *d;
 
@@ -307,9 +314,15 @@ static void test_bad_servers(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    T(test_table), T(test_a_family_unknown), T(test_wildcard_and_methods),
-	    T(test_failures), T(test_by_tcp), T(test_cancel),
-	    T(test_many), T(test_names_that_are_none), T(test_bad_servers),
+	    T(test_table),
+	    T(test_a_family_unknown),
+	    T(test_wildcard_and_methods),
+	    T(test_failures),
+	    T(test_by_tcp),
+	    T(test_cancel),
+	    T(test_many),
+	    T(test_names_that_are_none),
+	    T(test_bad_servers),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
