@@ -28,7 +28,7 @@ struct issue {
 
 static bool is(struct text t, const char *s)
 {
-	return t.n == strlen(s) && !strncasecmp(t.p, s, t.n);
+	return t.p && t.n == strlen(s) && !strncasecmp(t.p, s, t.n);
 }
 
 static struct text trim(struct text t)

@@ -116,7 +116,7 @@ static void on_cname(void *arg, const struct dns_reply *reply)
 		return present(r);
 	} else if (!is_plain(to)) {
 		snprintf(text, sizeof(text), "%s leads to a name that is not a host's", r->name);
-	} else if (++r->hops > HOPS_MAX || dns_name_eq(to, r->first)) {
+	} else if (++r->hops > HOPS_MAX) {
 		snprintf(text, sizeof(text), "the CNAMEs of %s have no end", r->first);
 	} else {
 		strcpy(r->name, to);
