@@ -369,9 +369,10 @@ static const struct km_conf_spec spec = {
 static void cloudflare_free(struct dns_provider *provider)
 {
 	struct cloudflare *p = (struct cloudflare *)provider;
+	struct op *each, *tmp;
 
-	while (p->ops)
-		op_free(p->ops);
+	DL_FOREACH_SAFE (p->ops, each, tmp)
+		op_free(each);
 	acme_http_free(p->http);
 	dns_secret_free(&p->conf.api_token);
 	km_conf_free(&spec, &p->conf);

@@ -106,7 +106,7 @@ static void sock_free(struct dns *d, struct sock *s)
 static void on_sock_state(void *arg, ares_socket_t fd, int readable, int writable)
 {
 	struct dns *d = arg;
-	struct sock *s;
+	struct sock *s = NULL;
 
 	DL_SEARCH_SCALAR(d->socks, s, fd, fd);
 	if (s)

@@ -371,9 +371,10 @@ static const struct km_conf_spec spec = {
 static void rfc2136_free(struct dns_provider *provider)
 {
 	struct rfc2136 *p = (struct rfc2136 *)provider;
+	struct update *each, *tmp;
 
-	while (p->updates)
-		update_free(p->updates);
+	DL_FOREACH_SAFE (p->updates, each, tmp)
+		update_free(each);
 	dns_secret_free(&p->conf.key_secret);
 	km_conf_free(&spec, &p->conf);
 	free(p);

@@ -496,9 +496,10 @@ static const struct km_conf_spec spec = {
 static void route53_free(struct dns_provider *provider)
 {
 	struct route53 *p = (struct route53 *)provider;
+	struct op *each, *tmp;
 
-	while (p->ops)
-		op_free(p->ops);
+	DL_FOREACH_SAFE (p->ops, each, tmp)
+		op_free(each);
 	if (p->now)
 		event_free(p->now);
 	acme_http_free(p->http);
