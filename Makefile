@@ -177,6 +177,16 @@ bench-edge: all $(BUILD)/bench-upstream
 	@sh packaging/setup.sh build check bench
 	/usr/bin/python3 -B tests/bench/edge.py --build $(BUILD) --json build/bench/edge.json $(ARGS)
 
+# testssl.sh against the edge; five minutes.
+testssl: all
+	@sh packaging/setup.sh build check
+	/usr/bin/python3 -B tests/e2e/testssl.py --build $(BUILD) --json build/bench/testssl.json $(ARGS)
+
+# What strangers who ask for names that nobody serves cost, and those whom they disturb; two minutes.
+bench-sni: all $(BUILD)/bench-sni
+	@sh packaging/setup.sh build check
+	/usr/bin/python3 -B tests/bench/sni.py --build $(BUILD) --json build/bench/sni.json $(ARGS)
+
 # What thousands of peers cost, and how they settle when all begin at once.
 bench-peers: $(BUILD)/bench-peers
 	@mkdir -p build/bench
@@ -237,6 +247,6 @@ install: all
 clean:
 	rm -rf build
 .SECONDARY:
-.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-wg-sanitized wg-load check-e2e check-bulk check-vm soak-vm bench-wg bench-handshake bench-edge bench-peers bench-certs soak-wg lint \
+.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-wg-sanitized wg-load check-e2e check-bulk check-vm soak-vm bench-wg bench-handshake bench-edge testssl bench-sni bench-peers bench-certs soak-wg lint \
         headers tidy cppcheck install schemas fuzz fuzz-run $(TIDY) $(ALONE)
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

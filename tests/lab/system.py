@@ -31,18 +31,19 @@ def make_ca(folder, name="kakuremichi lab CA"):
     return f"{folder}/ca.crt"
 
 
-def make_certificate(folder, domain, out_dir):
-    """out_dir/DOMAIN: key and chain in one file, 0600, signed by folder's CA."""
+def make_certificate(folder, domain, out_dir, days=3650, rsa=False):
+    """out_dir/DOMAIN (DOMAIN+rsa): key and chain in one file, 0600, signed by folder's CA."""
     with tempfile.TemporaryDirectory() as tmp:
-        run("openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+        key = ("rsa:2048",) if rsa else ("ec", "-pkeyopt", "ec_paramgen_curve:P-256")
+        run("openssl", "req", "-newkey", *key, "-nodes",
             "-subj", f"/CN={domain[:64]}", "-keyout", f"{tmp}/key", "-out", f"{tmp}/csr")
         pathlib.Path(f"{tmp}/ext").write_text(
             f"subjectAltName=DNS:{domain}\nextendedKeyUsage=serverAuth\nkeyUsage=digitalSignature\n")
         run("openssl", "x509", "-req", "-in", f"{tmp}/csr", "-CA", f"{folder}/ca.crt",
-            "-CAkey", f"{folder}/ca.key", "-CAcreateserial", "-days", "3650", "-extfile", f"{tmp}/ext",
+            "-CAkey", f"{folder}/ca.key", "-CAcreateserial", "-days", str(days), "-extfile", f"{tmp}/ext",
             "-out", f"{tmp}/crt")
         text = pathlib.Path(f"{tmp}/key").read_text() + pathlib.Path(f"{tmp}/crt").read_text()
-        path = pathlib.Path(out_dir) / domain
+        path = pathlib.Path(out_dir) / (domain + "+rsa" * rsa)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(fd, "w") as f:
             f.write(text)
