@@ -495,15 +495,22 @@ static void wait_in_vain(void **state)
 		assert_false(w[i].ok);
 		assert_int_equal(w[i].alert, SSL_AD_UNRECOGNIZED_NAME);
 	}
-	/* The next ones are refused at once for a moment, and do not ask. */
-	assert_false(served("never.test", &alert));
-	assert_int_equal(alert, SSL_AD_UNRECOGNIZED_NAME);
-	assert_int_equal(atomic_load(&g.asks), 1);
+	/* The next ones are refused at once for a second, and do not ask; which a slow machine may be too
+	 * slow to see at the first try. */
+	int tries = 0;
+	do {
+		assert_true(tries++ < 20);
+		main_answers(false);
+		settle("never.test", false);
+		assert_false(served("never.test", &alert));
+		assert_int_equal(alert, SSL_AD_UNRECOGNIZED_NAME);
+	} while (atomic_load(&g.asks));
+	main_answers(true);
 	/* Unless there is good news. */
 	settle("never.test", true);
 	waiters_begin(w, 1, "never.test");
 	until_waiting(1);
-	until_asked(2);
+	until_asked(1);
 	settle("never.test", false);
 	waiters_end(w, 1);
 	assert_false(w[0].ok);
