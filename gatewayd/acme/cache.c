@@ -156,7 +156,7 @@ static int entry_read(const char *dir, const char *domain, bool rsa, char **pem,
 		      struct cache_facts *facts, struct km_errtext *err)
 {
 	char path[PATH_MAX], *text = NULL;
-	struct km_errtext own;
+	struct km_errtext own = {""};
 	struct cert *c = NULL;
 	struct stat st;
 	size_t n = 0;
@@ -301,7 +301,7 @@ static int account_read(const char *dir, const char *name, EVP_PKEY **out, struc
 
 int cache_account_key(const char *dir, EVP_PKEY **out, struct km_errtext *err)
 {
-	struct km_errtext own;
+	struct km_errtext own = {""};
 	err = err ? err : &own;
 	*out = NULL;
 	int rc = account_read(dir, ACCOUNT, out, err);

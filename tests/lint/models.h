@@ -34,6 +34,14 @@ typedef struct {
 #define HASH_ADD_STR(head, field, add) HASH_ADD(hh, head, field, 0, add)
 #define HASH_ADD_INT(head, field, add) HASH_ADD(hh, head, field, 0, add)
 #define HASH_ADD_PTR(head, field, add) HASH_ADD(hh, head, field, 0, add)
+#define HASH_VALUE(key, len, value) ((value) = (unsigned)((const unsigned char *)(key))[0] << 24)
+#define HASH_FIND_BYHASHVALUE(hh, head, key, len, value, out)                                       \
+	do {                                                                                       \
+		(void)(len), (void)(value);                                                        \
+		HASH_FIND(hh, head, key, len, out);                                                \
+	} while (0)
+#define HASH_ADD_KEYPTR_BYHASHVALUE(hh, head, key, len, value, add) HASH_ADD(hh, head, key, len, add)
+#define HASH_SORT(head, cmp) ((void)(cmp))
 #define HASH_DELETE(hh, head, del)                                                                 \
 	do {                                                                                       \
 		if ((head) == (del)) {                                                             \
