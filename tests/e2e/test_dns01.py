@@ -94,9 +94,15 @@ class Driver:
         return (self.dir / "stderr").read_text()
 
     def close(self):
-        if self.popen.stdin and not self.popen.stdin.closed:
+        try:
             self.popen.stdin.close()
-        status = self.popen.wait(patience(20))
+        except BrokenPipeError:
+            pass  # it has crashed, as its status says
+        try:
+            status = self.popen.wait(patience(20))
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            status = self.popen.wait()
         self._thread.join(10)
         self.popen.stdout.close()
         self.errors.close()
