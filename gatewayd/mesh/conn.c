@@ -67,12 +67,15 @@ static void conn_free(struct conn *c)
 
 void conn_drop(struct peer *p, const char *why)
 {
+	static struct km_log_limit limit;
 	struct conn *c = p->conn;
+	uint32_t held;
 	if (!c)
 		return;
 	p->conn = NULL;
-	if (p->alive)
-		km_warn("connection to gateway lost", km_ks("gateway", p->name), km_ks("why", why));
+	if (p->alive && mesh_log_allow(&limit, &held))
+		km_warn("connection to gateway lost", km_ks("gateway", p->name), km_ks("why", why),
+			km_ki("held_back", held));
 	else
 		km_debug("no connection to gateway", km_ks("gateway", p->name), km_ks("why", why));
 	conn_free(c);

@@ -5,7 +5,9 @@
 #define GATEWAYD_MESH_INTERNAL_H
 
 #include "gatewayd/mesh/codec.h"
+#include "libkm/base/log.h"
 #include "libkm/base/metrics.h"
+#include "libkm/base/util.h"
 #include <event2/event.h>
 
 #define MESH_QUEUE_MAX (16u << 20) /* bytes that wait for one peer */
@@ -28,6 +30,7 @@ struct mesh {
 	struct mesh_opts o;
 	struct km_privnet *net;
 	bool has_self, listening;
+	int64_t listen_ms; /* when it is tried again */
 	uint8_t id[16];
 	struct km_addr self;
 	struct event *listener, *resume, *tick;
@@ -37,6 +40,12 @@ struct mesh {
 	uint32_t last_ask;
 	struct km_metric *alive, *sent, *received, *refused, *dropped, *given, *fetched, *missed;
 };
+
+/* Whether a line of which a gateway can cause many should be written. */
+static inline bool mesh_log_allow(struct km_log_limit *l, uint32_t *held)
+{
+	return km_log_allow(l, km_now_ms(), 200, 100, held);
+}
 
 /* ---- conn.c ---- */
 /* A connection to p, which has none, begins to be made. */

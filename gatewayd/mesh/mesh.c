@@ -13,6 +13,7 @@
 #define REDIAL_MS 100
 #define REDIAL_MAX_MS 3000
 #define LOOK_MAX_MS 250
+#define LISTEN_AGAIN_MS 5000
 
 static const struct mesh_hooks no_hooks;
 
@@ -48,9 +49,13 @@ static void changed(struct mesh *m)
 
 void mesh_peer_up(struct peer *p)
 {
+	static struct km_log_limit limit;
 	struct mesh *m = p->m;
+	uint32_t held;
 	p->failures = 0;
-	km_info("gateway joined the mesh", km_ks("gateway", p->name));
+	if (mesh_log_allow(&limit, &held))
+		km_info("gateway joined the mesh", km_ks("gateway", p->name),
+			km_ki("held_back", held));
 	changed(m);
 	if (m->o.hooks->joined)
 		m->o.hooks->joined(m->o.arg, p->id);
@@ -142,11 +147,15 @@ bool mesh_mine(const struct mesh *m, const char *domain)
 	return mesh_winner((const uint8_t(*)[16])ids, n, domain) == 0;
 }
 
+static int begin_to_listen(struct mesh *m, struct km_errtext *err);
+
 static void on_tick(evutil_socket_t fd, short what, void *arg)
 {
 	struct mesh *m = arg;
 	int64_t now = km_now_ms();
 	(void)fd, (void)what;
+	if (!m->listening && m->net && m->has_self && now >= m->listen_ms)
+		(void)begin_to_listen(m, NULL); /* it has been said why it failed */
 	for (size_t i = 0; i < m->n_peers; i++) {
 		struct peer *p = m->peers[i];
 		conn_look(p, now);
@@ -222,6 +231,7 @@ static int begin_to_listen(struct mesh *m, struct km_errtext *err)
 {
 	int fd;
 	unlisten(m);
+	m->listen_ms = km_now_ms() + LISTEN_AGAIN_MS;
 	if (!m->net || !m->has_self)
 		return 0;
 	int rc = km_privnet_listen(m->net, &m->self, MESH_PORT, BACKLOG, &fd, err);

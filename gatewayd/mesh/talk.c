@@ -149,21 +149,28 @@ static void answer(struct peer *p, const struct mesh_msg *msg)
 /* How a gateway gets a key: the only place. */
 static void give(struct peer *p, const struct mesh_msg *asked)
 {
+	static struct km_log_limit limit;
 	struct mesh *m = p->m;
 	struct mesh_msg out = {.type = MESH_GIVEN, .id = asked->id};
+	uint32_t held = 0;
 	char *pem = m->o.hooks->give
 			? m->o.hooks->give(m->o.arg, p->id, asked->fact.domain, asked->fact.rsa)
 			: NULL;
 	out.pem = pem;
 	out.pem_len = pem ? strlen(pem) : 0;
 	int rc = conn_send(p, &out);
+	bool log = (pem || rc) && mesh_log_allow(&limit, &held);
 	if (pem && !rc) {
-		km_info("certificate given to another gateway", km_ks("domain", asked->fact.domain),
-			km_ks("gateway", p->name));
 		km_metric_add(m->given, 1);
+		if (log)
+			km_info("certificate given to another gateway",
+				km_ks("domain", asked->fact.domain), km_ks("gateway", p->name),
+				km_ki("held_back", held));
 	} else if (rc) {
-		km_warn("certificate not given to another gateway",
-			km_ks("domain", asked->fact.domain), km_ks("gateway", p->name), km_ke(rc));
+		if (log)
+			km_warn("certificate not given to another gateway",
+				km_ks("domain", asked->fact.domain), km_ks("gateway", p->name),
+				km_ke(rc), km_ki("held_back", held));
 		out.pem = NULL;
 		answer(p, &out);
 	}

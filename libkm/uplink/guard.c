@@ -459,6 +459,7 @@ void km_guard_free(struct km_guard *g)
 		return;
 	if (g->trust && km_trust_save(g->trust, km_trust_clock()))
 		km_warn("trust.times not written");
+	km_revoked_free(g->revoked);
 	km_trust_free(g->trust);
 	if (g->timer)
 		event_free(g->timer);
