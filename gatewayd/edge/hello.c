@@ -92,7 +92,7 @@ bool hello_can_ecdsa(SSL *ssl)
 
 /* Puts what the records at p hold of the handshake's messages into out, of HELLO_PEEK_MAX bytes. *ended:
  * something else follows them, so that no more of the message comes. */
-static int records_join(const uint8_t *p, size_t n, uint8_t *out, size_t *len, bool *ended)
+static void records_join(const uint8_t *p, size_t n, uint8_t *out, size_t *len, bool *ended)
 {
 	struct km_cur c = km_cur_of(p, n);
 	*len = 0;
@@ -100,20 +100,21 @@ static int records_join(const uint8_t *p, size_t n, uint8_t *out, size_t *len, b
 	while (c.left) {
 		if (c.p[0] != SSL3_RT_HANDSHAKE || (c.left > 1 && c.p[1] != SSL3_VERSION_MAJOR)) {
 			*ended = true;
-			return 0;
+			return;
 		}
 		if (c.left < 5)
-			return 0;
+			return;
 		km_cur_take(&c, 3);
 		size_t size = km_cur_be16(&c);
-		if (!size || size > 16384)
-			return KM_EPROTO;
+		if (!size || size > 16384) {
+			*ended = true;
+			return;
+		}
 		if (size > c.left)
 			size = c.left;
 		memcpy(out + *len, km_cur_take(&c, size), size);
 		*len += size;
 	}
-	return 0;
 }
 
 /* Skips a vector whose length has `bytes` bytes. */
@@ -156,9 +157,8 @@ int hello_peek(const uint8_t *p, size_t n, char sni[static H1_HOST_MAX + 1])
 	size_t len;
 	bool ended, full = n >= HELLO_PEEK_MAX;
 	sni[0] = '\0';
-	int rc = records_join(p, full ? HELLO_PEEK_MAX : n, message, &len, &ended);
-	if (rc)
-		return rc;
+	int rc;
+	records_join(p, full ? HELLO_PEEK_MAX : n, message, &len, &ended);
 	struct km_cur c = km_cur_of(message, len);
 	uint8_t type = km_cur_u8(&c);
 	size_t size = (size_t)km_cur_u8(&c) << 16;
