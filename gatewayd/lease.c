@@ -150,6 +150,7 @@ void leases_free(struct leases *l)
 	if (!l)
 		return;
 	while (l->list)
+		/* It takes it off the list. NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
 		taking_free(l->list);
 	free(l);
 }

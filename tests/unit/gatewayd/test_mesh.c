@@ -456,33 +456,93 @@ static void a_stranger_is_refused(void **state)
 	assert_int_equal(mesh_alive(gws[0].m), 1);
 }
 
-/* It keeps its connection and says nothing: dead after the bound, and alive when it comes back. */
-static void who_is_silent_is_dead(void **state)
+/* A socket at gateway 1's address, connected to gateway 0, for which it is to dial. */
+static int played(void)
 {
-	int64_t began;
-
-	(void)state;
-	start(1);
-	memset(&gws[1], 0, sizeof(gws[1]));
-	gws[1].addr = address(1);
-	memset(gws[1].id, 0, 16); /* it is for it to dial */
-	gw_meets(0, 1);
-	uint8_t hello[] = {0, 0, 0, 28, 1, 2, 0, 0, 0, 1, 1, 3, 0, 0, 0, 16,
-			   0, 0, 0, 0,  0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
 	struct sockaddr_in from = {.sin_family = AF_INET}, to = {.sin_family = AF_INET};
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
 
+	start(1);
+	memset(&gws[1], 0, sizeof(gws[1])); /* the lowest id */
+	gws[1].addr = address(1);
+	gw_meets(0, 1);
 	memcpy(&from.sin_addr, gws[1].addr.ip, 4);
 	memcpy(&to.sin_addr, gws[0].addr.ip, 4);
 	to.sin_port = htons(MESH_PORT);
 	assert_int_equal(bind(fd, (struct sockaddr *)&from, sizeof(from)), 0);
 	assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof(to)), 0);
-	assert_int_equal(send(fd, hello, sizeof(hello), 0), sizeof(hello));
-	began = km_now_ms();
+	return fd;
+}
+
+static const uint8_t hello[32] = {0, 0, 0, 28, 1, 2, 0, 0, 0, 1, 1, 3, 0, 0, 0, 16};
+
+static void says(int fd, const uint8_t *bytes, size_t n)
+{
+	assert_int_equal(send(fd, bytes, n, 0), n);
+}
+
+/* It keeps its connection and says nothing: dead after the bound. */
+static void who_is_silent_is_dead(void **state)
+{
+	int fd = played();
+	int64_t began = km_now_ms();
+
+	(void)state;
+	says(fd, hello, sizeof(hello));
 	until(two, &gws[0]);
 	until(alone, &gws[0]);
 	assert_true(km_now_ms() - began >= DEAD_MS);
 	close(fd);
+}
+
+/* Until gateway 0 ends the connection. */
+static void hears_the_end(int fd)
+{
+	char bytes[256];
+	ssize_t n;
+
+	do {
+		event_base_loop(base, EVLOOP_NONBLOCK);
+		n = recv(fd, bytes, sizeof(bytes), MSG_DONTWAIT);
+	} while (n > 0 || (n < 0 && errno == EAGAIN));
+	assert_int_equal(mesh_alive(gws[0].m), 0);
+	close(fd);
+}
+
+static void who_is_another_is_not_heard(void **state)
+{
+	uint8_t other[sizeof(hello)];
+	int fd = played();
+
+	(void)state;
+	memcpy(other, hello, sizeof(other));
+	other[31] = 1;
+	says(fd, other, sizeof(other));
+	hears_the_end(fd);
+	assert_int_equal(gws[0].joined, 0);
+}
+
+static void hello_comes_first(void **state)
+{
+	static const uint8_t claim[] = {0, 0, 0, 16, 5,  1, 0, 0, 0, 4,
+					0, 0, 0, 9,  10, 0, 0, 0, 1, 'a'};
+	int fd = played();
+
+	(void)state;
+	says(fd, claim, sizeof(claim));
+	hears_the_end(fd);
+}
+
+static void who_is_malformed_is_cut_off(void **state)
+{
+	static const uint8_t large[] = {0x7f, 0xff, 0xff, 0xff};
+	int fd = played();
+
+	(void)state;
+	says(fd, hello, sizeof(hello));
+	until(two, &gws[0]);
+	says(fd, large, sizeof(large));
+	hears_the_end(fd);
 }
 
 static void who_comes_back_is_found(void **state)
@@ -597,6 +657,9 @@ int main(void)
 	    T(who_is_gone_is_cut_off_at_once),
 	    T(a_stranger_is_refused),
 	    T(who_is_silent_is_dead),
+	    T(who_is_another_is_not_heard),
+	    T(hello_comes_first),
+	    T(who_is_malformed_is_cut_off),
 	    T(who_comes_back_is_found),
 	    T(a_network_made_anew),
 	    T(impossible_peers),
