@@ -11,6 +11,7 @@
 
 #define STAGING "https://acme-staging-v02.api.letsencrypt.org/directory"
 #define EVERY_S 10          /* what is not urgent */
+#define TIDY_MS 3600000
 #define TICK_MAX_MS 30000   /* so that a clock that jumps is noticed */
 #define SLICE_MS 5          /* of the main loop, for what is due */
 #define ASKED_AGAIN_MS 3000 /* a stranger's handshake has the DNS, or the disk, looked at again */
@@ -138,7 +139,10 @@ static void on_every(evutil_socket_t fd, short what, void *arg)
 	write_again(a);
 	HASH_ITER (hh, a->names, n, tmp)
 		warn_of_end(n, wall);
-	ledger_tidy(a->ledger, wall);
+	if (mono - a->tidied_ms >= TIDY_MS) {
+		ledger_tidy(a->ledger, wall);
+		a->tidied_ms = mono;
+	}
 }
 
 /* ---- what is wanted ---- */

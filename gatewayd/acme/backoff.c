@@ -16,7 +16,7 @@ static const int64_t local_steps[] = {30 * S, MIN, 2 * MIN, 5 * MIN, 10 * MIN, 3
 /* Give or take a tenth. */
 static int64_t jittered(int64_t ms, uint32_t rnd)
 {
-	return ms - ms / 10 + (int64_t)((double)(ms / 5) * ((double)rnd / 4294967296.0));
+	return ms - ms / 10 + share_of(ms / 5, rnd);
 }
 
 static int64_t step(const int64_t *table, size_t n, unsigned count)
@@ -50,7 +50,7 @@ int64_t backoff_delay(enum acme_cause cause, unsigned count, int64_t wait_ms, in
 		wait_ms = WAIT_MAX;
 	/* What the CA asks for is the least, and not all come at that very moment. */
 	if (wait_ms > 0 && (cause == ACME_RATE_LIMITED || ms < wait_ms))
-		ms = wait_ms + (int64_t)((double)(wait_ms / 20 + S) * ((double)rnd / 4294967296.0));
+		ms = wait_ms + share_of(wait_ms / 20 + S, rnd);
 	return ms;
 }
 

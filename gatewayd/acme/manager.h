@@ -76,6 +76,7 @@ struct acme {
 	bool begun, read_only, revoking;
 	uint64_t counter;
 	int64_t revoke_again_ms; /* monotonic */
+	int64_t tidied_ms;       /* likewise */
 
 	struct acme_http *http;
 	struct dns *dns;

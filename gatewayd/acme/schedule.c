@@ -104,10 +104,9 @@ static int64_t lifetime(const struct renewal *r)
 	return r->not_after_ms > r->not_before_ms ? r->not_after_ms - r->not_before_ms : 0;
 }
 
-/* A share of range that is always the same for this salt. */
-static int64_t share(int64_t range, uint32_t salt)
+int64_t share_of(int64_t span_ms, uint32_t rnd)
 {
-	return (int64_t)((double)range * ((double)salt / 4294967296.0));
+	return (int64_t)((double)span_ms * ((double)rnd / 4294967296.0));
 }
 
 int64_t renewal_due(const struct renewal *r)
@@ -116,7 +115,7 @@ int64_t renewal_due(const struct renewal *r)
 	int64_t left = life < RENEWAL_SHORT_MS ? life / 2 : life / 3;
 	int64_t jitter = left / 10 < 86400000 ? left / 10 : 86400000;
 	int64_t last = r->not_after_ms - life / 20;
-	int64_t due = r->ari_ms ? r->ari_ms : r->not_after_ms - left - share(jitter, r->salt);
+	int64_t due = r->ari_ms ? r->ari_ms : r->not_after_ms - left - share_of(jitter, r->salt);
 	return due < last ? due : last;
 }
 
@@ -130,7 +129,7 @@ int64_t renewal_pick(int64_t start_ms, int64_t end_ms, int64_t was_start_ms, int
 {
 	if (chosen_ms && start_ms == was_start_ms && end_ms == was_end_ms)
 		return chosen_ms;
-	return start_ms + share(end_ms > start_ms ? end_ms - start_ms : 0, rnd);
+	return start_ms + share_of(end_ms > start_ms ? end_ms - start_ms : 0, rnd);
 }
 
 int64_t clock_jumped(struct clock_watch *w, int64_t mono_ms, int64_t wall_ms)

@@ -32,6 +32,9 @@ struct due *schedule_first(const struct schedule *s);
 
 /* ---- renewal ---- */
 
+/* A part of span_ms, from nothing up to all of it, as rnd says. */
+int64_t share_of(int64_t span_ms, uint32_t rnd);
+
 #define RENEWAL_SHORT_MS (10 * 86400000LL) /* certificates that live shorter are renewed at half */
 
 struct renewal {

@@ -58,9 +58,9 @@ static void bucket_drop(struct throttle *t, struct bucket *b)
 static void tidy(struct throttle *t, int64_t mono_ms)
 {
 	struct bucket *b, *tmp;
-	for (double least = 0; HASH_COUNT(t->all) >= THROTTLE_BUCKETS_MAX; least += 0.5)
+	for (int halves = 0; HASH_COUNT(t->all) >= THROTTLE_BUCKETS_MAX; halves++)
 		HASH_ITER (hh, t->all, b, tmp)
-			if (used_now(t, b, mono_ms) <= least && b->key[0] != 'o')
+			if (2 * used_now(t, b, mono_ms) <= halves && b->key[0] != 'o')
 				bucket_drop(t, b);
 }
 
