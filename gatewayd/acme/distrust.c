@@ -16,12 +16,11 @@
 #define FILE_MAX 524288
 #define KEY_COMPROMISE 1
 
-int revoke_keep(struct name *n)
+int revoke_keep(struct acme *a, const char *domain, bool rsa)
 {
-	struct acme *a = n->a;
 	struct cache_facts f;
 	char *pem = NULL, *path = NULL;
-	int rc = cache_get(a->dir, n->domain, n->rsa, &pem, &f, NULL);
+	int rc = cache_get(a->dir, domain, rsa, &pem, &f, NULL);
 	if (rc == KM_ENOTFOUND || rc == KM_EINVAL)
 		return 0; /* nothing is left of it */
 	if (!rc && !(rc = km_mkdirs(a->revoke_dir, 0700))) {
@@ -119,6 +118,19 @@ void revoke_over(struct attempt *t, bool ok)
 		a->revoke_again_ms = km_now_ms() + AGAIN_MS;
 }
 
+/* No tunnel wants it any more: it is not replaced, only revoked. False: it could not be kept for that. */
+static bool withdraw(struct acme *a, struct ledger_entry *e)
+{
+	char domain[256];
+	size_t n = strcspn(e->name, "+");
+	bool rsa = e->name[n] == '+';
+	snprintf(domain, sizeof(domain), "%.*s", (int)n, e->name);
+	if (revoke_keep(a, domain, rsa) || cache_remove(a->dir, domain, rsa, NULL))
+		return false;
+	ledger_no_certificate(e);
+	return true;
+}
+
 static void distrust(void *arg, struct ledger_entry *e)
 {
 	struct acme *a = ((void **)arg)[0];
@@ -126,7 +138,7 @@ static void distrust(void *arg, struct ledger_entry *e)
 	size_t *count = ((void **)arg)[2];
 	if (!e->not_after_ms || e->distrusted || !ledger_held_by(e, gateway))
 		return;
-	e->distrusted = true;
+	e->distrusted = e->used || !withdraw(a, e);
 	(*count)++;
 	(void)ledger_save(a->ledger, e, false);
 }
@@ -148,4 +160,6 @@ void acme_gateway_revoked(struct acme *a, const uint8_t gateway[static 16])
 			n->phase = NAME_IDLE;
 			name_hold(n, km_wall_ms() + km_random_below(5000), NULL);
 		}
+	if (a->revoke_again_ms)
+		revoke_go(a);
 }

@@ -216,8 +216,8 @@ void share_gone(struct name *n);
 void share_free(struct acme *a);
 
 /* ---- distrust.c ---- */
-/* Keeps what the name has now, to be revoked once it has been replaced. KM_EIO … */
-int revoke_keep(struct name *n) __attribute__((warn_unused_result));
+/* Keeps what there is now of a domain, to be revoked once it has been replaced. KM_EIO … */
+int revoke_keep(struct acme *a, const char *domain, bool rsa) __attribute__((warn_unused_result));
 /* Revokes what is kept, one after the other. */
 void revoke_go(struct acme *a);
 void revoke_over(struct attempt *t, bool ok);

@@ -263,6 +263,7 @@ void name_look(struct name *n)
 	} else if (strcmp(km_hex(e->fingerprint, sizeof(e->fingerprint), known), facts.fingerprint) != 0 ||
 		   !e->not_after_ms) {
 		facts_take(n, &facts, pem);
+		e->others = a->mesh != NULL; /* nobody has noted who has its key */
 		certs_changed(a->o.certs, n->domain);
 	}
 	(void)ledger_save(a->ledger, e, false);
@@ -372,7 +373,7 @@ bool name_came(struct name *n, char *pem, const uint8_t *from)
 	struct cache_facts facts;
 	struct km_errtext err = {""};
 	/* It is revoked once it has been replaced, so it must be kept before. */
-	int rc = n->e->distrusted ? revoke_keep(n) : 0;
+	int rc = n->e->distrusted ? revoke_keep(a, n->domain, n->rsa) : 0;
 	if (rc)
 		km_errtext_set(&err, rc, "what is to be revoked cannot be kept: %s", strerror(errno));
 	else

@@ -730,6 +730,15 @@ static void one_comes_from_another(void **state)
 	pass(MIN);
 	assert_int_equal(ca.n_orders, 2);
 	assert_int_equal(ca.n_revoked, 1);
+	/* What no tunnel wants any more is revoked, and not obtained anew. */
+	h->give(a, other_id, "nobody.test", false);
+	free(h->give(a, other_id, "app.test", false));
+	acme_unwant(a, "app.test");
+	acme_gateway_revoked(a, other_id);
+	pass(MIN);
+	assert_int_equal(ca.n_orders, 2);
+	assert_int_equal(ca.n_revoked, 2);
+	assert_false(there("acme/app.test"));
 	end();
 }
 
