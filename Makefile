@@ -209,6 +209,13 @@ soak-wg: all
 	/usr/bin/python3 -B -m tests.soak.wg --warden $(BUILD)/km-warden --time $(SOAK_TIME) --seed $(SOAK_SEED) \
 	  --json build/bench/soak-wg.json $(if $(SAN),--no-memory) $(ARGS)
 
+# A thousand tunnels at once, and certificates of 40 seconds renewed ten times under load; about fifteen minutes.
+# The e2e tests have both in short.
+soak-acme: all
+	@sh packaging/setup.sh build check
+	KM_BUILD=$(BUILD) KM_ACME_TUNNELS=1000 KM_ACME_LIFE=40 KM_ACME_RENEWALS=10 $(E2E) -s $(ARGS) \
+	  tests/e2e/test_acme.py::test_renewal_under_load tests/e2e/test_acme_trouble.py::test_many_at_once
+
 # ---- lint: the analysers over every source, and every header alone in both compilers ----
 TIDY      := $(patsubst %,tidy/%,$(call srcs,libkm) $(foreach d,$(WITH_LIB),$(call srcs,$(d)) \
              $(wildcard $(d)/main.c)) $(wildcard warden/*.c))
@@ -247,6 +254,6 @@ install: all
 clean:
 	rm -rf build
 .SECONDARY:
-.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-wg-sanitized wg-load check-e2e check-bulk check-vm soak-vm bench-wg bench-handshake bench-edge testssl bench-sni bench-peers bench-certs soak-wg lint \
+.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-wg-sanitized wg-load check-e2e check-bulk check-vm soak-vm bench-wg bench-handshake bench-edge testssl bench-sni bench-peers bench-certs soak-wg soak-acme lint \
         headers tidy cppcheck install schemas fuzz fuzz-run $(TIDY) $(ALONE)
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
