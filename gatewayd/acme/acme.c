@@ -12,7 +12,7 @@
 #define STAGING "https://acme-staging-v02.api.letsencrypt.org/directory"
 #define EVERY_S 10          /* what is not urgent */
 #define TIDY_MS 3600000
-#define TICK_MAX_MS 30000   /* so that a clock that jumps is noticed */
+#define TICK_MAX_MS 5000    /* so that a clock that jumps is noticed */
 #define SLICE_MS 5          /* of the main loop, for what is due */
 #define ASKED_AGAIN_MS 3000 /* a stranger's handshake has the DNS, or the disk, looked at again */
 #define SERVED_MAX 256

@@ -311,7 +311,8 @@ static void heard_add(struct acme *a, const char *key, const uint8_t gateway[sta
 	h->not_after_ms = not_after_ms;
 }
 
-/* Whether what another one has is better than what we have. */
+/* Whether what another one has is better than what we have. Of two that end at the same second (both were
+ * ordered, because one gateway was thought dead) all choose the same. */
 static bool better(const struct name *n, const char *fingerprint, int64_t not_after_ms)
 {
 	char ours[65];
@@ -319,6 +320,8 @@ static bool better(const struct name *n, const char *fingerprint, int64_t not_af
 	if (n->own || n->unwritten || not_after_ms <= km_wall_ms() ||
 	    (n->e->not_after_ms && !strcmp(ours, fingerprint)))
 		return false;
+	if (not_after_ms == n->e->not_after_ms && strcmp(fingerprint, ours) > 0)
+		return true;
 	return not_after_ms > n->e->not_after_ms || n->e->distrusted;
 }
 
