@@ -46,6 +46,7 @@ struct name {
 	int64_t waits_ms;        /* wall clock: since when for another gateway; 0: not */
 	int64_t denied_ms;       /* likewise: since when others deny what they do not do */
 	unsigned fruitless;      /* preflights in a row that were not fine */
+	unsigned missed;         /* fetched in vain, since it was last obtained or tried in earnest */
 	int64_t tried_ms;        /* monotonic: the last preflight, or look */
 	int64_t held_ms;         /* wall clock: nothing is begun before; not kept over restarts */
 	char *why;               /* that it is held; NULL */

@@ -302,6 +302,7 @@ void name_failed(struct name *n, const struct acme_problem *p)
 					      name_lifetime(n), rnd());
 	n->held_ms = 0;
 	n->overdue = false;
+	n->missed = 0;
 	ledger_text(&n->why, NULL);
 	(void)ledger_save(n->a->ledger, e, false);
 	status_failed(p->cause);
@@ -352,7 +353,7 @@ static void installed(struct name *n, const struct cache_facts *f, const char *p
 	free(order);
 	(void)ledger_save(a->ledger, e, true);
 	n->held_ms = n->waits_ms = n->denied_ms = 0;
-	n->fruitless = 0;
+	n->fruitless = n->missed = 0;
 	n->overdue = false;
 	ledger_text(&n->why, NULL);
 	km_info(from ? "certificate fetched" : renewed ? "certificate renewed" : "certificate obtained",

@@ -13,6 +13,7 @@
 #define PATIENCE_MIN_MS 5000   /* for one that is to renew: a hundredth of the lifetime, */
 #define PATIENCE_MAX_MS 3600000
 #define DENIED_MAX_MS 600000 /* for one that says that it orders, again and again */
+#define MISSED_MAX 3	     /* in vain fetched; then it is ordered, whatever others say that they have */
 #define HEARD_MAX 16384
 #define TELL_AT_ONCE 1000 /* names told to a gateway that has come, */
 #define TELL_MS 100	  /* each so many */
@@ -98,9 +99,10 @@ static bool on_yields(void *arg, const char *domain)
 static void on_failed(void *arg, const char *domain, const char *why, int64_t next_try_ms)
 {
 	struct acme *a = arg;
-	int64_t wall = km_wall_ms(), patience = next_try_ms - wall;
+	int64_t wall = km_wall_ms(), patience = PATIENCE_MS;
 	char text[400];
-	patience = (patience < 0 ? 0 : patience > PATIENCE_MAX_MS ? PATIENCE_MAX_MS : patience) + PATIENCE_MS;
+	if (next_try_ms > wall) /* another one's number: nothing is reckoned with it before */
+		patience += next_try_ms - wall < PATIENCE_MAX_MS ? next_try_ms - wall : PATIENCE_MAX_MS;
 	snprintf(text, sizeof(text), "another gateway failed: %s", why);
 	for (int rsa = 0; rsa < 2; rsa++) {
 		struct name *n = name_find(a, domain, rsa);
@@ -132,11 +134,20 @@ static void on_changed(void *arg)
 
 static void on_challenge(void *arg, const struct challenge *ch, bool open)
 {
+	static struct km_log_limit limit;
 	struct acme *a = arg;
+	struct attempt *t;
+	uint32_t held;
+	/* Others know the tokens of ours, and neither close them nor put theirs in their place. */
+	DL_FOREACH (a->attempts, t)
+		if (present_has(t, ch->token))
+			return;
 	if (!open)
 		challenges_close(a->o.challenges, ch->token);
-	else if (challenges_open(a->o.challenges, ch, km_now_ms() + 600000))
-		km_warn("cannot answer a challenge of another gateway", km_ks("domain", ch->name));
+	else if (challenges_open(a->o.challenges, ch, km_now_ms() + 600000) &&
+		 km_log_allow(&limit, km_now_ms(), 5, 60000, &held))
+		km_warn("cannot answer a challenge of another gateway", km_ks("domain", ch->name),
+			km_ki("held_back", held));
 }
 
 struct to_one {
@@ -272,6 +283,7 @@ static void on_fetched(void *arg, const char *pem)
 		return;
 	}
 	char id[KM_UUID_STRLEN];
+	n->missed++;
 	km_warn("a certificate of another gateway cannot be used", km_ks("domain", n->domain),
 		km_ks("gateway", km_uuid_str(from, id)), km_ks("why", why));
 	n->overdue = !name_valid(n, km_wall_ms());
@@ -282,7 +294,7 @@ static void on_fetched(void *arg, const char *pem)
 static bool fetch(struct name *n, const uint8_t gateway[static 16])
 {
 	struct attempt *t = n->attempt;
-	if (t && (t->step == STEP_FETCH || t->step == STEP_ORDER))
+	if (n->missed >= MISSED_MAX || (t && (t->step == STEP_FETCH || t->step == STEP_ORDER)))
 		return false;
 	attempt_drop(t);
 	if (!(t = attempt_new(n->a, n, STEP_FETCH)))

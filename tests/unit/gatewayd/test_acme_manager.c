@@ -116,6 +116,7 @@ static struct {
 	void (*told)(void *arg);
 	void (*fetched)(void *arg, const char *pem);
 	void *claim_arg, *told_arg, *fetch_arg;
+	struct challenge ch; /* opened last */
 } other;
 static const uint8_t other_id[16] = {7};
 
@@ -153,7 +154,9 @@ bool mesh_mine(const struct mesh *m, const char *domain)
 }
 void mesh_challenge(struct mesh *m, const struct challenge *ch, bool open, void (*done)(void *arg), void *arg)
 {
-	(void)m, (void)ch;
+	(void)m;
+	if (open)
+		other.ch = *ch;
 	other.opened += open;
 	other.closed += !open;
 	if (!done)
@@ -762,6 +765,55 @@ static void nonsense_from_another(void **state)
 	end();
 }
 
+/* A gateway that has been captured, and is not revoked yet, keeps nobody from a certificate. */
+static void a_gateway_that_lies(void **state)
+{
+	const struct mesh_hooks *h = acme_mesh_hooks();
+	struct mesh_fact f = {.domain = "app.test", .not_after_ms = wall_ms + DAY};
+	struct challenge ch = {0};
+	(void)state;
+	/* It says again and again that it has one. */
+	other_gateway("");
+	memset(f.fingerprint, 'a', 64);
+	acme_want(a, "app.test");
+	acme_settled(a);
+	for (int i = 0; i < 600; i++) {
+		h->announced(a, other_id, &f);
+		pass(100);
+	}
+	assert_int_equal(ca.n_orders, 1);
+	assert_int_equal(status("app.test").s.state, ACME_READY);
+
+	/* It closes the challenge that it has been told of, or opens another in its place. */
+	other.mine = true;
+	ca.slow = 4;
+	acme_want(a, "two.test");
+	for (int i = 0; i < 2000 && other.opened < 2; i++)
+		pass(1);
+	assert_int_equal(other.opened, 2);
+	ch = other.ch;
+	h->challenge(a, &ch, false);
+	char out[CHALLENGE_KEY_AUTH_MAX + 1];
+	assert_true(challenges_http(challenges, "two.test", ch.token, strlen(ch.token), out));
+	assert_string_equal(out, ch.key_auth);
+	snprintf(ch.key_auth, sizeof(ch.key_auth), "%s.other", ch.token);
+	h->challenge(a, &ch, true);
+	assert_true(challenges_http(challenges, "two.test", ch.token, strlen(ch.token), out));
+	assert_string_not_equal(out, ch.key_auth);
+	pass(MIN);
+	assert_int_equal(status("two.test").s.state, ACME_READY);
+
+	/* Its numbers are any. */
+	other.mine = false;
+	acme_want(a, "three.test");
+	pass(S);
+	h->failed(a, "three.test", "alas", INT64_MIN);
+	pass(S);
+	h->failed(a, "three.test", "alas", INT64_MAX);
+	assert_int_equal(status("three.test").s.state, ACME_PENDING);
+	end();
+}
+
 static void denied(void **state)
 {
 	(void)state;
@@ -817,6 +869,7 @@ int main(void)
 	    cmocka_unit_test(another_one_orders),
 	    cmocka_unit_test(one_comes_from_another),
 	    cmocka_unit_test(nonsense_from_another),
+	    cmocka_unit_test(a_gateway_that_lies),
 	    cmocka_unit_test(denied),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
