@@ -726,6 +726,15 @@ static void one_comes_from_another(void **state)
 	assert_int_equal(settled_ok, 1);
 	assert_int_equal(ca.n_orders, 1);
 	assert_true(there("acme/app.test"));
+	/* Of two that last equally long all gateways take the same one. */
+	f.not_after_ms = status("app.test").s.not_after_ms;
+	memset(f.fingerprint, '0', 64);
+	h->announced(a, other_id, &f);
+	assert_null(other.fetched);
+	memset(f.fingerprint, 'f', 64);
+	h->announced(a, other_id, &f);
+	assert_non_null(other.fetched);
+	pass(S);
 	/* Anybody may know it now, for all that we know. */
 	other.there = false;
 	acme_gateway_revoked(a, (const uint8_t[16]){99});
