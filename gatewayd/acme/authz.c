@@ -173,6 +173,18 @@ static size_t number_of(const char *const *types, const char *type)
 	return i < TYPES_MAX && types[i] ? i : TYPES_MAX;
 }
 
+void authz_hide(const struct authz *a, struct acme_problem *p)
+{
+	const json_t *all = json_object_get(a->doc, "challenges");
+
+	for (size_t i = 0; i < json_array_size(all) && i < CHALLENGES_LOOKED_AT; i++) {
+		const char *token = acme_json_text(json_array_get(all, i), "token");
+
+		if (token)
+			problem_hide(p, token);
+	}
+}
+
 void authz_problem(const struct authz *a, const char *const *types, struct acme_problem *p,
 		   size_t *type_no)
 {
@@ -188,6 +200,7 @@ void authz_problem(const struct authz *a, const char *const *types, struct acme_
 		if (!type || !json_is_object(error))
 			continue;
 		problem_read(p, error);
+		authz_hide(a, p);
 		if (!p->cause || p->cause == ACME_PROTOCOL)
 			p->cause = ACME_VALIDATION;
 		snprintf(what, sizeof(what), "%.253s by %.40s", name ? name : "", type);

@@ -49,6 +49,8 @@ int authz_read(struct authz *a, json_t *doc, const char *const *names, size_t n,
  * ours). */
 void authz_problem(const struct authz *a, const char *const *types, struct acme_problem *p,
 		   size_t *type_no);
+/* Takes its tokens out of what the CA says (problem_hide). */
+void authz_hide(const struct authz *a, struct acme_problem *p);
 /* Chooses the first type whose bit is not in `failed` and that is offered. KM_ENOTFOUND (text lists
  * what is offered), KM_EPROTO (a challenge that must not be), KM_ENOMEM. */
 int authz_choose(struct authz *a, const struct acme_client *c, const char *const *types,

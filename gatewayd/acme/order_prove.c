@@ -121,6 +121,8 @@ void order_failed(struct order *o, const struct order_doc *d)
 
 	if (d->error) {
 		problem_read(&o->last, d->error);
+		for (size_t i = 0; i < o->n_authz; i++)
+			authz_hide(&o->authz[i], &o->last);
 		if (!o->last.cause)
 			o->last.cause = ACME_VALIDATION;
 		problem_about(&o->last, "the order");

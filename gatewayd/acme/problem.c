@@ -83,6 +83,29 @@ void problem_about(struct acme_problem *p, const char *what)
 	problem_clean(p->text, sizeof(p->text), text);
 }
 
+#define HIDDEN "[token]"
+
+void problem_hide(struct acme_problem *p, const char *token)
+{
+	static const char chars[] =
+	    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+	size_t n = strlen(token), len = sizeof(HIDDEN) - 1;
+
+	if (n <= len)
+		return;
+	for (char *at = p->text; *at; at++) {
+		size_t left = strlen(at), gone = left < n ? left : n; /* cut off at the text's end? */
+
+		if (gone <= len || strncmp(at, token, gone) != 0)
+			continue;
+		if (at[gone] == '.')
+			gone += 1 + strspn(at + gone + 1, chars);
+		memcpy(at, HIDDEN, len);
+		memmove(at + len, at + gone, left - gone + 1);
+		at += len - 1;
+	}
+}
+
 /* ---- Retry-After ---- */
 
 int64_t problem_retry_after(const char *value, int64_t wall_ms)

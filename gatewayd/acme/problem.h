@@ -17,6 +17,10 @@ void problem_set(struct acme_problem *p, enum acme_cause cause, const char *fmt,
 /* Puts "what: " before the text. */
 void problem_about(struct acme_problem *p, const char *what);
 
+/* Takes a challenge's token out of the text, and the key authorization that begins with it: CAs quote
+ * what they expected, and the text goes to logs and to control. One of less than 8 bytes stays. */
+void problem_hide(struct acme_problem *p, const char *token);
+
 /* Retry-After (RFC 9110 section 10.2.3), seconds or a date, as milliseconds from now, at most 30
  * days; -1: there is none, or it is malformed. */
 int64_t problem_retry_after(const char *value, int64_t wall_ms);

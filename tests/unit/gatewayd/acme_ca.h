@@ -358,8 +358,10 @@ static inline void ca_show_authz(struct ca *ca, int no, size_t k)
 	for (char *t = strtok_r(list, " ", &save); t; t = strtok_r(NULL, " ", &save)) {
 		bool failed = o->failed_type[k] && !strcmp(o->failed_type[k], t);
 		char *error = failed ? km_xasprintf(",\"error\":{\"type\":\"" URN
-						    "%s\",\"detail\":\"no luck\"}",
-						    ca->fail_error ? ca->fail_error : "connection")
+						    "%s\",\"detail\":\"no luck with "
+						    "token-%d_%zu.its-print!\"}",
+						    ca->fail_error ? ca->fail_error : "connection",
+						    no, k)
 				     : km_xstrdup("");
 
 		if (!wild || !strncmp(t, "dns-", 4)) {

@@ -178,9 +178,36 @@ static void names(void **state)
 	assert_string_equal(acme_cause_str((enum acme_cause)99), "unknown");
 }
 
+static void tokens_are_hidden(void **state)
+{
+	static const char token[] = "LoqXcYV8q5ONbJQxbmR7SCTNo3tiAXDf";
+	struct acme_problem p;
+	char text[sizeof(p.text)];
+
+	(void)state;
+	snprintf(p.text, sizeof(p.text), "expected %s.9jg46WB3_r-A, got %s", token, token);
+	problem_hide(&p, token);
+	assert_string_equal(p.text, "expected [token], got [token]");
+	/* Cut off at the end, wherever it is. */
+	for (size_t n = 0; n < sizeof(token); n++) {
+		memset(text, 'x', sizeof(text));
+		memcpy(text + sizeof(text) - n - 1, token, n);
+		text[sizeof(text) - 1] = '\0';
+		memcpy(p.text, text, sizeof(text));
+		problem_hide(&p, token);
+		assert_true(n < 8 ? !strcmp(p.text, text) : strstr(p.text, "x[token]") != NULL);
+		assert_null(strstr(p.text, "LoqXcYV8"));
+	}
+	strcpy(p.text, "short");
+	problem_hide(&p, "short");
+	problem_hide(&p, "");
+	assert_string_equal(p.text, "short");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(tokens_are_hidden),
 	    cmocka_unit_test(answers), cmocka_unit_test(no_answer), cmocka_unit_test(retry_after),
 	    cmocka_unit_test(text),    cmocka_unit_test(long_text), cmocka_unit_test(names),
 	};
