@@ -17,6 +17,7 @@
 #define ARI_MAX 8
 #define ARI_AGAIN_MS 21600000 /* after a failure: 6 h (RFC 9773 section 4.3.3) */
 #define REFUSED_MAX 3	      /* names in a row that the CA's limits refuse: then all wait */
+#define REFUSED_MAX_MS 600000 /* so long: their limits may be of some domains only, and one that fares well shows it */
 #define KEY_MAX 16384
 
 struct ticket {
@@ -425,6 +426,14 @@ static void on_ordered(void *arg, const char *url)
 {
 	struct attempt *t = arg;
 	struct name *n = t->n;
+	struct throttle *l = t->a->throttle;
+	/* The first was counted before it was made. Another, for another challenge or in place of one from
+	 * before a restart, is an order more, but no certificate more. */
+	if (!t->renewal && (t->orders || !t->counted)) {
+		throttle_order(l, n->domain, km_now_ms());
+		throttle_undo(l, n->domain, true, km_now_ms());
+	}
+	t->orders++;
 	ledger_text(&n->e->order_url, url);
 	(void)ledger_save(t->a->ledger, n->e, true);
 }
@@ -530,8 +539,10 @@ static void order_failed(struct attempt *t)
 	if (p.cause == ACME_VALIDATION)
 		throttle_failed(a->throttle, n->domain, mono);
 	a->refused = p.cause == ACME_RATE_LIMITED ? a->refused + 1 : 0;
-	if (a->refused >= REFUSED_MAX)
-		a->refused_until_ms = p.retry_at_ms > wall ? p.retry_at_ms : wall + 60000;
+	if (a->refused >= REFUSED_MAX) {
+		int64_t ms = p.retry_at_ms > wall ? p.retry_at_ms - wall : 60000;
+		a->refused_until_ms = wall + (ms < REFUSED_MAX_MS ? ms : REFUSED_MAX_MS);
+	}
 	attempt_drop(t);
 	name_failed(n, &p);
 }

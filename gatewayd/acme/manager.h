@@ -151,6 +151,7 @@ struct attempt {
 	enum attempt_step step;
 	bool renewal;	/* known to the CA as one: it is not counted */
 	bool counted;	/* the throttle has taken tokens */
+	unsigned orders; /* made in it */
 	struct dns_ask *ask;
 	struct acme_job *job;
 	struct acme_http_call *call;

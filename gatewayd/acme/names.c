@@ -89,10 +89,12 @@ void name_unwant(struct name *n)
 	if (--n->wants)
 		return;
 	name_tell(n, false);
-	/* What was never obtained leaves nothing behind but its failures. */
+	/* What was never obtained leaves nothing behind but its failures at the CA, which are bounded by the
+	 * CA's limits: whoever makes and unmakes tunnels does not make us remember them all. */
 	struct ledger_entry *e = n->e;
 	name_free(n);
-	if (!e->not_after_ms && !e->failures && !e->order_url)
+	bool ca = e->failures && e->cause != ACME_UNSUPPORTED && e->cause != ACME_LOCAL;
+	if (!e->not_after_ms && !ca && !e->order_url)
 		ledger_forget(a->ledger, e);
 }
 

@@ -268,8 +268,8 @@ static void begin(const char *more)
 	FILE *f = fopen(at("%s", "conf"), "w");
 	fprintf(f,
 		"state_dir = %s\ncertificate_dir = %s/own\nacme_directory = " CA
-		"/dir\nacme_preflight = off\nacme_challenges = http-01\n%s",
-		dir, dir, more);
+		"/dir\nacme_preflight = off\n%s%s",
+		dir, dir, strstr(more, "acme_challenges") ? "" : "acme_challenges = http-01\n", more);
 	fclose(f);
 	assert_int_equal(km_conf_load(&gw_settings_spec, at("%s", "conf"), &settings, stderr), 0);
 	base = event_base_new();
@@ -551,6 +551,91 @@ static void throttled(void **state)
 	assert_int_equal(ca.n_orders, 2);
 	pass(HOUR);
 	assert_int_equal(ca.n_orders, 4);
+	end();
+}
+
+/* An attempt that goes through the kinds of challenges makes an order for each. */
+static void all_orders_count(void **state)
+{
+	(void)state;
+	begin("acme_order_rate = 2/1h\nacme_challenges = tls-alpn-01, http-01\n");
+	ca.fail_types = " tls-alpn-01 ";
+	acme_want(a, "app.test");
+	acme_settled(a);
+	pass(S);
+	assert_int_equal(ca.n_orders, 2);
+	assert_int_equal(status("app.test").s.state, ACME_READY);
+	ca.fail_types = NULL;
+	acme_want(a, "two.test");
+	pass(10 * MIN);
+	assert_int_equal(ca.n_orders, 2);
+	assert_non_null(strstr(status("two.test").error, "2 orders in 1h"));
+	pass(HOUR);
+	assert_int_equal(status("two.test").s.state, ACME_READY);
+	end();
+}
+
+/* Names that the CA refuses, and says that it will for long, are no others' affair. */
+static void limits_of_some(void **state)
+{
+	static const struct fault faults[] = {
+	    {"/order", .times = 3, .status = 429, .type = "rateLimited", .retry_after = "604800"}, {0}};
+	char name[32];
+	(void)state;
+	begin("");
+	ca.faults = faults;
+	for (int i = 0; i < 3; i++) {
+		snprintf(name, sizeof(name), "n%d.test", i);
+		acme_want(a, name);
+	}
+	acme_settled(a);
+	pass(MIN);
+	assert_int_equal(ca.n_orders, 0);
+	acme_want(a, "app.test");
+	pass(MIN);
+	assert_int_equal(ca.n_orders, 0); /* it may be everybody's */
+	pass(15 * MIN);
+	assert_int_equal(ca.n_orders, 1);
+	assert_int_equal(status("app.test").s.state, ACME_READY);
+	acme_want(a, "two.test");
+	pass(S);
+	assert_int_equal(ca.n_orders, 2);
+	end();
+}
+
+static void count_lines(int *out, const char *word)
+{
+	FILE *f = fopen(at("%s", "certificates.log"), "r");
+	char line[4096];
+	*out = 0;
+	while (f && fgets(line, sizeof(line), f))
+		*out += strstr(line, word) != NULL;
+	if (f)
+		fclose(f);
+}
+
+/* Tunnels that come and go leave nothing behind, if the CA was not asked. */
+static void comings_and_goings(void **state)
+{
+	char name[64];
+	int n;
+	(void)state;
+	begin("");
+	acme_settled(a);
+	for (int i = 0; i < 1500; i++) {
+		snprintf(name, sizeof(name), "*.n%d.test", i); /* no dns-01 here */
+		acme_want(a, name);
+		pass(2);
+		assert_int_equal(status(name).s.state, ACME_ERROR);
+		acme_unwant(a, name);
+	}
+	count_lines(&n, "n");
+	assert_in_range(n, 1, 1200); /* it has been written anew */
+	stop();
+	start();
+	acme_want(a, "*.n7.test");
+	assert_int_equal(status("*.n7.test").s.state, ACME_PENDING);
+	assert_string_equal(status("*.n7.test").error, "");
 	end();
 }
 
@@ -871,6 +956,9 @@ int main(void)
 	    cmocka_unit_test(ca_away),
 	    cmocka_unit_test(restart_in_the_middle),
 	    cmocka_unit_test(throttled),
+	    cmocka_unit_test(all_orders_count),
+	    cmocka_unit_test(limits_of_some),
+	    cmocka_unit_test(comings_and_goings),
 	    cmocka_unit_test(a_month_both_ways),
 	    cmocka_unit_test(nowhere_to_write),
 	    cmocka_unit_test(own_file),
