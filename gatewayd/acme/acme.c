@@ -62,6 +62,8 @@ static void clock_moved(struct acme *a, int64_t by_ms, int64_t wall)
 		n->held_ms = n->held_ms ? n->held_ms + by_ms : 0;
 		if (n->e->failures)
 			n->e->next_try_ms += by_ms;
+		if (n->e->ari_again_ms)
+			n->e->ari_again_ms += by_ms;
 		if (n->e->not_after_ms && at <= wall && at > wall - by_ms) {
 			spread = spread > 3600000 ? 3600000 : spread;
 			n->held_ms = wall + (int64_t)km_random_below((uint32_t)spread + 1);
@@ -182,14 +184,16 @@ static bool asked_one(struct name *n)
 	if (n->phase == NAME_IDLE && (again || !n->looked)) {
 		name_look(n); /* it may be that we know less than the disk */
 		if (n->fruitless && n->held_ms > wall)
-			name_hold(n, 0, n->why);
+			name_hold(n, wall, n->why);
 	}
 	name_plan(n);
 	if (n->own || (name_valid(n, wall) && n->phase == NAME_IDLE))
 		return false;
 	if (n->phase != NAME_IDLE || n->due.at_ms <= wall + n->a->s->acme_wait) {
 		n->asked = true;
-		if (n->phase == NAME_IDLE && n->due.at_ms <= wall && schedule_set(n->a->due, &n->due, 0))
+		/* Before all others, but for one that has been in vain: strangers who come for many of those again
+		 * and again hold up nobody's renewal. */
+		if (n->phase == NAME_IDLE && n->due.at_ms <= wall && !n->fruitless && schedule_set(n->a->due, &n->due, 0))
 			n->asked = false;
 		acme_arm(n->a);
 		return n->asked;

@@ -3,6 +3,7 @@
  * played by the test; time is the test's. */
 #include "gatewayd/acme/acme.h"
 #include "gatewayd/acme/cache.h"
+#include "gatewayd/acme/dns/query.h"
 #include "gatewayd/acme/http.h"
 #include "gatewayd/mesh/mesh.h"
 #include "libkm/base/log.h"
@@ -202,6 +203,47 @@ void mesh_fetch(struct mesh *m, const uint8_t gateway[static 16], const char *do
 	event_active(other.ev, 0, 0);
 }
 
+/* ---- the DNS: "*.nowhere.test" is found to lead elsewhere, after five seconds ---- */
+
+struct asking {
+	struct dns_ask ask;
+	struct event *ev;
+	void (*done)(void *arg, enum dns_verdict v, const char *text);
+	void *arg;
+	bool fine;
+};
+static int asked_dns;
+
+static void asking_free(struct dns_ask *ask)
+{
+	struct asking *q = (struct asking *)ask;
+	event_free(q->ev);
+	free(q);
+}
+
+static void on_asking(evutil_socket_t fd, short what, void *arg)
+{
+	struct asking q = *(struct asking *)arg;
+	(void)fd, (void)what;
+	asking_free(arg);
+	q.done(q.arg, q.fine ? DNS_FINE : DNS_ELSEWHERE, NULL);
+}
+
+struct dns_ask *dns_preflight(struct dns *d, const struct dns_preflight_opts *o,
+			      void (*done)(void *arg, enum dns_verdict v, const char *text), void *arg)
+{
+	struct asking *q = km_xcalloc(1, sizeof(*q));
+	(void)d;
+	q->fine = !strstr(o->name, ".nowhere.test");
+	q->ask.cancel = asking_free;
+	q->done = done;
+	q->arg = arg;
+	q->ev = evtimer_new(base, on_asking, q);
+	event_add(q->ev, &(struct timeval){q->fine ? 0 : 5, 0});
+	asked_dns += !q->fine;
+	return &q->ask;
+}
+
 /* ---- one gateway ---- */
 
 static char dir[64];
@@ -268,8 +310,8 @@ static void begin(const char *more)
 	FILE *f = fopen(at("%s", "conf"), "w");
 	fprintf(f,
 		"state_dir = %s\ncertificate_dir = %s/own\nacme_directory = " CA
-		"/dir\nacme_preflight = off\n%s%s",
-		dir, dir, strstr(more, "acme_challenges") ? "" : "acme_challenges = http-01\n", more);
+		"/dir\n%s%s%s",
+		dir, dir, strstr(more, "acme_preflight") ? "" : "acme_preflight = off\n", strstr(more, "acme_challenges") ? "" : "acme_challenges = http-01\n", more);
 	fclose(f);
 	assert_int_equal(km_conf_load(&gw_settings_spec, at("%s", "conf"), &settings, stderr), 0);
 	base = event_base_new();
@@ -665,6 +707,58 @@ static void a_month_both_ways(void **state)
 	end();
 }
 
+/* A CA is asked when to renew though the clock was ahead when it was asked last. */
+static void asked_again_after_a_jump(void **state)
+{
+	(void)state;
+	begin("");
+	acme_want(a, "app.test");
+	acme_settled(a);
+	pass(MIN);
+	wall_ms += 30 * DAY;
+	pass(2 * HOUR);
+	wall_ms -= 30 * DAY;
+	pass(MIN);
+	int before = ca.n_requests, orders = ca.n_orders;
+	pass(8 * HOUR);
+	assert_true(ca.n_requests > before);
+	assert_int_equal(ca.n_orders, orders);
+	end();
+}
+
+/* Strangers come all the time for many names that lead nowhere: a renewal waits for none of them. */
+static void names_that_lead_nowhere(void **state)
+{
+	char name[32];
+	(void)state;
+	begin("acme_preflight = on\n");
+	ca.no_ari = true;
+	acme_want(a, "app.test");
+	for (int i = 0; i < 200; i++) {
+		snprintf(name, sizeof(name), "n%d.nowhere.test", i);
+		acme_want(a, name);
+	}
+	acme_settled(a);
+	pass(10 * MIN);
+	assert_int_equal(ca.n_orders, 1);
+	pass(10 * HOUR); /* it lives for a day */
+	assert_int_equal(ca.n_orders, 1);
+	asked_dns = 0;
+	for (int64_t ms = 0; ms < 3 * HOUR && ca.n_orders < 2; ms += 250) {
+		for (int i = 0; i < 200; i += 10) {
+			snprintf(name, sizeof(name), "n%d.nowhere.test", (int)(ms / 250 % 10) + i);
+			acme_asked(a, name);
+		}
+		mono_ms += 250;
+		wall_ms += 250;
+		event_base_loop(base, EVLOOP_NONBLOCK);
+		event_base_loop(base, EVLOOP_NONBLOCK);
+	}
+	assert_true(asked_dns > 10000); /* they were looked for as fast as could be */
+	assert_int_equal(ca.n_orders, 2);
+	end();
+}
+
 static void nowhere_to_write(void **state)
 {
 	char away_dir[128];
@@ -960,6 +1054,8 @@ int main(void)
 	    cmocka_unit_test(limits_of_some),
 	    cmocka_unit_test(comings_and_goings),
 	    cmocka_unit_test(a_month_both_ways),
+	    cmocka_unit_test(asked_again_after_a_jump),
+	    cmocka_unit_test(names_that_lead_nowhere),
 	    cmocka_unit_test(nowhere_to_write),
 	    cmocka_unit_test(own_file),
 	    cmocka_unit_test(two_kinds_of_key),
