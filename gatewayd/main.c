@@ -86,6 +86,7 @@ static void on_signal(evutil_socket_t sig, short what, void *arg)
 	}
 	g->draining = true;
 	km_info("draining", km_ki("signal", sig));
+	acme_quiet(g->acme);
 	edge_drain(g->edge, on_drained, g);
 }
 

@@ -340,6 +340,12 @@ static void events_free(struct acme *a)
 	km_mailbox_free(a->served, free);
 }
 
+void acme_quiet(struct acme *a)
+{
+	if (a)
+		a->quiet = true;
+}
+
 void acme_free(struct acme *a)
 {
 	struct name *n, *tmp;

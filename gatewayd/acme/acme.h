@@ -45,6 +45,9 @@ int acme_start(struct acme **out, const struct acme_opts *o, struct km_errtext *
 /* Before it the mesh is taken away (acme_mesh with NULL) and freed; whoever gives leases is asked nothing
  * afterwards, and must not answer any more. */
 void acme_free(struct acme *a);
+/* The end is near: no further order is made, so that the answer to each that was asked for can still come
+ * and be remembered. What is under way goes on until acme_free. Accepts NULL. */
+void acme_quiet(struct acme *a);
 /* A challenge has been answered (challenges_new). Any thread, as long as acme_free has not been called. */
 void acme_served(struct acme *a, const char *token);
 

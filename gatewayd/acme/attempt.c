@@ -655,6 +655,8 @@ void attempt_pump(struct attempt *t)
 		return;
 	if (t->timer)
 		event_del(t->timer);
+	if (t->a->quiet && t->step == STEP_ORDER && !t->n->e->order_url)
+		return; /* nothing has been ordered yet, and nothing is any more */
 	acme_job_next(t->job, km_now_ms(), km_wall_ms(), &next);
 	if (next.want != ACME_WAIT && next.want != ACME_REQUEST)
 		present_clear(t);

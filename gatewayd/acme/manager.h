@@ -74,7 +74,7 @@ struct acme {
 	struct outage outage;
 	unsigned refused;         /* by the CA's limits, in a row and for any names */
 	int64_t refused_until_ms; /* wall clock: no order before */
-	bool begun, read_only, revoking;
+	bool begun, quiet, read_only, revoking;
 	uint64_t counter;
 	int64_t revoke_again_ms; /* monotonic */
 	int64_t tidied_ms;       /* likewise */
