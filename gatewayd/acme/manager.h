@@ -43,6 +43,7 @@ struct name {
 	bool asked;              /* a stranger's handshake waits */
 	bool warned;             /* of its end */
 	bool overdue;            /* another gateway was to order it and did not */
+	bool meeting;            /* it waits until the other gateways have been met */
 	int64_t waits_ms;        /* wall clock: since when for another gateway; 0: not */
 	int64_t denied_ms;       /* likewise: since when others deny what they do not do */
 	unsigned fruitless;      /* preflights in a row that were not fine */

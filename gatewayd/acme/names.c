@@ -168,7 +168,8 @@ void name_due(struct name *n)
 	int64_t wall = km_wall_ms();
 	if (n->phase == NAME_WAITS) {
 		n->phase = NAME_IDLE;
-		n->overdue = true;
+		n->overdue = !n->meeting;
+		n->meeting = false;
 		n->held_ms = 0;
 		name_touch(n);
 	}

@@ -10,6 +10,7 @@
 #include <utlist.h>
 
 #define PATIENCE_MS 30000      /* for the gateway that is to order what nobody has yet */
+#define SOON_MS 1000
 #define PATIENCE_MIN_MS 5000   /* for one that is to renew: a hundredth of the lifetime, */
 #define PATIENCE_MAX_MS 3600000
 #define DENIED_MAX_MS 600000 /* for one that says that it orders, again and again */
@@ -51,9 +52,16 @@ bool share_leaves(struct name *n)
 	struct acme *a = n->a;
 	int64_t life = name_lifetime(n), patience = PATIENCE_MS;
 	struct renewal r = {.not_before_ms = n->e->not_before_ms, .not_after_ms = n->e->not_after_ms};
-	if (!a->mesh || !mesh_alive(a->mesh) || n->overdue || mesh_mine(a->mesh, n->domain))
+	if (!a->mesh || n->overdue || (life && renewal_urgent(&r, km_wall_ms())))
 		return false;
-	if (life && renewal_urgent(&r, km_wall_ms()))
+	/* Who has just come does not order what others may be ordering, nor before they can answer the CA. */
+	int64_t meeting = mesh_awaits(a->mesh);
+	if (meeting) {
+		wait_for_other(n, meeting, "the other gateways are being met");
+		n->meeting = n->phase == NAME_WAITS;
+		return n->meeting;
+	}
+	if (!mesh_alive(a->mesh) || mesh_mine(a->mesh, n->domain))
 		return false;
 	if (life) {
 		patience = life / 100 < PATIENCE_MAX_MS ? life / 100 : PATIENCE_MAX_MS;
@@ -121,9 +129,11 @@ static void on_changed(void *arg)
 	struct acme *a = arg;
 	struct name *n, *tmp;
 	HASH_ITER (hh, a->names, n, tmp) {
-		if (n->phase != NAME_WAITS || !mesh_mine(a->mesh, n->domain))
+		if (n->phase != NAME_WAITS ||
+		    (n->meeting ? mesh_awaits(a->mesh) : !mesh_mine(a->mesh, n->domain)))
 			continue;
 		n->phase = NAME_IDLE;
+		n->meeting = false;
 		n->held_ms = 0;
 		ledger_text(&n->why, NULL);
 		name_plan(n);
@@ -210,12 +220,26 @@ static void on_tell(evutil_socket_t fd, short what, void *arg)
 		event_add(a->tell, &(struct timeval){0, TELL_MS * 1000});
 }
 
+/* While it was away the CA may have asked it, in the DNS's round, for proofs that it did not have. */
+static void try_soon(struct acme *a)
+{
+	struct name *n, *tmp;
+	int64_t soon = km_wall_ms() + SOON_MS;
+	HASH_ITER (hh, a->names, n, tmp) {
+		if (n->e->cause != ACME_VALIDATION || n->e->next_try_ms <= soon)
+			continue;
+		n->e->next_try_ms = soon;
+		name_plan(n);
+	}
+}
+
 static void on_joined(void *arg, const uint8_t gateway[static 16])
 {
 	struct acme *a = arg;
 	struct to_one to = {a, gateway};
 	struct telling *t;
 	present_each(a, challenge_to, &to);
+	try_soon(a);
 	LL_FOREACH (a->telling, t)
 		if (!memcmp(t->gateway, gateway, 16))
 			break;

@@ -22,6 +22,8 @@ struct peer {
 	struct km_addr addr;
 	struct conn *conn; /* NULL: none */
 	bool alive;        /* its hello has come */
+	bool met;          /* it has been alive since it was named, or since we listen */
+	int64_t named_ms;  /* when that was */
 	int64_t dial_ms;   /* not before; when it is ours to dial */
 	unsigned failures; /* of dialling, in a row */
 };

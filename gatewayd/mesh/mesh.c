@@ -53,6 +53,7 @@ void mesh_peer_up(struct peer *p)
 	struct mesh *m = p->m;
 	uint32_t held;
 	p->failures = 0;
+	p->met = true;
 	if (mesh_log_allow(&limit, &held))
 		km_info("gateway joined the mesh", km_ks("gateway", p->name),
 			km_ki("held_back", held));
@@ -102,6 +103,7 @@ int mesh_peer(struct mesh *m, const uint8_t id[static 16], const struct km_addr 
 		p->m = m;
 		memcpy(p->id, id, sizeof(p->id));
 		km_uuid_str(id, p->name);
+		p->named_ms = km_now_ms();
 		m->peers[m->n_peers++] = p;
 	}
 	conn_drop(p, "it has another address");
@@ -148,6 +150,17 @@ bool mesh_mine(const struct mesh *m, const char *domain)
 }
 
 static int begin_to_listen(struct mesh *m, struct km_errtext *err);
+
+int64_t mesh_awaits(const struct mesh *m)
+{
+	int64_t now = km_now_ms(), left = 0;
+	for (size_t i = 0; m->listening && i < m->n_peers; i++) {
+		const struct peer *p = m->peers[i];
+		if (!p->met && p->named_ms + m->o.dead_after_ms - now > left)
+			left = p->named_ms + m->o.dead_after_ms - now;
+	}
+	return left;
+}
 
 static void on_tick(evutil_socket_t fd, short what, void *arg)
 {
@@ -243,6 +256,10 @@ static int begin_to_listen(struct mesh *m, struct km_errtext *err)
 		return km_errtext_set(err, KM_ENOMEM, "no memory");
 	}
 	m->listening = true;
+	for (size_t i = 0; i < m->n_peers; i++) {
+		m->peers[i]->met = false;
+		m->peers[i]->named_ms = km_now_ms();
+	}
 	return event_add(m->listener, NULL) ? km_errtext_set(err, KM_ENOMEM, "no memory") : 0;
 }
 

@@ -75,6 +75,9 @@ int mesh_peer(struct mesh *m, const uint8_t id[static 16], const struct km_addr 
 void mesh_peer_gone(struct mesh *m, const uint8_t id[static 16]);
 
 size_t mesh_alive(const struct mesh *m); /* others */
+/* How long, in ms, it is worth while to wait for gateways that have been named but not been met: as long
+ * as their silence does not say that they are dead. 0: for none. hooks.changed is called when one comes. */
+int64_t mesh_awaits(const struct mesh *m);
 bool mesh_is_alive(const struct mesh *m, const uint8_t id[static 16]);
 /* Whether this gateway is the one that orders for a name: the highest of the rendezvous hashes of
  * all that live (ourselves too). */

@@ -21,7 +21,7 @@ from tests.lab.proc import patience, run
 IDS = {n: str(uuid.uuid4()) for n in range(1, 4)}
 AGENT, NOBODY = str(uuid.uuid4()), str(uuid.uuid4())
 NUMBERS = (1, 2)
-RATE = 60  # new orders of each gateway in an hour
+RATE = 60  # new orders of each gateway in twelve hours: none comes back while the tests run
 
 
 def new_key():
@@ -38,7 +38,7 @@ class World:
         self.dns = DnsServer(s, "\n".join(f"hello A {net.GATEWAYS[n]}\n*.t A {net.GATEWAYS[n]}" for n in NUMBERS) +
                              f"\n*.e A {net.STRANGER}")
         self.fake = FakeCa(s, dns=self.dns)
-        s.use_ca(self.fake, acme_order_rate=f"{RATE}/1h")
+        s.use_ca(self.fake, acme_order_rate=f"{RATE}/12h")
         self.ca = Offline(s.build / "kmctl", s.dir / "hosts-ca")
         self.thief = Offline(s.build / "kmctl", s.dir / "thief")
         (s.dir / "captured").mkdir()

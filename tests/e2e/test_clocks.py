@@ -142,7 +142,7 @@ def test_the_grace_time_is_one(clocks):
     mark = s.new_trust("gateway")
     g = s.procs["gatewayd"]
     g.wait_log("peers' certificates look expired", since=mark)
-    g.wait_log("peer cut off", "the grace time is over", since=mark, timeout=90)
+    g.wait_log("peer cut off", s.agent_id, "the grace time is over", since=mark, timeout=90)
     assert s.wg_peers("gateway") == set()
     s.wait_status(s.domain, "/", 502)
     s.clock("gatewayd", 0)

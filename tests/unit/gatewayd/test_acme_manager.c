@@ -110,6 +110,7 @@ void acme_http_cancel(struct acme_http_call *c)
 
 static struct {
 	bool there, mine, denies;
+	int64_t awaited; /* until then it may still come, wall clock */
 	int claims, announced, opened, closed, failed;
 	char *pem; /* that it gives */
 	struct event *ev;
@@ -142,6 +143,11 @@ size_t mesh_alive(const struct mesh *m)
 {
 	(void)m;
 	return other.there;
+}
+int64_t mesh_awaits(const struct mesh *m)
+{
+	(void)m;
+	return other.awaited > wall_ms ? other.awaited - wall_ms : 0;
 }
 bool mesh_is_alive(const struct mesh *m, const uint8_t id[static 16])
 {
@@ -1002,6 +1008,64 @@ static void a_gateway_that_lies(void **state)
 	end();
 }
 
+/* Whether the other one orders it already, and could answer the CA, is known when it has been met. */
+static void not_before_they_have_met(void **state)
+{
+	const struct mesh_hooks *h = acme_mesh_hooks();
+	(void)state;
+	other_gateway("");
+	other.there = false;
+	other.mine = true;
+	other.awaited = wall_ms + 5 * S;
+	acme_want(a, "app.test");
+	acme_settled(a);
+	pass(3 * S);
+	assert_int_equal(ca.n_orders, 0);
+	assert_int_equal(status("app.test").s.state, ACME_PENDING);
+	pass(4 * S); /* it does not come */
+	assert_int_equal(ca.n_orders, 1);
+	end();
+
+	other_gateway("");
+	other.there = other.mine = false;
+	other.awaited = wall_ms + 5 * S;
+	acme_want(a, "app.test");
+	acme_settled(a);
+	pass(S);
+	other.there = true; /* it comes, and is the one to order */
+	other.awaited = 0;
+	h->changed(a);
+	pass(20 * S);
+	assert_int_equal(ca.n_orders, 0);
+	pass(20 * S);
+	assert_int_equal(ca.n_orders, 1); /* it did not */
+	end();
+}
+
+/* A proof that the CA asked of a gateway that was not there yet. */
+static void a_failed_one_is_tried_when_another_comes(void **state)
+{
+	const struct mesh_hooks *h = acme_mesh_hooks();
+	(void)state;
+	other_gateway("");
+	other.mine = true;
+	ca.fail_types = " http-01 ";
+	ca.fail_error = "connection";
+	acme_want(a, "app.test");
+	acme_settled(a);
+	pass(5 * S);
+	int orders = ca.n_orders;
+	assert_true(orders >= 1);
+	ca.fail_types = NULL;
+	pass(5 * S);
+	assert_int_equal(ca.n_orders, orders);
+	h->joined(a, other_id);
+	pass(5 * S);
+	assert_int_equal(ca.n_orders, orders + 1);
+	assert_int_equal(status("app.test").s.state, ACME_READY);
+	end();
+}
+
 static void denied(void **state)
 {
 	(void)state;
@@ -1063,6 +1127,8 @@ int main(void)
 	    cmocka_unit_test(one_comes_from_another),
 	    cmocka_unit_test(nonsense_from_another),
 	    cmocka_unit_test(a_gateway_that_lies),
+	    cmocka_unit_test(not_before_they_have_met),
+	    cmocka_unit_test(a_failed_one_is_tried_when_another_comes),
 	    cmocka_unit_test(denied),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

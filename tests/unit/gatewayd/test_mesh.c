@@ -641,6 +641,38 @@ static void exactly_one_orders(void **state)
 	}
 }
 
+static bool awaits_none(void *arg)
+{
+	return mesh_awaits(((struct gw *)arg)->m) == 0;
+}
+
+/* Who has been named is awaited until it comes; who does not come, until it counts as dead. */
+static void who_is_to_come_is_awaited(void **state)
+{
+	int64_t began = km_now_ms();
+
+	(void)state;
+	gw_start(0);
+	assert_int_equal(mesh_awaits(gws[0].m), 0);
+	gw_meets(0, 1);
+	assert_in_range(mesh_awaits(gws[0].m), 1, DEAD_MS);
+	until(awaits_none, &gws[0]);
+	assert_true(km_now_ms() - began >= DEAD_MS);
+	assert_int_equal(mesh_alive(gws[0].m), 0);
+
+	gw_start(2);
+	gw_meets(0, 2);
+	gw_meets(2, 0);
+	assert_true(mesh_awaits(gws[2].m) > 0);
+	until(two, &gws[0]);
+	until(two, &gws[2]);
+	assert_int_equal(mesh_awaits(gws[0].m), 0);
+	assert_int_equal(mesh_awaits(gws[2].m), 0);
+	gw_stop(2);
+	until(alone, &gws[0]);
+	assert_int_equal(mesh_awaits(gws[0].m), 0); /* it was there: it is known to be dead */
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 
 int main(void)
@@ -664,6 +696,7 @@ int main(void)
 	    T(a_network_made_anew),
 	    T(impossible_peers),
 	    T(exactly_one_orders),
+	    T(who_is_to_come_is_awaited),
 	    cmocka_unit_test(who_orders),
 	};
 
