@@ -12,6 +12,7 @@
 #define STAGING "https://acme-staging-v02.api.letsencrypt.org/directory"
 #define EVERY_S 10          /* what is not urgent */
 #define TIDY_MS 3600000
+#define UNWRITTEN_MAX 16    /* of a pass: one may have a trouble of its own, all have that of the disk */
 #define TICK_MAX_MS 5000    /* so that a clock that jumps is noticed */
 #define SLICE_MS 5          /* of the main loop, for what is due */
 #define ASKED_AGAIN_MS 3000 /* a stranger's handshake has the DNS, or the disk, looked at again */
@@ -98,6 +99,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
 static void write_again(struct acme *a)
 {
 	struct name *n, *tmp;
+	int failed = 0;
 	HASH_ITER (hh, a->names, n, tmp) {
 		if (!n->unwritten || n->attempt)
 			continue;
@@ -105,7 +107,7 @@ static void write_again(struct acme *a)
 		if (!name_came(n, n->unwritten, n->unwritten_fetched ? n->unwritten_from : NULL) ||
 		    !n->unwritten)
 			name_plan(n);
-		if (n->unwritten)
+		if (n->unwritten && ++failed == UNWRITTEN_MAX)
 			return; /* the others would fail too */
 	}
 }

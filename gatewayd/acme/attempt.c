@@ -349,6 +349,11 @@ static void on_claimed(void *arg, bool granted)
 	share_wait(n, "another gateway orders it");
 }
 
+static bool is_running(const struct attempt *t)
+{
+	return t && (t->step == STEP_CLAIM || t->step == STEP_LEASE || t->step == STEP_ORDER);
+}
+
 void attempt_ready(struct acme *a)
 {
 	struct attempt *t, *tmp;
@@ -359,6 +364,10 @@ void attempt_ready(struct acme *a)
 		if (t->step != STEP_READY)
 			continue;
 		struct name *n = t->n;
+		/* For two kinds of key one after the other: a name shows one tls-alpn-01 challenge at a time. */
+		const struct name *twin = name_find(a, n->domain, !n->rsa);
+		if (twin && is_running(twin->attempt))
+			continue;
 		if (!outage_may(&a->outage, km_now_ms())) {
 			attempt_drop(t);
 			(void)ca_away(n);

@@ -229,6 +229,11 @@ void challenges_tidy(struct challenges *c, int64_t now_ms)
 	pthread_rwlock_unlock(&c->lock);
 }
 
+size_t challenges_count(const struct challenges *c)
+{
+	return HASH_COUNT(c->by_token);
+}
+
 /* Only the thread that calls this changes the table: it needs no lock to look at it. */
 void challenges_each(struct challenges *c, void (*each)(void *arg, const struct challenge *ch),
 		     void *arg)

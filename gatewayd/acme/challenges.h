@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #define CHALLENGES_MAX 4096
+#define CHALLENGES_OTHERS_MAX (CHALLENGES_MAX / 2) /* of other gateways, so that there is room for ours */
 #define CHALLENGE_TOKEN_MAX 128    /* bytes; base64url only */
 #define CHALLENGE_KEY_AUTH_MAX 256 /* token "." thumbprint */
 #define CHALLENGE_ALPN "acme-tls/1"
@@ -39,6 +40,7 @@ int challenges_open(struct challenges *c, const struct challenge *ch, int64_t ex
 void challenges_close(struct challenges *c, const char *token);
 /* Drops what has expired; every minute or so. */
 void challenges_tidy(struct challenges *c, int64_t now_ms);
+size_t challenges_count(const struct challenges *c);
 /* Calls each for every open one that was opened with challenges_open. */
 void challenges_each(struct challenges *c, void (*each)(void *arg, const struct challenge *ch),
 		     void *arg);

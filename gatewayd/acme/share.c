@@ -154,7 +154,8 @@ static void on_challenge(void *arg, const struct challenge *ch, bool open)
 			return;
 	if (!open)
 		challenges_close(a->o.challenges, ch->token);
-	else if (challenges_open(a->o.challenges, ch, km_now_ms() + 600000) &&
+	else if ((challenges_count(a->o.challenges) >= CHALLENGES_OTHERS_MAX ||
+		  challenges_open(a->o.challenges, ch, km_now_ms() + 600000)) &&
 		 km_log_allow(&limit, km_now_ms(), 5, 60000, &held))
 		km_warn("cannot answer a challenge of another gateway", km_ks("domain", ch->name),
 			km_ki("held_back", held));

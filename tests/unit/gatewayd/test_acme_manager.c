@@ -792,6 +792,40 @@ static void nowhere_to_write(void **state)
 	end();
 }
 
+/* One that cannot be written, for a reason of its own, and another. */
+static void one_in_the_way(void **state)
+{
+	char name[32], away_dir[128];
+	(void)state;
+	begin("");
+	ca.slow = 4;
+	for (int i = 0; i < 3; i++) {
+		snprintf(name, sizeof(name), "n%d.test", i);
+		acme_want(a, name);
+	}
+	acme_settled(a);
+	for (int i = 0; i < 1000 && ca.n_orders < 3; i++)
+		pass(1);
+	pass(5);
+	snprintf(away_dir, sizeof(away_dir), "%s/away", dir);
+	assert_int_equal(rename(at("%s", "acme"), away_dir), 0);
+	fclose(fopen(at("%s", "acme"), "w"));
+	pass(MIN);
+	unlink(at("%s", "acme"));
+	assert_int_equal(rename(away_dir, at("%s", "acme")), 0);
+	assert_int_equal(mkdir(at("%s", "acme/n0.test"), 0700), 0);
+	pass(MIN);
+	assert_true(there("acme/n1.test"));
+	assert_true(there("acme/n2.test"));
+	assert_int_equal(status("n1.test").s.state, ACME_READY);
+	assert_non_null(strstr(status("n0.test").error, "n0.test"));
+	assert_int_equal(rmdir(at("%s", "acme/n0.test")), 0);
+	pass(MIN);
+	assert_int_equal(status("n0.test").s.state, ACME_READY);
+	assert_int_equal(ca.n_orders, 3);
+	end();
+}
+
 static void own_file(void **state)
 {
 	(void)state;
@@ -832,6 +866,26 @@ static void other_gateway(const char *more)
 	stop();
 	other.there = true;
 	start();
+}
+
+static void one_kind_after_the_other(void **state)
+{
+	size_t most = 0;
+	(void)state;
+	begin("certificate_key = both\n");
+	ca.slow = 4;
+	acme_want(a, "app.test");
+	acme_settled(a);
+	for (int i = 0; i < 10000; i++) {
+		pass(1);
+		if (challenges_count(challenges) > most)
+			most = challenges_count(challenges);
+	}
+	pass(MIN);
+	assert_int_equal(most, 1);
+	assert_true(there("acme/app.test"));
+	assert_true(there("acme/app.test+rsa"));
+	end();
 }
 
 static void another_one_orders(void **state)
@@ -997,6 +1051,16 @@ static void a_gateway_that_lies(void **state)
 	pass(MIN);
 	assert_int_equal(status("two.test").s.state, ACME_READY);
 
+	/* It opens more than there is room for. */
+	for (int i = 0; i < CHALLENGES_MAX; i++) {
+		snprintf(ch.token, sizeof(ch.token), "t%d", i);
+		snprintf(ch.key_auth, sizeof(ch.key_auth), "t%d.other", i);
+		h->challenge(a, &ch, true);
+	}
+	acme_want(a, "four.test");
+	pass(10 * S);
+	assert_int_equal(status("four.test").s.state, ACME_READY);
+
 	/* Its numbers are any. */
 	other.mine = false;
 	acme_want(a, "three.test");
@@ -1121,8 +1185,10 @@ int main(void)
 	    cmocka_unit_test(asked_again_after_a_jump),
 	    cmocka_unit_test(names_that_lead_nowhere),
 	    cmocka_unit_test(nowhere_to_write),
+	    cmocka_unit_test(one_in_the_way),
 	    cmocka_unit_test(own_file),
 	    cmocka_unit_test(two_kinds_of_key),
+	    cmocka_unit_test(one_kind_after_the_other),
 	    cmocka_unit_test(another_one_orders),
 	    cmocka_unit_test(one_comes_from_another),
 	    cmocka_unit_test(nonsense_from_another),
