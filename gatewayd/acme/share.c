@@ -273,14 +273,19 @@ static bool acceptable(const struct name *n, const char *pem, const char **why)
 {
 	struct km_errtext err = {""};
 	struct cert *c = NULL;
+	char ours[65], theirs[65];
 	X509 *issuer;
 	if (cert_parse(&c, pem, strlen(pem), "certificate", &err)) {
 		*why = "it is malformed";
 		return false;
 	}
 	issuer = sk_X509_num(c->chain) > 0 ? sk_X509_value(c->chain, 0) : NULL;
+	cert_fingerprint(c, theirs);
+	km_hex(n->e->fingerprint, sizeof(n->e->fingerprint), ours);
 	*why = NULL;
-	if (c->rsa != n->rsa)
+	if (n->e->not_after_ms && !strcmp(theirs, ours))
+		*why = "it is the one that is here";
+	else if (c->rsa != n->rsa)
 		*why = "it has another kind of key";
 	else if (c->not_after_ms < n->e->not_after_ms)
 		*why = "it is older than ours";
