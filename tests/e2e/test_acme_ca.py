@@ -18,7 +18,7 @@ import time
 import pytest
 
 from tests.lab import client, fakeca, net, proofs
-from tests.lab.acme import Handshakes, start
+from tests.lab.acme import Handshakes, said, start
 from tests.lab.dnsserver import DnsServer
 from tests.lab.fakeca import FakeCa, held, instead, refuse, status, truncated, with_headers
 
@@ -241,7 +241,7 @@ def test_account_elsewhere(site, ca):
     restart(site)
     name = new_name(site)
     site.create_tunnel(name)
-    site.wait_certificate("error", name, error="acme_eab_file")
+    said(site, name, "acme_eab_file")
     path = site.dir / "eab"
     path.write_text("kid-7 " + ca.eab["kid-7"])
     path.chmod(0o600)
@@ -269,7 +269,7 @@ def test_rejected_name(site, ca):
     ca.trouble("newOrder", refuse("rejectedIdentifier", 403, "policy forbids it"), times=50)
     name, began = new_name(site), ca.mark()
     site.create_tunnel(name)
-    site.wait_certificate("error", name, error="policy forbids it")
+    said(site, name, "policy forbids it")
     restart(site, forward=HOUR)
     issue_elsewhere = ca.count("newOrder", began)
     assert issue_elsewhere == 1
@@ -280,7 +280,7 @@ def test_persistent_record(site, ca):
     ca.offered = ["dns-persist-01"]
     restart(site, acme_challenges="dns-persist-01")
     site.create_tunnel("*.p.ok.demo.test")
-    error = site.wait_certificate("error", "*.p.ok.demo.test", error="_validation-persist")["error"]
+    error = said(site, "*.p.ok.demo.test", "_validation-persist")
     account, = ca.accounts
     assert account in error and fakeca.ISSUER in error
     site.dns.update(f'add _validation-persist.p.ok 0 TXT "{fakeca.ISSUER}; accounturi={account}; policy=wildcard"')
@@ -312,7 +312,7 @@ def test_caa_forbids(site, ca):
     site.dns.update(f"add caa 0 A {net.GATEWAY}", 'add caa 0 CAA 0 issue "other.example"')
     began = ca.mark()
     site.create_tunnel("caa.demo.test")
-    site.wait_certificate("pending", "caa.demo.test", error="CAA")
+    said(site, "caa.demo.test", "CAA")
     assert ca.count("newOrder", began) == 0
     site.dns.update(f'add caa 0 CAA 0 issue "{fakeca.ISSUER}"')
     site.wait_served(domain="caa.demo.test", timeout=60)

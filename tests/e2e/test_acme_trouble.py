@@ -6,7 +6,7 @@ import os
 import pytest
 
 from tests.lab import proofs
-from tests.lab.acme import Handshakes, start
+from tests.lab.acme import Handshakes, said, start
 from tests.lab.fakeca import FakeCa
 from tests.lab.proc import run
 
@@ -117,7 +117,7 @@ def test_read_only_cache(site):
         run("mount", "-o", "remount,bind,ro", folder)
         start(site)
         site.create_tunnel(name)
-        site.wait_certificate("error", name, error="Read-only file system")
+        said(site, name, "Read-only file system")
         assert site.leaf("writable.demo.test") == proofs.der(old.leaf)
         site.stop("gatewayd")
     finally:

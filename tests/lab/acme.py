@@ -13,6 +13,11 @@ def start(s, **more):
     return gateway
 
 
+def said(s, name, text):
+    """Until the gateway says why there is no certificate for this name (control knows within ten seconds)."""
+    return s.procs["gatewayd"].wait_log("no certificate", name, text)
+
+
 class Handshakes(threading.Thread):
     """New connections of a stranger, one after the other, each with a request, until the end of the block."""
 
