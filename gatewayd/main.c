@@ -36,7 +36,7 @@ struct gateway {
 	struct edge *edge;
 	struct control *control;
 	struct km_httpd *metrics;
-	bool draining;
+	bool draining, drained, quiet; /* quiet: no order's answer is waited for */
 	int status;
 };
 
@@ -68,11 +68,25 @@ static void on_net_gone(void *arg)
 
 /* ---- the end ---- */
 
+static void end_when_done(struct gateway *g)
+{
+	if (g->drained && g->quiet)
+		event_base_loopbreak(g->base);
+}
+
+static void on_quiet(void *arg)
+{
+	struct gateway *g = arg;
+	g->quiet = true;
+	end_when_done(g);
+}
+
 static void on_drained(void *arg)
 {
 	struct gateway *g = arg;
 	km_info("drained");
-	event_base_loopbreak(g->base);
+	g->drained = true;
+	end_when_done(g);
 }
 
 static void on_signal(evutil_socket_t sig, short what, void *arg)
@@ -86,7 +100,7 @@ static void on_signal(evutil_socket_t sig, short what, void *arg)
 	}
 	g->draining = true;
 	km_info("draining", km_ki("signal", sig));
-	acme_quiet(g->acme);
+	acme_quiet(g->acme, on_quiet, g);
 	edge_drain(g->edge, on_drained, g);
 }
 

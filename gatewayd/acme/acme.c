@@ -9,6 +9,7 @@
 #include <string.h>
 #include <utlist.h>
 
+#define QUIET_S 5
 #define STAGING "https://acme-staging-v02.api.letsencrypt.org/directory"
 #define EVERY_S 10          /* what is not urgent */
 #define TIDY_MS 3600000
@@ -342,10 +343,44 @@ static void events_free(struct acme *a)
 	km_mailbox_free(a->served, free);
 }
 
-void acme_quiet(struct acme *a)
+static void quiet_over(struct acme *a)
 {
-	if (a)
-		a->quiet = true;
+	void (*done)(void *) = a->quiet_done;
+	a->quiet_done = NULL;
+	if (a->quiet_timer)
+		event_free(a->quiet_timer);
+	a->quiet_timer = NULL;
+	if (done)
+		done(a->quiet_arg);
+}
+
+static void on_quiet_late(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd, (void)what;
+	km_warn("an order's answer has not come before the end");
+	quiet_over(arg);
+}
+
+void acme_answered(struct acme *a)
+{
+	if (a->quiet_done && !attempt_unanswered(a))
+		quiet_over(a);
+}
+
+void acme_quiet(struct acme *a, void (*done)(void *arg), void *arg)
+{
+	if (!a) {
+		done(arg);
+		return;
+	}
+	a->quiet = true;
+	a->quiet_done = done;
+	a->quiet_arg = arg;
+	a->quiet_timer = evtimer_new(a->o.base, on_quiet_late, a);
+	if (!a->quiet_timer || event_add(a->quiet_timer, &(struct timeval){QUIET_S, 0}))
+		quiet_over(a);
+	else
+		acme_answered(a);
 }
 
 void acme_free(struct acme *a)
@@ -358,6 +393,8 @@ void acme_free(struct acme *a)
 	if (a->throttle && throttle_save(a->throttle, km_now_ms(), km_wall_ms()))
 		km_warn("what was ordered is not on disk");
 	a->begun = false;
+	a->quiet_done = NULL;
+	quiet_over(a);
 	events_free(a);
 	DL_FOREACH_SAFE (a->attempts, t, next)
 		attempt_drop(t);

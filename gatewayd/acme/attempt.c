@@ -632,10 +632,21 @@ static void job_failed(struct attempt *t)
 static void on_answer(void *arg, const struct acme_answer *answer)
 {
 	struct attempt *t = arg;
+	struct acme *a = t->a;
 	t->call = NULL;
 	acme_job_answer(t->job, answer, km_now_ms(), km_wall_ms());
-	acme_kick(t->a); /* others may have waited for this answer */
+	acme_kick(a); /* others may have waited for this answer */
 	attempt_pump(t);
+	acme_answered(a);
+}
+
+bool attempt_unanswered(const struct acme *a)
+{
+	const struct attempt *t;
+	DL_FOREACH (a->attempts, t)
+		if (t->step == STEP_ORDER && t->call && !t->n->e->order_url)
+			return true;
+	return false;
 }
 
 static void on_timer(evutil_socket_t fd, short what, void *arg)

@@ -76,6 +76,9 @@ struct acme {
 	unsigned refused;         /* by the CA's limits, in a row and for any names */
 	int64_t refused_until_ms; /* wall clock: no order before */
 	bool begun, quiet, read_only, revoking;
+	void (*quiet_done)(void *arg);
+	void *quiet_arg;
+	struct event *quiet_timer;
 	uint64_t counter;
 	int64_t revoke_again_ms; /* monotonic */
 	int64_t tidied_ms;       /* likewise */
@@ -99,6 +102,8 @@ struct acme {
 
 /* ---- acme.c ---- */
 /* Sets the timer to what is due next. */
+/* The CA has answered something. */
+void acme_answered(struct acme *a);
 void acme_arm(struct acme *a);
 /* Takes free slots for what waits for one, soon. */
 void acme_kick(struct acme *a);
@@ -179,6 +184,8 @@ bool attempt_room(const struct acme *a);
 /* Asks the CA when to renew (RFC 9773). */
 void attempt_ari(struct name *n);
 /* Goes on with its job as far as it can. */
+/* Whether an order has been asked for and the CA has not answered yet. */
+bool attempt_unanswered(const struct acme *a);
 void attempt_pump(struct attempt *t);
 /* The same for all that wait for each other (client.h). */
 void attempt_pump_all(struct acme *a);

@@ -42,6 +42,15 @@ static struct event_base *base;
 static struct ca ca;
 static bool away; /* the CA does not answer */
 static int sent;
+static const char *quiet_at; /* the end is near when this is asked for */
+static int quiet;
+
+static void on_quiet(void *arg)
+{
+	(void)arg;
+	quiet++;
+}
+static void quiet_begin(void);
 
 struct acme_http_call {
 	struct event *ev;
@@ -64,6 +73,8 @@ static void on_call(evutil_socket_t fd, short what, void *arg)
 	static const struct acme_answer none = {.failed = "nobody there"};
 	(void)fd, (void)what;
 	sent++;
+	if (quiet_at && strstr(c->r.url, quiet_at))
+		quiet_begin();
 	const struct acme_answer *a = away ? &none : ca_ask(&ca, &c->r);
 	void (*done)(void *, const struct acme_answer *) = c->done;
 	void *done_arg = c->arg;
@@ -259,6 +270,13 @@ static struct challenges *challenges;
 static struct acme *a;
 static int settled_ok, settled_not, obtained;
 static char obtained_chain[65536];
+
+static void quiet_begin(void)
+{
+	quiet_at = NULL;
+	acme_quiet(a, on_quiet, NULL);
+	assert_int_equal(quiet, 0); /* the CA has not answered yet */
+}
 
 static void on_settled(void *arg, const char *domain, bool ok)
 {
@@ -565,6 +583,37 @@ static void restart_in_the_middle(void **state)
 	assert_int_equal(status("app.test").s.state, ACME_READY);
 	assert_false(there("acme/app.test+order"));
 	end();
+}
+
+/* What was asked for is remembered before the end; nothing more is asked for. */
+static void the_end_waits_for_an_order(void **state)
+{
+	(void)state;
+	begin("");
+	quiet = 0;
+	ca.slow = 1000;
+	quiet_at = CA "/order";
+	acme_want(a, "app.test");
+	acme_settled(a);
+	pass(10 * S);
+	assert_null(quiet_at);
+	assert_int_equal(quiet, 1);
+	assert_int_equal(ca.n_orders, 1);
+	acme_want(a, "other.test");
+	acme_settled(a);
+	pass(10 * S);
+	assert_int_equal(ca.n_orders, 1);
+	stop();
+	ca.slow = 0;
+	start();
+	acme_want(a, "app.test");
+	acme_settled(a);
+	pass(MIN);
+	assert_int_equal(ca.n_orders, 1);
+	assert_int_equal(status("app.test").s.state, ACME_READY);
+	end();
+	acme_quiet(NULL, on_quiet, NULL);
+	assert_int_equal(quiet, 2);
 }
 
 static void throttled(void **state)
@@ -1190,6 +1239,7 @@ int main(void)
 	    cmocka_unit_test(failures_are_remembered),
 	    cmocka_unit_test(ca_away),
 	    cmocka_unit_test(restart_in_the_middle),
+	    cmocka_unit_test(the_end_waits_for_an_order),
 	    cmocka_unit_test(throttled),
 	    cmocka_unit_test(all_orders_count),
 	    cmocka_unit_test(limits_of_some),
