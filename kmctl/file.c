@@ -73,21 +73,6 @@ bool file_is_open_to_others(const char *path)
 	       (st.st_mode & (S_IRWXG | S_IRWXO));
 }
 
-static int write_all(int fd, const char *p, size_t n)
-{
-	while (n) {
-		ssize_t done = write(fd, p, n);
-
-		if (done < 0 && errno == EINTR)
-			continue;
-		if (done < 0)
-			return KM_EIO;
-		p += done;
-		n -= (size_t)done;
-	}
-	return 0;
-}
-
 int file_write_new(const char *path, const void *p, size_t n, struct km_errtext *err)
 {
 	bool std = file_is_std(path);
@@ -98,7 +83,7 @@ int file_write_new(const char *path, const void *p, size_t n, struct km_errtext 
 	if (fd < 0)
 		return km_errtext_set(err, errno == EEXIST ? KM_EEXIST : KM_EIO, "open %s: %s",
 				      path, strerror(errno));
-	rc = write_all(fd, p, n);
+	rc = km_write_all(fd, p, n);
 	if (!rc && !std && fsync(fd))
 		rc = KM_EIO;
 	saved = errno;

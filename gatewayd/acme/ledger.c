@@ -334,20 +334,6 @@ void ledger_free(struct ledger *l)
 
 /* ---- writing ---- */
 
-static int write_all(int fd, const char *p, size_t n)
-{
-	while (n) {
-		ssize_t w = write(fd, p, n);
-		if (w < 0 && errno == EINTR)
-			continue;
-		if (w < 0)
-			return KM_EIO;
-		p += w;
-		n -= (size_t)w;
-	}
-	return 0;
-}
-
 /* A part of a line that could not be written whole is cut off again. */
 static int append(struct ledger *l, const char *line, bool sync)
 {
@@ -358,7 +344,7 @@ static int append(struct ledger *l, const char *line, bool sync)
 		return KM_EIO;
 	if (fstat(fd, &st))
 		goto out;
-	rc = write_all(fd, line, strlen(line));
+	rc = km_write_all(fd, line, strlen(line));
 	if (!rc && sync && fdatasync(fd))
 		rc = KM_EIO;
 	if (rc) {

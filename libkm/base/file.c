@@ -159,8 +159,10 @@ out:
 	return e;
 }
 
-static int write_all(int fd, const char *p, size_t n)
+int km_write_all(int fd, const void *bytes, size_t n)
 {
+	const char *p = bytes;
+
 	while (n) {
 		ssize_t put = write(fd, p, n);
 
@@ -174,8 +176,7 @@ static int write_all(int fd, const char *p, size_t n)
 	return 0;
 }
 
-/* Makes a rename in the folder of path durable. */
-static int sync_folder(const char *path)
+int km_folder_sync(const char *path)
 {
 	const char *slash = strrchr(path, '/');
 	char folder[PATH_MAX];
@@ -209,12 +210,12 @@ int km_file_write(const char *path, const void *p, size_t n, mode_t mode)
 	if (fd < 0)
 		goto out;
 	made = true;
-	if (fchmod(fd, mode) || write_all(fd, p, n) || fsync(fd))
+	if (fchmod(fd, mode) || km_write_all(fd, p, n) || fsync(fd))
 		goto out;
 	if (rename(tmp, path))
 		goto out;
 	made = false;
-	err = sync_folder(path);
+	err = km_folder_sync(path);
 out:
 	saved = errno;
 	if (fd >= 0)

@@ -71,6 +71,10 @@ int km_secret_read(const char *path, size_t max, char **out, struct km_errtext *
 /* Whether path is a file that only its owner may use, as km_secret_read demands. KM_EIO, KM_EPERM, KM_EINVAL,
  * each with a sentence. */
 int km_secret_check(const char *path, struct km_errtext *err) __attribute__((warn_unused_result));
+/* Writes all n bytes, however many calls it takes. KM_EIO with errno. */
+int km_write_all(int fd, const void *p, size_t n) __attribute__((warn_unused_result));
+/* Makes durable what was made, renamed or removed in the folder of path. KM_EIO with errno. */
+int km_folder_sync(const char *path) __attribute__((warn_unused_result));
 /* Replaces a file durably: temporary file beside it, write, fsync, rename, fsync of the folder.
  * KM_EIO with errno; the old content then stands (the new one if only the folder's fsync failed).
  * A symbolic link at path is replaced, not followed. */

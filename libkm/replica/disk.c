@@ -4,7 +4,6 @@
 #include "libkm/base/log.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -222,37 +221,6 @@ static int line_add(struct km_buf *out, json_t *v)
 	return r;
 }
 
-static int sync_parent(const char *path)
-{
-	char *copy = strdup(path);
-	int fd, r = KM_EIO;
-
-	if (!copy)
-		return KM_ENOMEM;
-	fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd >= 0 && !fsync(fd))
-		r = 0;
-	if (fd >= 0)
-		close(fd);
-	free(copy);
-	return r;
-}
-
-static int write_all(int fd, const uint8_t *p, size_t n)
-{
-	while (n) {
-		ssize_t w = write(fd, p, n);
-
-		if (w < 0 && errno == EINTR)
-			continue;
-		if (w < 0)
-			return KM_EIO;
-		p += w;
-		n -= (size_t)w;
-	}
-	return 0;
-}
-
 /* The journal is opened for each change, so that a file that was removed or changed by someone else
  * is noticed instead of being written into the void. */
 static int append_bytes(struct disk *d, const struct km_buf *b)
@@ -270,7 +238,7 @@ static int append_bytes(struct disk *d, const struct km_buf *b)
 		errno = ESTALE;
 		goto out;
 	}
-	if (write_all(fd, km_buf_head(b), b->len) || fdatasync(fd)) {
+	if (km_write_all(fd, km_buf_head(b), b->len) || fdatasync(fd)) {
 		int saved = errno;
 
 		if (ftruncate(fd, (off_t)d->size))
@@ -279,7 +247,7 @@ static int append_bytes(struct disk *d, const struct km_buf *b)
 		errno = saved;
 		goto out;
 	}
-	r = first ? sync_parent(d->journal) : 0;
+	r = first ? km_folder_sync(d->journal) : 0;
 out:
 	close(fd);
 	return r;
