@@ -56,10 +56,8 @@ static void command(char *line)
 		dns_record_remove(records[which]);
 		records[which] = NULL;
 		on_done(id, NULL);
-	} else if (n == 3 && !strcmp(w[0], "add")) {
-		provider->ops->present(provider, w[1], w[2], on_done, id);
-	} else if (n == 3 && !strcmp(w[0], "delete")) {
-		provider->ops->cleanup(provider, w[1], w[2], on_done, id);
+	} else if (n == 3 && (!strcmp(w[0], "add") || !strcmp(w[0], "delete"))) {
+		provider->ops->change(provider, w[0][0] == 'a', w[1], w[2], on_done, id);
 	} else if (n >= 5 && !strcmp(w[0], "persist")) {
 		dns_persist_check(dns, w[1], !strcmp(w[2], "yes"), (const char *const *)w + 4, w[3],
 				  on_done, id);

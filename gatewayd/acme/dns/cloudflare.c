@@ -315,8 +315,8 @@ static void on_now(evutil_socket_t fd, short what, void *arg)
 	ask_zone(op);
 }
 
-static void start(struct dns_provider *provider, bool add, const char *fqdn, const char *value,
-		  void (*done)(void *arg, const char *failed), void *arg)
+static void change(struct dns_provider *provider, bool add, const char *fqdn, const char *value,
+		   void (*done)(void *arg, const char *failed), void *arg)
 {
 	struct cloudflare *p = (struct cloudflare *)provider;
 	struct op *op = km_xcalloc(1, sizeof(*op));
@@ -333,18 +333,6 @@ static void start(struct dns_provider *provider, bool add, const char *fqdn, con
 	if (!op->now)
 		abort(); /* no memory, as km_xcalloc would */
 	event_active(op->now, 0, 0);
-}
-
-static void present(struct dns_provider *p, const char *fqdn, const char *value,
-		    void (*done)(void *arg, const char *failed), void *arg)
-{
-	start(p, true, fqdn, value, done, arg);
-}
-
-static void cleanup(struct dns_provider *p, const char *fqdn, const char *value,
-		    void (*done)(void *arg, const char *failed), void *arg)
-{
-	start(p, false, fqdn, value, done, arg);
 }
 
 #define AT(member) offsetof(struct conf, member)
@@ -379,7 +367,7 @@ static void cloudflare_free(struct dns_provider *provider)
 	free(p);
 }
 
-static const struct dns_provider_ops ops = {"cloudflare", present, cleanup, cloudflare_free};
+static const struct dns_provider_ops ops = {"cloudflare", change, cloudflare_free};
 
 int dns_cloudflare_new(struct dns_provider **out, const struct dns_provider_opts *o,
 		       struct km_errtext *err)

@@ -47,17 +47,15 @@ struct dns_ask *dns_preflight(struct dns *d, const struct dns_preflight_opts *o,
 void dns_cancel(struct dns_ask *a);
 
 /* ---- records for dns-01 ---- */
-/* A provider: base struct first. present adds one value to those of a name (again: no error),
- * cleanup takes one away (not there: no error); they call done(arg, NULL) or with a sentence, once,
- * never before they return. fqdn has no trailing dot; fqdn and value are borrowed during the call.
+/* A provider: base struct first. change adds one value to those of a name (again: no error) or takes
+ * one away (not there: no error); it calls done(arg, NULL) or with a sentence, once, never before
+ * it returns. fqdn has no trailing dot; fqdn and value are borrowed during the call.
  */
 struct dns_provider;
 struct dns_provider_ops {
 	const char *name;
-	void (*present)(struct dns_provider *p, const char *fqdn, const char *value,
-			void (*done)(void *arg, const char *failed), void *arg);
-	void (*cleanup)(struct dns_provider *p, const char *fqdn, const char *value,
-			void (*done)(void *arg, const char *failed), void *arg);
+	void (*change)(struct dns_provider *p, bool add, const char *fqdn, const char *value,
+		       void (*done)(void *arg, const char *failed), void *arg);
 	void (*free)(struct dns_provider *p); /* cancels what runs; nobody is told */
 };
 struct dns_provider {

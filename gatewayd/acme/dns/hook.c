@@ -33,30 +33,18 @@ static void on_ended(void *arg, const char *failed)
 	done(done_arg, failed);
 }
 
-static void start(struct dns_provider *p, const char *what, const char *fqdn, const char *value,
-		  void (*done)(void *arg, const char *failed), void *arg)
+static void change(struct dns_provider *p, bool add, const char *fqdn, const char *value,
+		   void (*done)(void *arg, const char *failed), void *arg)
 {
 	struct hook *h = (struct hook *)p;
 	struct call *c = km_xcalloc(1, sizeof(*c));
 
 	*c = (struct call){.h = h, .done = done, .arg = arg};
-	c->run = run_start(h->base, (const char *const[]){h->program, what, fqdn, value, NULL},
-			   h->timeout_ms, on_ended, c);
+	const char *const argv[] = {h->program, add ? "present" : "cleanup", fqdn, value, NULL};
+	c->run = run_start(h->base, argv, h->timeout_ms, on_ended, c);
 	if (!c->run)
 		abort(); /* no memory, as km_xcalloc would */
 	DL_APPEND(h->calls, c);
-}
-
-static void present(struct dns_provider *p, const char *fqdn, const char *value,
-		    void (*done)(void *arg, const char *failed), void *arg)
-{
-	start(p, "present", fqdn, value, done, arg);
-}
-
-static void cleanup(struct dns_provider *p, const char *fqdn, const char *value,
-		    void (*done)(void *arg, const char *failed), void *arg)
-{
-	start(p, "cleanup", fqdn, value, done, arg);
 }
 
 static void hook_free(struct dns_provider *p)
@@ -72,7 +60,7 @@ static void hook_free(struct dns_provider *p)
 	free(h);
 }
 
-static const struct dns_provider_ops ops = {"hook", present, cleanup, hook_free};
+static const struct dns_provider_ops ops = {"hook", change, hook_free};
 
 int dns_hook_new(struct dns_provider **out, const struct dns_provider_opts *o,
 		 struct km_errtext *err)

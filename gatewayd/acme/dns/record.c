@@ -91,7 +91,7 @@ static void on_presented(void *arg, const char *failed);
 static void present(struct dns_record *r)
 {
 	r->presenting = r->presented = true;
-	r->provider->ops->present(r->provider, r->name, r->value, on_presented, r);
+	r->provider->ops->change(r->provider, true, r->name, r->value, on_presented, r);
 }
 
 /* What may stand in a program's arguments and in a request. */
@@ -316,7 +316,7 @@ static void on_cleaned(void *arg, const char *failed)
 
 static void clean_up(struct dns_record *r)
 {
-	r->provider->ops->cleanup(r->provider, r->name, r->value, on_cleaned, r);
+	r->provider->ops->change(r->provider, false, r->name, r->value, on_cleaned, r);
 }
 
 static void orphan_free(struct dns_orphan *o)

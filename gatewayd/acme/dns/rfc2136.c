@@ -283,8 +283,8 @@ static void on_now(evutil_socket_t fd, short what, void *arg)
 		fail(u, "no memory", NULL);
 }
 
-static void start(struct dns_provider *provider, bool add, const char *fqdn, const char *value,
-		  void (*done)(void *arg, const char *failed), void *arg)
+static void change(struct dns_provider *provider, bool add, const char *fqdn, const char *value,
+		   void (*done)(void *arg, const char *failed), void *arg)
 {
 	struct rfc2136 *p = (struct rfc2136 *)provider;
 	struct update *u = km_xcalloc(1, sizeof(*u));
@@ -302,18 +302,6 @@ static void start(struct dns_provider *provider, bool add, const char *fqdn, con
 	if (!u->now)
 		abort(); /* no memory, as km_xcalloc would */
 	event_active(u->now, 0, 0);
-}
-
-static void present(struct dns_provider *p, const char *fqdn, const char *value,
-		    void (*done)(void *arg, const char *failed), void *arg)
-{
-	start(p, true, fqdn, value, done, arg);
-}
-
-static void cleanup(struct dns_provider *p, const char *fqdn, const char *value,
-		    void (*done)(void *arg, const char *failed), void *arg)
-{
-	start(p, false, fqdn, value, done, arg);
 }
 
 /* ---- the file ---- */
@@ -380,7 +368,7 @@ static void rfc2136_free(struct dns_provider *provider)
 	free(p);
 }
 
-static const struct dns_provider_ops ops = {"rfc2136", present, cleanup, rfc2136_free};
+static const struct dns_provider_ops ops = {"rfc2136", change, rfc2136_free};
 
 static void cut_dot(char *name)
 {

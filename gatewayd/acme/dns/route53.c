@@ -419,8 +419,8 @@ static void next_op(struct route53 *p)
 		event_active(p->now, 0, 0);
 }
 
-static void start(struct dns_provider *provider, bool add, const char *fqdn, const char *value,
-		  void (*done)(void *arg, const char *failed), void *arg)
+static void change_record(struct dns_provider *provider, bool add, const char *fqdn, const char *value,
+		   void (*done)(void *arg, const char *failed), void *arg)
 {
 	struct route53 *p = (struct route53 *)provider;
 	struct op *op = km_xcalloc(1, sizeof(*op));
@@ -434,18 +434,6 @@ static void start(struct dns_provider *provider, bool add, const char *fqdn, con
 	op->zone_name = op->fqdn;
 	DL_APPEND(p->ops, op);
 	next_op(p);
-}
-
-static void present(struct dns_provider *p, const char *fqdn, const char *value,
-		    void (*done)(void *arg, const char *failed), void *arg)
-{
-	start(p, true, fqdn, value, done, arg);
-}
-
-static void cleanup(struct dns_provider *p, const char *fqdn, const char *value,
-		    void (*done)(void *arg, const char *failed), void *arg)
-{
-	start(p, false, fqdn, value, done, arg);
 }
 
 /* ---- the file ---- */
@@ -508,7 +496,7 @@ static void route53_free(struct dns_provider *provider)
 	free(p);
 }
 
-static const struct dns_provider_ops ops = {"route53", present, cleanup, route53_free};
+static const struct dns_provider_ops ops = {"route53", change_record, route53_free};
 
 /* "https://HOST[:PORT][/PATH]" into its parts; a final '/' goes. */
 static void split_endpoint(struct route53 *p)
