@@ -57,7 +57,7 @@ endef
 $(foreach d,$(WITH_LIB),$(eval $(call program_rules,$(d))))
 # kmctl speaks with control over HTTPS; gatewayd with CAs, and with the DNS.
 $(BUILD)/kmctl $(UNIT_KMCTL): LDLIBS += -lcurl
-$(BUILD)/gatewayd $(UNIT_GATEWAYD): LDLIBS += -lcurl -lcares -lldns -lpsl
+$(BUILD)/gatewayd $(UNIT_GATEWAYD): LDLIBS += -lcurl -lcares -lldns -lpsl -lnghttp2
 # The SQL files, each after a line that names it, as one object.
 $(BUILD)/libcontrold.a: $(OBJ)/migrations.o
 $(OBJ)/migrations.o: $(wildcard controld/migrations/*.sql)
@@ -142,14 +142,14 @@ fuzz-run: $(FUZZ)
 	  -artifact_prefix=$$f. $$f.corpus tests/fuzz/corpus/$${f##*/fuzz_}; done
 $(BUILD)/fuzz_%: $(OBJ)/tests/fuzz/fuzz_%.o $(BUILD)/libgatewayd.a $(BUILD)/libkm.a
 	$(call say,LD,$@)
-	$(Q)$(CC) $(KM_CFLAGS) -fsanitize=fuzzer $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcurl -lcares -lldns -lpsl
+	$(Q)$(CC) $(KM_CFLAGS) -fsanitize=fuzzer $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcurl -lcares -lldns -lpsl -lnghttp2
 # What is judged by memory and size runs on the plain build.
 MEMORY    := tests/e2e/test_edge.py::test_memory_of_idle_connections
 PLAIN     := tests/e2e/test_bulk.py tests/e2e/test_wireguard_flood.py
 # Drives gatewayd's side of the DNS for test_dns01.py.
 $(BUILD)/dns-drive: $(OBJ)/tests/lab/dns_drive.o $(BUILD)/libgatewayd.a $(BUILD)/libkm.a
 	$(call say,LD,$@)
-	$(Q)$(CC) $(KM_CFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcurl -lcares -lldns -lpsl
+	$(Q)$(CC) $(KM_CFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcurl -lcares -lldns -lpsl -lnghttp2
 check-e2e: all $(BUILD)/dns-drive
 	KM_BUILD=$(BUILD) $(E2E) -n $(E2E_JOBS) --dist loadfile $(PLAIN:%=--ignore %) --deselect $(MEMORY) $(ARGS) tests/e2e
 check-bulk: all $(BUILD)/bench-flood

@@ -5,11 +5,12 @@
 set -eu
 build="gcc make pkg-config libc6-dev libevent-dev libssl-dev libpq-dev libjansson-dev libwebsockets-dev
  libwebsockets-evlib-uv liburcu-dev libsodium-dev libinih-dev libmnl-dev libidn2-dev
- libargon2-dev libcurl4-openssl-dev libc-ares-dev libldns-dev libpsl-dev uthash-dev wireguard-tools"
+ libargon2-dev libcurl4-openssl-dev libc-ares-dev libldns-dev libpsl-dev libnghttp2-dev uthash-dev wireguard-tools"
 run="postgresql-15"
 demo="iproute2 nftables python3 curl openssl ca-certificates pebble"
 check="knot knot-dnsutils python3-cryptography testssl.sh python3-pytest-xdist wireguard-go iperf3 nebula
- dnsmasq-base libcmocka-dev python3-pytest python3-websockets conntrack procps"
+ dnsmasq-base libcmocka-dev python3-pytest python3-websockets conntrack procps
+ python3-h2 python3-grpcio nginx-light apache2-bin nghttp2-client nghttp2-server slowhttptest"
 bench="nginx-light haproxy h2o caddy nghttp2-client"
 vm="qemu-system-x86 busybox-static cpio kmod"
 lint="clang clang-tidy clang-format cppcheck mandoc"

@@ -3,13 +3,13 @@
 #include "libkm/base/err.h"
 #include <string.h>
 
-void body_begin(struct body *b, enum h1_body kind, uint64_t length, bool encode)
+void body_begin(struct body *b, enum http_body kind, uint64_t length, bool encode)
 {
 	memset(b, 0, sizeof(*b));
 	b->kind = kind;
-	b->left = kind == H1_BODY_LENGTH ? length : 0;
+	b->left = kind == HTTP_BODY_LENGTH ? length : 0;
 	b->encode = encode;
-	b->done = kind == H1_BODY_NONE || (kind == H1_BODY_LENGTH && !length);
+	b->done = kind == HTTP_BODY_NONE || (kind == HTTP_BODY_LENGTH && !length);
 }
 
 static int finish(struct body *b, struct km_buf *dst)
@@ -45,7 +45,7 @@ static int move_plain(struct body *b, struct km_buf *src, struct km_buf *dst, ui
 {
 	size_t n = src->len;
 	int rc = 0;
-	if (b->kind == H1_BODY_LENGTH && n > b->left)
+	if (b->kind == HTTP_BODY_LENGTH && n > b->left)
 		n = (size_t)b->left;
 	if (!n)
 		return 0;
@@ -57,7 +57,7 @@ static int move_plain(struct body *b, struct km_buf *src, struct km_buf *dst, ui
 		km_buf_consume(src, n);
 	}
 	*moved += n;
-	if (b->kind == H1_BODY_LENGTH && !(b->left -= n))
+	if (b->kind == HTTP_BODY_LENGTH && !(b->left -= n))
 		rc = finish(b, dst);
 	return rc;
 }
@@ -94,7 +94,7 @@ int body_move(struct body *b, struct km_buf *src, struct km_buf *dst, size_t hig
 {
 	if (b->done || !src->len || dst->len >= high)
 		return 0;
-	if (b->kind == H1_BODY_CHUNKED)
+	if (b->kind == HTTP_BODY_CHUNKED)
 		return move_chunked(b, src, dst, high, moved);
 	return move_plain(b, src, dst, moved);
 }
@@ -103,5 +103,5 @@ int body_source_ended(struct body *b, struct km_buf *dst)
 {
 	if (b->done)
 		return 0;
-	return b->kind == H1_BODY_CLOSE ? finish(b, dst) : KM_ETRUNC;
+	return b->kind == HTTP_BODY_CLOSE ? finish(b, dst) : KM_ETRUNC;
 }

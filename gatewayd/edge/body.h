@@ -7,14 +7,14 @@
 #include "libkm/base/buf.h"
 
 struct body {
-	enum h1_body kind; /* how it comes */
-	uint64_t left;     /* LENGTH: bytes to come */
+	enum http_body kind; /* how it comes */
+	uint64_t left;       /* LENGTH: bytes to come */
 	struct h1_chunked chunked;
 	bool encode; /* it goes out chunked; else as it is */
 	bool done;   /* its last byte has been put into the destination */
 };
 
-void body_begin(struct body *b, enum h1_body kind, uint64_t length, bool encode);
+void body_begin(struct body *b, enum http_body kind, uint64_t length, bool encode);
 /* Moves what has come in src to dst, until dst holds `high` bytes or more; *moved grows by the
  * bytes of the body. 0, KM_EPROTO (malformed chunks), KM_ENOMEM, KM_ETOOBIG (dst cannot hold one
  * run). */

@@ -146,8 +146,8 @@ void conn_wake_waiting(struct worker *w)
 {
 	struct conn *c, *tmp;
 	/* Driving one may free it, and no other. */
-	DL_FOREACH_SAFE2 (w->waiting, c, tmp, wait_next)
-		conn_drive(c);
+	DL_FOREACH_SAFE2(w->waiting, c, tmp, wait_next)
+	conn_drive(c);
 }
 
 static bool tls_step(struct conn *c)
@@ -224,14 +224,14 @@ static void answer_bad(struct conn *c, int status, const char *why)
 	conn_answer(c, status, NULL, true);
 }
 
-static void answer_redirect(struct conn *c, const struct h1_request *r)
+static void answer_redirect(struct conn *c, const struct http_request *r)
 {
 	struct heads_answer a = {.status = 301, .html = c->x.html, .head = c->x.head};
 	char port[16] = "";
 	struct km_buf *location = &c->w->head;
 	if (c->w->sh->https_port != 443)
 		snprintf(port, sizeof(port), ":%d", c->w->sh->https_port);
-	a.close = c->w->draining || !c->x.keep_alive || r->body != H1_BODY_NONE;
+	a.close = c->w->draining || !c->x.keep_alive || r->body != HTTP_BODY_NONE;
 	a.keep_alive = c->x.minor == 0;
 	km_buf_clear(location);
 	if (km_buf_addf(location, "https://%s%s%s", r->host, port,
@@ -253,20 +253,21 @@ fail:
 
 static const char acme_path[] = "/.well-known/acme-challenge/";
 
-static bool challenge_path(const struct h1_request *r)
+static bool challenge_path(const struct http_request *r)
 {
 	return r->target.n >= sizeof(acme_path) - 1 &&
 	       !memcmp(r->target.p, acme_path, sizeof(acme_path) - 1);
 }
 
-/* RFC 8555 section 8.3: the CA asks for the proof that we hold this name, whoever's tunnel it is. */
-static bool challenge_answered(struct conn *c, const struct h1_request *r)
+/* RFC 8555 section 8.3: the CA asks for the proof that we hold this name, whoever's tunnel it is.
+ */
+static bool challenge_answered(struct conn *c, const struct http_request *r)
 {
 	char text[CHALLENGE_KEY_AUTH_MAX + 1];
 	const char *token = r->target.p + sizeof(acme_path) - 1;
 	size_t n = r->target.n - (sizeof(acme_path) - 1);
 	struct edge_shared *sh = c->w->sh;
-	if (!sh->challenges || !(h1_str_is(r->method, "GET") || r->head) ||
+	if (!sh->challenges || !(http_str_is(r->method, "GET") || r->head) ||
 	    !challenges_http(sh->challenges, r->host, token, n, text))
 		return false;
 	km_metric_add(sh->m_challenged, 1);
@@ -276,19 +277,19 @@ static bool challenge_answered(struct conn *c, const struct h1_request *r)
 }
 
 /* A request for the tunnel of c->x.route. */
-static void tunnel_request(struct conn *c, const struct h1_request *r)
+static void tunnel_request(struct conn *c, const struct http_request *r)
 {
 	if (c->x.route.enabled) {
 		exchange_begin(c, r);
 		return;
 	}
-	conn_answer(c, 503, "Tunnel disabled", r->body != H1_BODY_NONE);
+	conn_answer(c, 503, "Tunnel disabled", r->body != HTTP_BODY_NONE);
 	exchange_drop(c, true);
 }
 
-static void plain_request(struct conn *c, const struct h1_request *r)
+static void plain_request(struct conn *c, const struct http_request *r)
 {
-	bool close = r->body != H1_BODY_NONE;
+	bool close = r->body != HTTP_BODY_NONE;
 	struct exchange *x = &c->x;
 	if (challenge_path(r) && challenge_answered(c, r))
 		return;
@@ -310,9 +311,9 @@ static void plain_request(struct conn *c, const struct h1_request *r)
 		answer_redirect(c, r);
 }
 
-static void secure_request(struct conn *c, const struct h1_request *r)
+static void secure_request(struct conn *c, const struct http_request *r)
 {
-	bool close = r->body != H1_BODY_NONE;
+	bool close = r->body != HTTP_BODY_NONE;
 	struct exchange *x = &c->x;
 	if (!route_find(c->w->sh->routes, r->host, &x->route)) {
 		conn_answer(c, 404, "Tunnel not found", close);
@@ -332,7 +333,7 @@ static void secure_request(struct conn *c, const struct h1_request *r)
 static void on_head(struct conn *c, size_t n)
 {
 	struct worker *w = c->w;
-	struct h1_request *r = &w->req;
+	struct http_request *r = &w->req;
 	struct exchange *x = &c->x;
 	const char *why;
 	km_metric_add(w->sh->m_requests, 1);
@@ -344,7 +345,7 @@ static void on_head(struct conn *c, size_t n)
 	}
 	x->minor = r->minor;
 	x->head = r->head;
-	x->html = h1_prefers_html(r->accept);
+	x->html = http_prefers_html(r->accept);
 	x->keep_alive = r->keep_alive;
 	if (c->secure)
 		secure_request(c, r);
@@ -492,7 +493,8 @@ static void on_late(struct timer *t)
 
 void conn_drain(struct conn *c)
 {
-	bool waits = c->state == CONN_PEEK || c->state == CONN_TLS || c->state == CONN_WAIT || (c->state == CONN_HEAD && !c->in.len && !c->out.len);
+	bool waits = c->state == CONN_PEEK || c->state == CONN_TLS || c->state == CONN_WAIT ||
+		     (c->state == CONN_HEAD && !c->in.len && !c->out.len);
 	if (waits)
 		timer_set(&c->w->timers, &c->timer, TIMER_LINGER, c->w->now);
 }

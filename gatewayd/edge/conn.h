@@ -25,14 +25,15 @@ struct edge_shared {
 	struct tls *tls;
 	struct waits *waits;           /* NULL: no handshake waits */
 	struct challenges *challenges; /* NULL: none are answered */
-	struct h1_limits limits;
+	struct http_limits limits;
 	size_t buf_max;
 	int64_t max_conns;
 	int https_port; /* for redirects */
 	struct km_mailbox *to_main;
 	_Atomic int64_t conns;
 	struct km_metric *m_conns, *m_accepted, *m_requests, *m_bad, *m_bytes_in, *m_bytes_out,
-	    *m_upstream_errors, *m_handshake_errors, *m_paused, *m_challenged, *m_waiting, *m_passed;
+	    *m_upstream_errors, *m_handshake_errors, *m_paused, *m_challenged, *m_waiting,
+	    *m_passed;
 	struct km_log_limit bad_log, upstream_log, accept_log;
 };
 
@@ -41,15 +42,15 @@ struct worker {
 	struct event_base *base;
 	struct timers timers;
 	struct pool *pool;
-	struct conn *conns; /* all of this worker */
-	struct conn *later; /* have more to do when others had their turn */
+	struct conn *conns;   /* all of this worker */
+	struct conn *later;   /* have more to do when others had their turn */
 	struct conn *waiting; /* handshakes that wait for a certificate */
 	_Atomic bool wake;    /* some of them have waited long enough: set by the main loop */
 	struct event *later_ev;
 	int64_t now; /* monotonic, of this turn of the loop */
 	bool draining;
-	struct h1_request req; /* of the connection at hand */
-	struct h1_response resp;
+	struct http_request req; /* of the connection at hand */
+	struct http_response resp;
 	struct km_buf head; /* a head being written */
 };
 
@@ -71,9 +72,9 @@ struct exchange {
 	bool active; /* route.state is held */
 	uint8_t minor;
 	bool head, html, keep_alive, upgrade;
-	bool answer_begun; /* a final answer's head has gone to the client's buffer */
-	bool answer_any;   /* a byte has come from the target */
-	bool up_keep;      /* the target keeps the connection */
+	bool answer_begun;      /* a final answer's head has gone to the client's buffer */
+	bool answer_any;        /* a byte has come from the target */
+	bool up_keep;           /* the target keeps the connection */
 	bool in_shut, out_shut; /* passthrough: the end was passed on */
 	uint8_t interims;
 	size_t scan_at;
@@ -126,7 +127,7 @@ void pass_late(struct conn *c);
 void conn_tls_begin(struct conn *c);
 
 /* exchange.c: sends on the request in w->req, which has a route in x. */
-void exchange_begin(struct conn *c, const struct h1_request *r);
+void exchange_begin(struct conn *c, const struct http_request *r);
 /* One round; true when something moved. */
 bool exchange_step(struct conn *c);
 bool raw_step(struct conn *c);

@@ -253,7 +253,8 @@ int edge_start(struct edge **out, const struct edge_opts *o, struct km_errtext *
 	e->sh.routes = o->routes;
 	e->sh.challenges = o->challenges;
 	e->sh.https_port = 443;
-	e->sh.limits = (struct h1_limits){(size_t)s->max_header_size, (size_t)s->max_header_fields};
+	e->sh.limits =
+	    (struct http_limits){(size_t)s->max_header_size, (size_t)s->max_header_fields};
 	/* A head, what the gateway adds to it, and what was read together with it. */
 	e->sh.buf_max = 2 * (size_t)s->max_header_size + 2 * CONN_HIGH;
 	metrics_make(&e->sh);

@@ -127,16 +127,16 @@ void exchange_net_gone(struct conn *c)
 
 /* ---- the request ---- */
 
-void exchange_begin(struct conn *c, const struct h1_request *r)
+void exchange_begin(struct conn *c, const struct http_request *r)
 {
 	struct worker *w = c->w;
 	struct exchange *x = &c->x;
-	bool whole = r->body == H1_BODY_NONE;
+	bool whole = r->body == HTTP_BODY_NONE;
 	int64_t max_idle = r->idempotent && whole ? INT64_MAX : UNSAFE_IDLE_MS;
 
 	c->state = CONN_EXCHANGE;
 	x->upgrade = r->upgrade;
-	body_begin(&x->req, r->body, r->length, r->body == H1_BODY_CHUNKED);
+	body_begin(&x->req, r->body, r->length, r->body == HTTP_BODY_CHUNKED);
 	km_buf_clear(&w->head);
 	if (heads_request(&w->head, r, &c->addr, c->secure)) {
 		fail(c, 502, "no memory");
@@ -262,9 +262,9 @@ static bool up_read(struct conn *c)
 
 /* ---- the answer ---- */
 
-static int upgraded(struct conn *c, const struct h1_response *r)
+static int upgraded(struct conn *c, const struct http_response *r)
 {
-	struct heads_response how = {.framing = H1_BODY_NONE, .upgrade = true};
+	struct heads_response how = {.framing = HTTP_BODY_NONE, .upgrade = true};
 	if (!c->x.upgrade || !r->upgrade)
 		return KM_EPROTO;
 	c->x.answer_begun = true;
@@ -274,9 +274,9 @@ static int upgraded(struct conn *c, const struct h1_response *r)
 	return heads_response(&c->out, r, &how);
 }
 
-static int interim(struct conn *c, const struct h1_response *r)
+static int interim(struct conn *c, const struct http_response *r)
 {
-	struct heads_response how = {.framing = H1_BODY_NONE};
+	struct heads_response how = {.framing = HTTP_BODY_NONE};
 	if (r->status == 101)
 		return upgraded(c, r);
 	if (++c->x.interims > CONN_INTERIM_MAX)
@@ -284,20 +284,20 @@ static int interim(struct conn *c, const struct h1_response *r)
 	return c->x.minor ? heads_response(&c->out, r, &how) : 0;
 }
 
-static int final(struct conn *c, const struct h1_response *r)
+static int final(struct conn *c, const struct http_response *r)
 {
 	struct exchange *x = &c->x;
 	struct heads_response how = {.framing = r->body};
-	if (r->body == H1_BODY_CHUNKED || r->body == H1_BODY_CLOSE)
-		how.framing = x->minor ? H1_BODY_CHUNKED : H1_BODY_CLOSE;
-	if (how.framing == H1_BODY_CLOSE || c->w->draining || !x->req.done)
+	if (r->body == HTTP_BODY_CHUNKED || r->body == HTTP_BODY_CLOSE)
+		how.framing = x->minor ? HTTP_BODY_CHUNKED : HTTP_BODY_CLOSE;
+	if (how.framing == HTTP_BODY_CLOSE || c->w->draining || !x->req.done)
 		x->keep_alive = false;
 	how.close = !x->keep_alive;
 	how.keep_alive = x->keep_alive && !x->minor;
 	x->up_keep = r->keep_alive;
 	x->answer_begun = true;
 	x->status = r->status;
-	body_begin(&x->resp, r->body, r->length, how.framing == H1_BODY_CHUNKED);
+	body_begin(&x->resp, r->body, r->length, how.framing == HTTP_BODY_CHUNKED);
 	return heads_response(&c->out, r, &how);
 }
 
@@ -305,7 +305,7 @@ static bool answer_head(struct conn *c)
 {
 	struct exchange *x = &c->x;
 	struct up *u = c->up;
-	struct h1_response *r = &c->w->resp;
+	struct http_response *r = &c->w->resp;
 	const char *why = "malformed or too large head of the answer";
 	if (x->answer_begun)
 		return false;

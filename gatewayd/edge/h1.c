@@ -33,7 +33,7 @@ __attribute__((constructor)) static void classes_fill(void)
 		classes[i] = class_of((unsigned char)i);
 }
 
-static bool all_of(struct h1_str s, unsigned char k)
+static bool all_of(struct http_str s, unsigned char k)
 {
 	unsigned char all = k;
 	for (size_t i = 0; i < s.n; i++)
@@ -41,22 +41,17 @@ static bool all_of(struct h1_str s, unsigned char k)
 	return all != 0;
 }
 
-static struct h1_str str(const char *p, size_t n)
+static struct http_str str(const char *p, size_t n)
 {
-	return (struct h1_str){p, n};
-}
-
-bool h1_str_is(struct h1_str s, const char *what)
-{
-	return s.n == strlen(what) && strncasecmp(s.p, what, s.n) == 0;
+	return (struct http_str){p, n};
 }
 
 /* Cuts s at the first c: what stands before is returned, s keeps what stands behind. Without a c
  * all of s is returned, s becomes empty, and *found says so. */
-static struct h1_str cut(struct h1_str *s, char c, bool *found)
+static struct http_str cut(struct http_str *s, char c, bool *found)
 {
 	const char *at = s->n ? memchr(s->p, c, s->n) : NULL;
-	struct h1_str before = *s;
+	struct http_str before = *s;
 	if (found)
 		*found = at != NULL;
 	if (!at) {
@@ -68,7 +63,7 @@ static struct h1_str cut(struct h1_str *s, char c, bool *found)
 	return before;
 }
 
-static struct h1_str trim(struct h1_str s)
+static struct http_str trim(struct http_str s)
 {
 	while (s.n && (s.p[0] == ' ' || s.p[0] == '\t'))
 		s = str(s.p + 1, s.n - 1);
@@ -78,9 +73,9 @@ static struct h1_str trim(struct h1_str s)
 }
 
 /* The next line without its CRLF; lines are known to end so. */
-static struct h1_str next_line(struct h1_str *rest)
+static struct http_str next_line(struct http_str *rest)
 {
-	struct h1_str line = cut(rest, '\n', NULL);
+	struct http_str line = cut(rest, '\n', NULL);
 	if (line.n)
 		line.n--;
 	return line;
@@ -112,33 +107,33 @@ int h1_scan(const char *p, size_t n, size_t *at, size_t max)
 
 static const struct {
 	const char *name;
-	enum h1_name id;
+	enum http_name id;
 	bool hop;
 } known[] = {
-    {"te", H1_HOP, true},
-    {"host", H1_HOST, false},
-    {"accept", H1_ACCEPT, false},
-    {"expect", H1_EXPECT, false},
-    {"trailer", H1_HOP, true},
-    {"upgrade", H1_UPGRADE, true},
-    {"forwarded", H1_FORWARDED, true},
-    {"x-real-ip", H1_FORWARDED, true},
-    {"connection", H1_CONNECTION, true},
-    {"keep-alive", H1_HOP, true},
-    {"content-length", H1_CONTENT_LENGTH, false},
-    {"http2-settings", H1_HOP, true},
-    {"x-forwarded-for", H1_FORWARDED, true},
-    {"x-forwarded-host", H1_FORWARDED, true},
-    {"x-forwarded-port", H1_FORWARDED, true},
-    {"proxy-connection", H1_HOP, true},
-    {"transfer-encoding", H1_TRANSFER_ENCODING, true},
-    {"x-forwarded-proto", H1_FORWARDED, true},
-    {"x-forwarded-server", H1_FORWARDED, true},
-    {"x-forwarded-scheme", H1_FORWARDED, true},
-    {"x-forwarded-ssl", H1_FORWARDED, true},
+    {"te", HTTP_HOP, true},
+    {"host", HTTP_HOST, false},
+    {"accept", HTTP_ACCEPT, false},
+    {"expect", HTTP_EXPECT, false},
+    {"trailer", HTTP_HOP, true},
+    {"upgrade", HTTP_UPGRADE, true},
+    {"forwarded", HTTP_FORWARDED, true},
+    {"x-real-ip", HTTP_FORWARDED, true},
+    {"connection", HTTP_CONNECTION, true},
+    {"keep-alive", HTTP_HOP, true},
+    {"content-length", HTTP_CONTENT_LENGTH, false},
+    {"http2-settings", HTTP_HOP, true},
+    {"x-forwarded-for", HTTP_FORWARDED, true},
+    {"x-forwarded-host", HTTP_FORWARDED, true},
+    {"x-forwarded-port", HTTP_FORWARDED, true},
+    {"proxy-connection", HTTP_HOP, true},
+    {"transfer-encoding", HTTP_TRANSFER_ENCODING, true},
+    {"x-forwarded-proto", HTTP_FORWARDED, true},
+    {"x-forwarded-server", HTTP_FORWARDED, true},
+    {"x-forwarded-scheme", HTTP_FORWARDED, true},
+    {"x-forwarded-ssl", HTTP_FORWARDED, true},
 };
 
-static bool same_name(struct h1_str s, const char *name, bool *masked)
+static bool same_name(struct http_str s, const char *name, bool *masked)
 {
 	*masked = false;
 	for (size_t i = 0; i < s.n; i++) {
@@ -153,24 +148,24 @@ static bool same_name(struct h1_str s, const char *name, bool *masked)
 	return true;
 }
 
-static void field_know(struct h1_field *f)
+static void field_know(struct http_field *f)
 {
 	bool masked;
 	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
 		if (strlen(known[i].name) != f->name.n ||
 		    !same_name(f->name, known[i].name, &masked))
 			continue;
-		f->id = masked ? H1_OTHER : known[i].id;
+		f->id = masked ? HTTP_OTHER : known[i].id;
 		f->hop = masked || known[i].hop;
 		return;
 	}
 }
 
 /* One line `name: value`. */
-static const char *field_read(struct h1_field *f, struct h1_str line)
+static const char *field_read(struct http_field *f, struct http_str line)
 {
 	bool colon;
-	*f = (struct h1_field){.id = H1_OTHER};
+	*f = (struct http_field){.id = HTTP_OTHER};
 	f->name = cut(&line, ':', &colon);
 	if (!colon)
 		return "header line without a colon";
@@ -185,26 +180,26 @@ static const char *field_read(struct h1_field *f, struct h1_str line)
 
 /* What both kinds of heads say with their fields. */
 struct said {
-	struct h1_str host, expect, upgrade, accept, content_length, transfer_encoding;
+	struct http_str host, expect, upgrade, accept, content_length, transfer_encoding;
 	size_t hosts, expects, upgrades, content_lengths, transfer_encodings;
-	struct h1_str named[H1_CONNECTION_MAX];
+	struct http_str named[H1_CONNECTION_MAX];
 	size_t n_named;
 	bool close, keep_alive, upgrade_named;
 };
 
-static const char *connection_read(struct said *s, struct h1_str value)
+static const char *connection_read(struct said *s, struct http_str value)
 {
 	while (value.n) {
-		struct h1_str name = trim(cut(&value, ',', NULL));
+		struct http_str name = trim(cut(&value, ',', NULL));
 		if (!name.n)
 			continue;
 		if (!all_of(name, TOKEN))
 			return "malformed Connection";
-		if (h1_str_is(name, "close"))
+		if (http_str_is(name, "close"))
 			s->close = true;
-		else if (h1_str_is(name, "keep-alive"))
+		else if (http_str_is(name, "keep-alive"))
 			s->keep_alive = true;
-		else if (h1_str_is(name, "upgrade"))
+		else if (http_str_is(name, "upgrade"))
 			s->upgrade_named = true;
 		else if (s->n_named == H1_CONNECTION_MAX)
 			return "too many names in Connection";
@@ -214,34 +209,34 @@ static const char *connection_read(struct said *s, struct h1_str value)
 	return NULL;
 }
 
-static const char *field_note(struct said *s, const struct h1_field *f)
+static const char *field_note(struct said *s, const struct http_field *f)
 {
 	switch (f->id) {
-	case H1_HOST:
+	case HTTP_HOST:
 		s->hosts++;
 		s->host = f->value;
 		break;
-	case H1_EXPECT:
+	case HTTP_EXPECT:
 		s->expects++;
 		s->expect = f->value;
 		break;
-	case H1_UPGRADE:
+	case HTTP_UPGRADE:
 		s->upgrades++;
 		s->upgrade = f->value;
 		break;
-	case H1_ACCEPT:
+	case HTTP_ACCEPT:
 		if (!s->accept.n)
 			s->accept = f->value;
 		break;
-	case H1_CONTENT_LENGTH:
+	case HTTP_CONTENT_LENGTH:
 		s->content_lengths++;
 		s->content_length = f->value;
 		break;
-	case H1_TRANSFER_ENCODING:
+	case HTTP_TRANSFER_ENCODING:
 		s->transfer_encodings++;
 		s->transfer_encoding = f->value;
 		break;
-	case H1_CONNECTION:
+	case HTTP_CONNECTION:
 		return connection_read(s, f->value);
 	default:
 		break;
@@ -250,7 +245,7 @@ static const char *field_note(struct said *s, const struct h1_field *f)
 }
 
 /* Fields named in Connection are for one hop; what the gateway writes itself is not touched. */
-static void drop_named(struct h1_field *fields, size_t n, const struct said *s)
+static void drop_named(struct http_field *fields, size_t n, const struct said *s)
 {
 	for (size_t i = 0; s->n_named && i < n; i++)
 		for (size_t k = 0; k < s->n_named; k++)
@@ -259,11 +254,11 @@ static void drop_named(struct h1_field *fields, size_t n, const struct said *s)
 				fields[i].hop = true;
 }
 
-static int fields_read(struct h1_field *fields, size_t *n, struct said *s, struct h1_str rest,
+static int fields_read(struct http_field *fields, size_t *n, struct said *s, struct http_str rest,
 		       size_t max, const char **why)
 {
 	for (;;) {
-		struct h1_str line = next_line(&rest);
+		struct http_str line = next_line(&rest);
 		if (!line.n)
 			break;
 		if (*n >= max) {
@@ -284,7 +279,7 @@ static int fields_read(struct h1_field *fields, size_t *n, struct said *s, struc
 
 /* ---- framing, RFC 9112 section 6 ---- */
 
-static bool digits_read(struct h1_str s, uint64_t *out)
+static bool digits_read(struct http_str s, uint64_t *out)
 {
 	uint64_t v = 0;
 	if (!s.n || !all_of(s, DIGIT))
@@ -299,7 +294,7 @@ static bool digits_read(struct h1_str s, uint64_t *out)
 	return true;
 }
 
-static int framing_read(const struct said *s, uint8_t minor, enum h1_body *body, uint64_t *length,
+static int framing_read(const struct said *s, uint8_t minor, enum http_body *body, uint64_t *length,
 			const char **why)
 {
 	if (s->content_lengths > 1)
@@ -312,13 +307,13 @@ static int framing_read(const struct said *s, uint8_t minor, enum h1_body *body,
 		*why = "Transfer-Encoding in HTTP/1.0";
 	else if (s->content_lengths && !digits_read(s->content_length, length))
 		*why = "malformed Content-Length";
-	else if (s->transfer_encodings && !h1_str_is(s->transfer_encoding, "chunked")) {
+	else if (s->transfer_encodings && !http_str_is(s->transfer_encoding, "chunked")) {
 		*why = "Transfer-Encoding other than chunked";
 		return all_of(s->transfer_encoding, TOKEN) && s->transfer_encoding.n ? 501 : 400;
 	} else {
-		*body = s->transfer_encodings ? H1_BODY_CHUNKED
-			: s->content_lengths  ? H1_BODY_LENGTH
-					      : H1_BODY_NONE;
+		*body = s->transfer_encodings ? HTTP_BODY_CHUNKED
+			: s->content_lengths  ? HTTP_BODY_LENGTH
+					      : HTTP_BODY_NONE;
 		return 0;
 	}
 	return 400;
@@ -326,7 +321,7 @@ static int framing_read(const struct said *s, uint8_t minor, enum h1_body *body,
 
 /* ---- requests ---- */
 
-static int version_read(struct h1_str s, uint8_t *minor, const char **why)
+static int version_read(struct http_str s, uint8_t *minor, const char **why)
 {
 	if (s.n != 8 || memcmp(s.p, "HTTP/", 5) || !(classes[(unsigned char)s.p[5]] & DIGIT) ||
 	    s.p[6] != '.' || !(classes[(unsigned char)s.p[7]] & DIGIT)) {
@@ -341,7 +336,7 @@ static int version_read(struct h1_str s, uint8_t *minor, const char **why)
 	return 0;
 }
 
-static void method_know(struct h1_request *r)
+static void method_know(struct http_request *r)
 {
 	static const char *const safe[] = {"GET", "HEAD", "OPTIONS"};
 	static const char *const idempotent[] = {"PUT", "DELETE"};
@@ -356,9 +351,9 @@ static void method_know(struct h1_request *r)
 }
 
 /* "http://authority/path?query": gives authority and cuts target down. */
-static const char *absolute_read(struct h1_request *r, struct h1_str *authority)
+static const char *absolute_read(struct http_request *r, struct http_str *authority)
 {
-	struct h1_str t = r->target;
+	struct http_str t = r->target;
 	size_t skip = t.n > 8 && !strncasecmp(t.p, "https://", 8)  ? 8
 		      : t.n > 7 && !strncasecmp(t.p, "http://", 7) ? 7
 								   : 0;
@@ -374,12 +369,12 @@ static const char *absolute_read(struct h1_request *r, struct h1_str *authority)
 	return NULL;
 }
 
-static int target_read(struct h1_request *r, struct h1_str *authority, const char **why)
+static int target_read(struct http_request *r, struct http_str *authority, const char **why)
 {
 	*why = "malformed request target";
 	if (!r->target.n || !all_of(r->target, TARGET))
 		return 400;
-	if (h1_str_is(r->method, "CONNECT") || h1_str_is(r->method, "TRACE")) {
+	if (http_str_is(r->method, "CONNECT") || http_str_is(r->method, "TRACE")) {
 		*why = "method not offered";
 		return 405;
 	}
@@ -393,8 +388,8 @@ static int target_read(struct h1_request *r, struct h1_str *authority, const cha
 	return bad ? 400 : 0;
 }
 
-static int request_line_read(struct h1_request *r, struct h1_str line, struct h1_str *authority,
-			     const char **why)
+static int request_line_read(struct http_request *r, struct http_str line,
+			     struct http_str *authority, const char **why)
 {
 	bool one, two;
 	*why = "malformed request line";
@@ -405,7 +400,7 @@ static int request_line_read(struct h1_request *r, struct h1_str line, struct h1
 	int status = version_read(line, &r->minor, why);
 	if (status)
 		return status;
-	if (r->method.n > H1_METHOD_MAX) {
+	if (r->method.n > HTTP_METHOD_MAX) {
 		*why = "method not known";
 		return 501;
 	}
@@ -413,16 +408,16 @@ static int request_line_read(struct h1_request *r, struct h1_str line, struct h1
 	return target_read(r, authority, why);
 }
 
-static int host_read(struct h1_request *r, const struct said *s, struct h1_str absolute,
+static int host_read(struct http_request *r, const struct said *s, struct http_str absolute,
 		     const char **why)
 {
-	char other[H1_HOST_MAX + 1];
+	char other[HTTP_HOST_MAX + 1];
 	uint32_t port = 0, other_port = 0;
 	if (s->hosts != 1)
 		*why = s->hosts ? "Host twice" : "no Host";
-	else if (!h1_host_normal(s->host, r->host, &port))
+	else if (!http_host_normal(s->host, r->host, &port))
 		*why = "malformed Host";
-	else if (absolute.p && (!h1_host_normal(absolute, other, &other_port) ||
+	else if (absolute.p && (!http_host_normal(absolute, other, &other_port) ||
 				strcmp(other, r->host) || port != other_port))
 		*why = "Host differs from the request target";
 	else {
@@ -432,15 +427,15 @@ static int host_read(struct h1_request *r, const struct said *s, struct h1_str a
 	return 400;
 }
 
-static int expect_read(struct h1_request *r, const struct said *s, const char **why)
+static int expect_read(struct http_request *r, const struct said *s, const char **why)
 {
 	if (!s->expects || r->minor == 0)
 		return 0;
-	if (s->expects > 1 || !h1_str_is(s->expect, "100-continue")) {
+	if (s->expects > 1 || !http_str_is(s->expect, "100-continue")) {
 		*why = "unknown expectation";
 		return 417;
 	}
-	r->expect_continue = r->body != H1_BODY_NONE;
+	r->expect_continue = r->body != HTTP_BODY_NONE;
 	return 0;
 }
 
@@ -453,14 +448,14 @@ static bool upgrade_ok(const struct said *s)
 	       strncasecmp(s->upgrade.p, "http", 4) && strncasecmp(s->upgrade.p, "tls", 3);
 }
 
-int h1_request_parse(struct h1_request *r, const char *p, size_t n, const struct h1_limits *lim,
+int h1_request_parse(struct http_request *r, const char *p, size_t n, const struct http_limits *lim,
 		     const char **why)
 {
-	struct h1_str rest = str(p, n), absolute = {0};
+	struct http_str rest = str(p, n), absolute = {0};
 	struct said s;
-	size_t max = lim->fields < H1_FIELDS_MAX ? lim->fields : H1_FIELDS_MAX;
+	size_t max = lim->fields < HTTP_FIELDS_MAX ? lim->fields : HTTP_FIELDS_MAX;
 
-	memset(r, 0, offsetof(struct h1_request, fields));
+	memset(r, 0, offsetof(struct http_request, fields));
 	memset(&s, 0, sizeof(s));
 	*why = NULL;
 	int status = request_line_read(r, next_line(&rest), &absolute, why);
@@ -475,27 +470,27 @@ int h1_request_parse(struct h1_request *r, const char *p, size_t n, const struct
 	if (status)
 		return status;
 	*why = NULL;
-	if (r->body == H1_BODY_LENGTH && r->length == 0 && !r->safe) {
+	if (r->body == HTTP_BODY_LENGTH && r->length == 0 && !r->safe) {
 		/* kept as a length, so that the target sees Content-Length: 0 */
-	} else if (r->body == H1_BODY_LENGTH && r->length == 0) {
-		r->body = H1_BODY_NONE;
+	} else if (r->body == HTTP_BODY_LENGTH && r->length == 0) {
+		r->body = HTTP_BODY_NONE;
 	}
 	r->accept = s.accept;
 	r->keep_alive = r->minor ? !s.close : s.keep_alive && !s.close;
-	r->upgrade = r->minor && r->body == H1_BODY_NONE && upgrade_ok(&s);
+	r->upgrade = r->minor && r->body == HTTP_BODY_NONE && upgrade_ok(&s);
 	r->upgrade_to = s.upgrade;
 	return 0;
 }
 
 /* ---- responses ---- */
 
-static const char *status_line_read(struct h1_response *r, struct h1_str line)
+static const char *status_line_read(struct http_response *r, struct http_str line)
 {
 	if (line.n < 12 || memcmp(line.p, "HTTP/1.", 7) || line.p[8] != ' ' ||
 	    (line.p[7] != '0' && line.p[7] != '1'))
 		return "malformed status line";
-	struct h1_str code = str(line.p + 9, 3);
-	struct h1_str rest = str(line.p + 12, line.n - 12);
+	struct http_str code = str(line.p + 9, 3);
+	struct http_str rest = str(line.p + 12, line.n - 12);
 	if (!all_of(code, DIGIT) || code.p[0] < '1' || code.p[0] > '5')
 		return "malformed status code";
 	if (rest.n && rest.p[0] != ' ')
@@ -510,36 +505,36 @@ static const char *status_line_read(struct h1_response *r, struct h1_str line)
 
 /* Careless targets send the body all the same when they must not; it would be taken for the next
  * answer. So nothing is asked on a connection after an answer that stands for such a body. */
-static bool body_tempting(const struct h1_response *r, bool head)
+static bool body_tempting(const struct http_response *r, bool head)
 {
-	if (r->body == H1_BODY_LENGTH && !r->length)
+	if (r->body == HTTP_BODY_LENGTH && !r->length)
 		return false;
-	return head || ((r->status == 204 || r->status == 304) && r->body != H1_BODY_CLOSE);
+	return head || ((r->status == 204 || r->status == 304) && r->body != HTTP_BODY_CLOSE);
 }
 
-int h1_response_parse(struct h1_response *r, const char *p, size_t n, bool head,
-		      const struct h1_limits *lim, const char **why)
+int h1_response_parse(struct http_response *r, const char *p, size_t n, bool head,
+		      const struct http_limits *lim, const char **why)
 {
-	struct h1_str rest = str(p, n);
+	struct http_str rest = str(p, n);
 	struct said s;
-	size_t max = lim->fields < H1_FIELDS_MAX ? lim->fields : H1_FIELDS_MAX;
+	size_t max = lim->fields < HTTP_FIELDS_MAX ? lim->fields : HTTP_FIELDS_MAX;
 
-	memset(r, 0, offsetof(struct h1_response, fields));
+	memset(r, 0, offsetof(struct http_response, fields));
 	memset(&s, 0, sizeof(s));
 	*why = status_line_read(r, next_line(&rest));
 	if (*why || fields_read(r->fields, &r->n_fields, &s, rest, max, why) ||
 	    framing_read(&s, r->minor, &r->body, &r->length, why))
 		return -1;
 	*why = NULL;
-	r->has_length = r->body == H1_BODY_LENGTH;
-	if (r->body == H1_BODY_NONE)
-		r->body = H1_BODY_CLOSE;
+	r->has_length = r->body == HTTP_BODY_LENGTH;
+	if (r->body == HTTP_BODY_NONE)
+		r->body = HTTP_BODY_CLOSE;
 	bool tempted = body_tempting(r, head);
 	if (head || r->status < 200 || r->status == 204 || r->status == 304)
-		r->body = H1_BODY_NONE;
+		r->body = HTTP_BODY_NONE;
 	r->upgrade = r->status == 101 && s.upgrade_named && s.upgrades == 1;
 	r->upgrade_to = s.upgrade;
 	r->keep_alive =
-	    r->body != H1_BODY_CLOSE && !tempted && !s.close && (r->minor || s.keep_alive);
+	    r->body != HTTP_BODY_CLOSE && !tempted && !s.close && (r->minor || s.keep_alive);
 	return 0;
 }

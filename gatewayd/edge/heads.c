@@ -22,12 +22,12 @@ static void put_text(struct out *o, const char *s)
 	put(o, s, strlen(s));
 }
 
-static void put_str(struct out *o, struct h1_str s)
+static void put_str(struct out *o, struct http_str s)
 {
 	put(o, s.p, s.n);
 }
 
-static void put_field(struct out *o, struct h1_str name, struct h1_str value)
+static void put_field(struct out *o, struct http_str name, struct http_str value)
 {
 	put_str(o, name);
 	put_text(o, ": ");
@@ -44,7 +44,7 @@ static void put_length(struct out *o, uint64_t n)
 
 /* ---- requests ---- */
 
-static void put_client(struct out *o, const struct h1_request *r, const struct km_addr *client,
+static void put_client(struct out *o, const struct http_request *r, const struct km_addr *client,
 		       bool secure)
 {
 	char ip[KM_ADDR_STRLEN], text[256];
@@ -64,7 +64,7 @@ static void put_client(struct out *o, const struct h1_request *r, const struct k
 	put_text(o, "\"\r\n");
 }
 
-int heads_request(struct km_buf *out, const struct h1_request *r, const struct km_addr *client,
+int heads_request(struct km_buf *out, const struct http_request *r, const struct km_addr *client,
 		  bool secure)
 {
 	struct out o = {out, 0};
@@ -75,14 +75,15 @@ int heads_request(struct km_buf *out, const struct h1_request *r, const struct k
 	put_str(&o, r->authority);
 	put_text(&o, "\r\n");
 	for (size_t i = 0; i < r->n_fields; i++) {
-		const struct h1_field *f = &r->fields[i];
-		if (!f->hop && f->id != H1_HOST && f->id != H1_CONTENT_LENGTH && f->id != H1_EXPECT)
+		const struct http_field *f = &r->fields[i];
+		if (!f->hop && f->id != HTTP_HOST && f->id != HTTP_CONTENT_LENGTH &&
+		    f->id != HTTP_EXPECT)
 			put_field(&o, f->name, f->value);
 	}
 	put_client(&o, r, client, secure);
-	if (r->body == H1_BODY_LENGTH)
+	if (r->body == HTTP_BODY_LENGTH)
 		put_length(&o, r->length);
-	else if (r->body == H1_BODY_CHUNKED)
+	else if (r->body == HTTP_BODY_CHUNKED)
 		put_text(&o, "Transfer-Encoding: chunked\r\n");
 	if (r->expect_continue)
 		put_text(&o, "Expect: 100-continue\r\n");
@@ -97,7 +98,7 @@ int heads_request(struct km_buf *out, const struct h1_request *r, const struct k
 
 /* ---- responses ---- */
 
-int heads_response(struct km_buf *out, const struct h1_response *r,
+int heads_response(struct km_buf *out, const struct http_response *r,
 		   const struct heads_response *how)
 {
 	struct out o = {out, 0};
@@ -107,13 +108,13 @@ int heads_response(struct km_buf *out, const struct h1_response *r,
 	put_str(&o, r->reason);
 	put_text(&o, "\r\n");
 	for (size_t i = 0; i < r->n_fields; i++) {
-		const struct h1_field *f = &r->fields[i];
-		if (!f->hop && f->id != H1_CONTENT_LENGTH)
+		const struct http_field *f = &r->fields[i];
+		if (!f->hop && f->id != HTTP_CONTENT_LENGTH)
 			put_field(&o, f->name, f->value);
 	}
-	if (how->framing == H1_BODY_CHUNKED)
+	if (how->framing == HTTP_BODY_CHUNKED)
 		put_text(&o, "Transfer-Encoding: chunked\r\n");
-	else if (r->has_length && how->framing != H1_BODY_CLOSE && r->status >= 200 &&
+	else if (r->has_length && how->framing != HTTP_BODY_CLOSE && r->status >= 200 &&
 		 r->status != 204)
 		put_length(&o, r->length);
 	if (how->close)

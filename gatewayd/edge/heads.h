@@ -11,24 +11,24 @@
 /* Appends the request as the target gets it: HTTP/1.1, origin-form, hop-by-hop fields and what the
  * client says about proxies left out, X-Forwarded-For, -Proto, -Host, X-Real-IP and Forwarded
  * (RFC 7239) set from what the gateway knows. KM_ENOMEM, KM_ETOOBIG. */
-int heads_request(struct km_buf *out, const struct h1_request *r, const struct km_addr *client,
+int heads_request(struct km_buf *out, const struct http_request *r, const struct km_addr *client,
 		  bool secure) __attribute__((warn_unused_result));
 
 /* Appends the response (also an interim one) as the client gets it. `framing`: CHUNKED writes
  * Transfer-Encoding, LENGTH the response's Content-Length, NONE what the response declares of a
  * body that is not sent, CLOSE nothing. */
 struct heads_response {
-	enum h1_body framing;
+	enum http_body framing;
 	bool close;      /* Connection: close */
 	bool keep_alive; /* Connection: keep-alive, for HTTP/1.0 clients */
 	bool upgrade;    /* Connection: upgrade and Upgrade */
 };
-int heads_response(struct km_buf *out, const struct h1_response *r,
+int heads_response(struct km_buf *out, const struct http_response *r,
 		   const struct heads_response *how) __attribute__((warn_unused_result));
 
 /* Appends an answer of the gateway's own: a short text (or HTML), or with `location` a redirect.
- * what: a few words (at most 300 bytes), NULL: the status's usual ones. A line's end follows them, but
- * not with status 200. */
+ * what: a few words (at most 300 bytes), NULL: the status's usual ones. A line's end follows them,
+ * but not with status 200. */
 struct heads_answer {
 	int status;
 	const char *what;

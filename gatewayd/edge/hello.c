@@ -7,7 +7,7 @@
 
 /* ---- extensions ---- */
 
-static bool sni_read(struct km_cur all, char out[static H1_HOST_MAX + 1])
+static bool sni_read(struct km_cur all, char out[static HTTP_HOST_MAX + 1])
 {
 	struct km_cur list = km_cur_sub(&all, km_cur_be16(&all));
 	uint8_t type = km_cur_u8(&list);
@@ -17,7 +17,7 @@ static bool sni_read(struct km_cur all, char out[static H1_HOST_MAX + 1])
 	if (all.bad || all.left || list.bad || type != TLSEXT_NAMETYPE_host_name || !len ||
 	    memchr(name, ':', len) || memchr(name, '[', len))
 		return false;
-	return h1_host_normal((struct h1_str){(const char *)name, len}, out, &port);
+	return http_host_normal((struct http_str){(const char *)name, len}, out, &port);
 }
 
 static bool ext_get(SSL *ssl, unsigned type, struct km_cur *out)
@@ -45,7 +45,7 @@ static bool ext_has16(SSL *ssl, unsigned type, uint16_t wanted)
 	return ext_get(ssl, type, &c) && has16(km_cur_sub(&c, km_cur_be16(&c)), wanted);
 }
 
-bool hello_sni(SSL *ssl, char out[static H1_HOST_MAX + 1])
+bool hello_sni(SSL *ssl, char out[static HTTP_HOST_MAX + 1])
 {
 	struct km_cur c;
 	if (ext_get(ssl, TLSEXT_TYPE_server_name, &c) && sni_read(c, out))
@@ -90,8 +90,8 @@ bool hello_can_ecdsa(SSL *ssl)
 
 /* ---- before OpenSSL ---- */
 
-/* Puts what the records at p hold of the handshake's messages into out, of HELLO_PEEK_MAX bytes. *ended:
- * something else follows them, so that no more of the message comes. */
+/* Puts what the records at p hold of the handshake's messages into out, of HELLO_PEEK_MAX bytes.
+ * *ended: something else follows them, so that no more of the message comes. */
 static void records_join(const uint8_t *p, size_t n, uint8_t *out, size_t *len, bool *ended)
 {
 	struct km_cur c = km_cur_of(p, n);
@@ -124,7 +124,7 @@ static void vector_skip(struct km_cur *c, int bytes)
 }
 
 /* The name, as far as the message has come: `whole` when it is all there. */
-static int name_find(struct km_cur c, bool whole, char sni[static H1_HOST_MAX + 1])
+static int name_find(struct km_cur c, bool whole, char sni[static HTTP_HOST_MAX + 1])
 {
 	km_cur_take(&c, 2 + 32); /* version, random */
 	vector_skip(&c, 1);      /* session id */
@@ -151,7 +151,7 @@ static int name_find(struct km_cur c, bool whole, char sni[static H1_HOST_MAX + 
 	return c.bad ? KM_EPROTO : 0;
 }
 
-int hello_peek(const uint8_t *p, size_t n, char sni[static H1_HOST_MAX + 1])
+int hello_peek(const uint8_t *p, size_t n, char sni[static HTTP_HOST_MAX + 1])
 {
 	uint8_t message[HELLO_PEEK_MAX];
 	size_t len;

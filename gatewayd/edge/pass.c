@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Tunnels whose target ends TLS itself: the server name is peeked at, then bytes go both ways as they
- * are, each way until its own end. */
+/* Tunnels whose target ends TLS itself: the server name is peeked at, then bytes go both ways as
+ * they are, each way until its own end. */
 #include "gatewayd/edge/conn.h"
 #include "gatewayd/edge/hello.h"
 #include "libkm/base/util.h"
@@ -20,8 +20,9 @@ static void pass_failed(struct conn *c, const char *why)
 	km_metric_add(sh->m_upstream_errors, 1);
 	atomic_fetch_add_explicit(&x->route.state->errors, 1, memory_order_relaxed);
 	if (km_log_allow(&sh->upstream_log, c->w->now, 10, 10000, &held))
-		km_warn("no connection to the agent", km_ks("tunnel", km_uuid_str(x->route.tunnel, id)),
-			km_ks("why", why), km_ki("held", held));
+		km_warn("no connection to the agent",
+			km_ks("tunnel", km_uuid_str(x->route.tunnel, id)), km_ks("why", why),
+			km_ki("held", held));
 	conn_over(c, false);
 }
 
@@ -69,7 +70,7 @@ static bool client_gone(struct conn *c)
 bool peek_step(struct conn *c)
 {
 	uint8_t bytes[HELLO_PEEK_MAX];
-	char sni[H1_HOST_MAX + 1];
+	char sni[HTTP_HOST_MAX + 1];
 	if (!c->io.can_read)
 		return false;
 	ssize_t n = recv(c->io.fd, bytes, sizeof(bytes), MSG_PEEK);
@@ -82,7 +83,8 @@ bool peek_step(struct conn *c)
 	}
 	int rc = none ? KM_ETRUNC : hello_peek(bytes, (size_t)n, sni);
 	if (rc == KM_ETRUNC) {
-		c->io.can_read = false; /* the next bytes have an edge of their own; an end may have had it */
+		c->io.can_read =
+		    false; /* the next bytes have an edge of their own; an end may have had it */
 		if (client_gone(c))
 			conn_over(c, false);
 		return false;
@@ -96,14 +98,14 @@ bool peek_step(struct conn *c)
 
 /* ---- both ways ---- */
 
-/* Passes on what goes, and the end behind it (*shut). from_shut: we have ended our side towards `from`, so
- * that its own end there makes it look as if it were gone altogether. */
+/* Passes on what goes, and the end behind it (*shut). from_shut: we have ended our side towards
+ * `from`, so that its own end there makes it look as if it were gone altogether. */
 static bool way(struct conn *c, struct io *from, struct io *to, struct km_buf *b, bool *shut,
 		bool from_shut, uint64_t *count)
 {
 	size_t n = 0;
-	bool moved = !from->eof && b->len < CONN_HIGH &&
-		     io_read(from, b, CONN_HIGH - b->len) != IO_WAIT;
+	bool moved =
+	    !from->eof && b->len < CONN_HIGH && io_read(from, b, CONN_HIGH - b->len) != IO_WAIT;
 	if (from->broken || (b->len && io_write(to, b, &n) == IO_BROKEN) ||
 	    (from->eof && !from_shut && io_gone(from))) {
 		conn_over(c, false);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* What strangers and targets send: a head of a request ('q' first), of a response ('r'), or a chunked
- * body ('c'). How the bytes are cut must not matter, and what the gateway makes of a message must be
- * read again as the same message. */
+/* What strangers and targets send: a head of a request ('q' first), of a response ('r'), or a
+ * chunked body ('c'). How the bytes are cut must not matter, and what the gateway makes of a
+ * message must be read again as the same message. */
 #include "gatewayd/edge/body.h"
 #include "gatewayd/edge/heads.h"
 #include "libkm/base/err.h"
@@ -11,7 +11,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n);
 
-static const struct h1_limits limits = {65536, H1_FIELDS_MAX};
+static const struct http_limits limits = {65536, HTTP_FIELDS_MAX};
 
 static void must(bool ok)
 {
@@ -34,7 +34,7 @@ static int scan(const char *p, size_t n)
 
 static void request(const char *p, size_t n)
 {
-	static struct h1_request r, again;
+	static struct http_request r, again;
 	static const struct km_addr client = {.family = 2, .ip = {192, 0, 2, 1}};
 	const char *why;
 	struct km_buf out;
@@ -45,11 +45,14 @@ static void request(const char *p, size_t n)
 	must(!heads_request(&out, &r, &client, true));
 	must(scan((const char *)km_buf_head(&out), out.len) == (int)out.len);
 	/* Fields of our own come on top of what the client may send. */
-	int status = h1_request_parse(&again, (const char *)km_buf_head(&out), out.len, &limits, &why);
-	must(status == 0 || (status == 431 && r.n_fields + 8 > H1_FIELDS_MAX));
+	int status =
+	    h1_request_parse(&again, (const char *)km_buf_head(&out), out.len, &limits, &why);
+	must(status == 0 || (status == 431 && r.n_fields + 8 > HTTP_FIELDS_MAX));
 	if (!status) {
-		must(!strcmp(again.host, r.host) && again.body == r.body && again.length == r.length);
-		must(again.method.n == r.method.n && !memcmp(again.method.p, r.method.p, r.method.n));
+		must(!strcmp(again.host, r.host) && again.body == r.body &&
+		     again.length == r.length);
+		must(again.method.n == r.method.n &&
+		     !memcmp(again.method.p, r.method.p, r.method.n));
 		must(again.minor == 1 && again.upgrade == r.upgrade);
 		must(again.expect_continue == r.expect_continue);
 	}
@@ -58,20 +61,21 @@ static void request(const char *p, size_t n)
 
 static void response(const char *p, size_t n)
 {
-	static struct h1_response r, again;
+	static struct http_response r, again;
 	const char *why;
 	struct km_buf out;
 	int len = scan(p, n);
 	if (len <= 0 || h1_response_parse(&r, p, (size_t)len, false, &limits, &why))
 		return;
-	struct heads_response how = {.framing = r.body == H1_BODY_CLOSE ? H1_BODY_CHUNKED : r.body,
+	struct heads_response how = {.framing =
+					 r.body == HTTP_BODY_CLOSE ? HTTP_BODY_CHUNKED : r.body,
 				     .upgrade = r.upgrade};
 	km_buf_init(&out, 1 << 20);
 	must(!heads_response(&out, &r, &how));
 	must(scan((const char *)km_buf_head(&out), out.len) == (int)out.len);
 	int rc = h1_response_parse(&again, (const char *)km_buf_head(&out), out.len, false, &limits,
 				   &why);
-	must(rc == 0 || r.n_fields + 2 > H1_FIELDS_MAX);
+	must(rc == 0 || r.n_fields + 2 > HTTP_FIELDS_MAX);
 	bool no_length = r.status < 200 || r.status == 204; /* RFC 9110 section 8.6 */
 	if (!rc)
 		must(again.status == r.status && again.body == how.framing &&
@@ -80,8 +84,8 @@ static void response(const char *p, size_t n)
 }
 
 /* Decodes in steps and encodes; returns the verdict of the last step. */
-static int reframe(const char *p, size_t n, size_t step, bool encode, struct km_buf *out, bool *done,
-		   size_t *used)
+static int reframe(const char *p, size_t n, size_t step, bool encode, struct km_buf *out,
+		   bool *done, size_t *used)
 {
 	struct body b;
 	struct km_buf src;
@@ -89,7 +93,7 @@ static int reframe(const char *p, size_t n, size_t step, bool encode, struct km_
 	int rc = 0;
 	size_t at = 0;
 	km_buf_init(&src, 1 << 20);
-	body_begin(&b, H1_BODY_CHUNKED, 0, encode);
+	body_begin(&b, HTTP_BODY_CHUNKED, 0, encode);
 	while (at < n && !rc && !b.done) {
 		size_t k = n - at < step ? n - at : step;
 		must(!km_buf_add(&src, p + at, k));

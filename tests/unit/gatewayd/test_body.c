@@ -38,7 +38,7 @@ static int run(struct body *b, const char *text, size_t step, struct km_buf *out
 static void test_reframing(void **state)
 {
 	static const struct {
-		enum h1_body kind;
+		enum http_body kind;
 		uint64_t length;
 		bool encode;
 		const char *in, *out; /* out NULL: depends on the steps */
@@ -47,14 +47,15 @@ static void test_reframing(void **state)
 		size_t left;
 		bool done;
 	} cases[] = {
-	    {H1_BODY_LENGTH, 5, false, "abcdeGET", "abcde", 0, 5, 3, true},
-	    {H1_BODY_LENGTH, 5, false, "abc", "abc", 0, 3, 0, false},
-	    {H1_BODY_LENGTH, 0, false, "GET", "", 0, 0, 3, true},
-	    {H1_BODY_NONE, 9, false, "GET", "", 0, 0, 3, true},
-	    {H1_BODY_CLOSE, 0, false, "abc", "abc", 0, 3, 0, false},
-	    {H1_BODY_CHUNKED, 0, false, "3;x\r\nabc\r\n0\r\nT: u\r\n\r\nGET", "abc", 0, 3, 3, true},
-	    {H1_BODY_CHUNKED, 0, false, "3\r\nabcd\r\n", "abc", KM_EPROTO, 3, 0, false},
-	    {H1_BODY_CHUNKED, 0, true, "3;x\r\nabc\r\n0\r\nT: u\r\n\r\nGET", NULL, 0, 3, 3, true},
+	    {HTTP_BODY_LENGTH, 5, false, "abcdeGET", "abcde", 0, 5, 3, true},
+	    {HTTP_BODY_LENGTH, 5, false, "abc", "abc", 0, 3, 0, false},
+	    {HTTP_BODY_LENGTH, 0, false, "GET", "", 0, 0, 3, true},
+	    {HTTP_BODY_NONE, 9, false, "GET", "", 0, 0, 3, true},
+	    {HTTP_BODY_CLOSE, 0, false, "abc", "abc", 0, 3, 0, false},
+	    {HTTP_BODY_CHUNKED, 0, false, "3;x\r\nabc\r\n0\r\nT: u\r\n\r\nGET", "abc", 0, 3, 3,
+	     true},
+	    {HTTP_BODY_CHUNKED, 0, false, "3\r\nabcd\r\n", "abc", KM_EPROTO, 3, 0, false},
+	    {HTTP_BODY_CHUNKED, 0, true, "3;x\r\nabc\r\n0\r\nT: u\r\n\r\nGET", NULL, 0, 3, 3, true},
 	};
 	(void)state;
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
@@ -86,16 +87,16 @@ static void test_encoding(void **state)
 	size_t left;
 	(void)state;
 	km_buf_init(&out, 4096);
-	body_begin(&b, H1_BODY_CLOSE, 0, true);
+	body_begin(&b, HTTP_BODY_CLOSE, 0, true);
 	assert_int_equal(run(&b, "0123456789abcdef", 16, &out, &moved, &left), 0);
 	assert_int_equal(body_source_ended(&b, &out), 0);
 	assert_buf(&out, "10\r\n0123456789abcdef\r\n0\r\n\r\n");
 	assert_true(b.done);
 	assert_int_equal(body_source_ended(&b, &out), 0);
 	km_buf_clear(&out);
-	body_begin(&b, H1_BODY_LENGTH, 4, false);
+	body_begin(&b, HTTP_BODY_LENGTH, 4, false);
 	assert_int_equal(body_source_ended(&b, &out), KM_ETRUNC);
-	body_begin(&b, H1_BODY_CHUNKED, 0, true);
+	body_begin(&b, HTTP_BODY_CHUNKED, 0, true);
 	assert_int_equal(body_source_ended(&b, &out), KM_ETRUNC);
 	assert_int_equal(out.len, 0);
 	km_buf_free(&out);
@@ -109,7 +110,7 @@ static void test_full_destination_waits(void **state)
 	(void)state;
 	km_buf_init(&src, 4096);
 	km_buf_init(&dst, 4096);
-	body_begin(&b, H1_BODY_LENGTH, 1000, false);
+	body_begin(&b, HTTP_BODY_LENGTH, 1000, false);
 	assert_int_equal(km_buf_adds(&dst, "0123456789"), 0);
 	assert_int_equal(km_buf_adds(&src, "abc"), 0);
 	assert_int_equal(body_move(&b, &src, &dst, 10, &moved), 0);
@@ -125,11 +126,11 @@ static void test_full_destination_waits(void **state)
 
 /* ---- heads ---- */
 
-static const struct h1_limits limits = {65536, 128};
+static const struct http_limits limits = {65536, 128};
 
 static void check_request(const char *in, const char *client, bool secure, const char *want)
 {
-	struct h1_request *r = malloc(sizeof(*r));
+	struct http_request *r = malloc(sizeof(*r));
 	struct km_buf out;
 	struct km_addr a;
 	const char *why;
@@ -145,32 +146,35 @@ static void check_request(const char *in, const char *client, bool secure, const
 static void test_requests(void **state)
 {
 	(void)state;
-	check_request("GET /x HTTP/1.0\r\nX-Real-IP: 6.6.6.6\r\nA: b\r\nHost: a.test:8443\r\n"
-		      "Connection: keep-alive, B\r\nB: c\r\n\r\n",
-		      "192.0.2.1", true,
-		      "GET /x HTTP/1.1\r\nHost: a.test:8443\r\nA: b\r\nX-Forwarded-For: 192.0.2.1\r\n"
-		      "X-Real-IP: 192.0.2.1\r\nX-Forwarded-Proto: https\r\n"
-		      "X-Forwarded-Host: a.test:8443\r\n"
-		      "Forwarded: for=192.0.2.1;proto=https;host=\"a.test:8443\"\r\n\r\n");
-	check_request("PUT http://a.test?q HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n"
-		      "Expect: 100-continue\r\n\r\n",
-		      "2001:db8::1", false,
-		      "PUT /?q HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: 2001:db8::1\r\n"
-		      "X-Real-IP: 2001:db8::1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: a.test\r\n"
-		      "Forwarded: for=\"[2001:db8::1]\";proto=http;host=\"a.test\"\r\n"
-		      "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n");
-	check_request("GET http://a.test HTTP/1.1\r\nHost: a.test\r\nConnection: upgrade\r\n"
-		      "Upgrade: websocket\r\nContent-Length: 0\r\n\r\n",
-		      "192.0.2.1", true,
-		      "GET / HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: 192.0.2.1\r\n"
-		      "X-Real-IP: 192.0.2.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: a.test\r\n"
-		      "Forwarded: for=192.0.2.1;proto=https;host=\"a.test\"\r\n"
-		      "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+	check_request(
+	    "GET /x HTTP/1.0\r\nX-Real-IP: 6.6.6.6\r\nA: b\r\nHost: a.test:8443\r\n"
+	    "Connection: keep-alive, B\r\nB: c\r\n\r\n",
+	    "192.0.2.1", true,
+	    "GET /x HTTP/1.1\r\nHost: a.test:8443\r\nA: b\r\nX-Forwarded-For: 192.0.2.1\r\n"
+	    "X-Real-IP: 192.0.2.1\r\nX-Forwarded-Proto: https\r\n"
+	    "X-Forwarded-Host: a.test:8443\r\n"
+	    "Forwarded: for=192.0.2.1;proto=https;host=\"a.test:8443\"\r\n\r\n");
+	check_request(
+	    "PUT http://a.test?q HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n"
+	    "Expect: 100-continue\r\n\r\n",
+	    "2001:db8::1", false,
+	    "PUT /?q HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: 2001:db8::1\r\n"
+	    "X-Real-IP: 2001:db8::1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: a.test\r\n"
+	    "Forwarded: for=\"[2001:db8::1]\";proto=http;host=\"a.test\"\r\n"
+	    "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n");
+	check_request(
+	    "GET http://a.test HTTP/1.1\r\nHost: a.test\r\nConnection: upgrade\r\n"
+	    "Upgrade: websocket\r\nContent-Length: 0\r\n\r\n",
+	    "192.0.2.1", true,
+	    "GET / HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: 192.0.2.1\r\n"
+	    "X-Real-IP: 192.0.2.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: a.test\r\n"
+	    "Forwarded: for=192.0.2.1;proto=https;host=\"a.test\"\r\n"
+	    "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
 }
 
 static void check_response(const char *in, struct heads_response how, const char *want)
 {
-	struct h1_response *r = malloc(sizeof(*r));
+	struct http_response *r = malloc(sizeof(*r));
 	struct km_buf out;
 	const char *why;
 	km_buf_init(&out, 65536);
@@ -184,26 +188,30 @@ static void check_response(const char *in, struct heads_response how, const char
 static void test_responses(void **state)
 {
 	(void)state;
-	check_response("HTTP/1.0 200 Fine\r\nContent-Length: 007\r\nConnection: close, A\r\nA: b\r\n"
-		       "Keep-Alive: 5\r\nC: d\r\n\r\n",
-		       (struct heads_response){.framing = H1_BODY_LENGTH},
-		       "HTTP/1.1 200 Fine\r\nC: d\r\nContent-Length: 7\r\n\r\n");
-	check_response("HTTP/1.1 200 Fine\r\nTransfer-Encoding: chunked\r\nTrailer: x\r\n\r\n",
-		       (struct heads_response){.framing = H1_BODY_CHUNKED, .close = true},
-		       "HTTP/1.1 200 Fine\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n");
+	check_response(
+	    "HTTP/1.0 200 Fine\r\nContent-Length: 007\r\nConnection: close, A\r\nA: b\r\n"
+	    "Keep-Alive: 5\r\nC: d\r\n\r\n",
+	    (struct heads_response){.framing = HTTP_BODY_LENGTH},
+	    "HTTP/1.1 200 Fine\r\nC: d\r\nContent-Length: 7\r\n\r\n");
+	check_response(
+	    "HTTP/1.1 200 Fine\r\nTransfer-Encoding: chunked\r\nTrailer: x\r\n\r\n",
+	    (struct heads_response){.framing = HTTP_BODY_CHUNKED, .close = true},
+	    "HTTP/1.1 200 Fine\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n");
 	check_response("HTTP/1.1 204 None\r\nContent-Length: 5\r\n\r\n",
-		       (struct heads_response){.framing = H1_BODY_NONE},
+		       (struct heads_response){.framing = HTTP_BODY_NONE},
 		       "HTTP/1.1 204 None\r\n\r\n");
 	check_response("HTTP/1.1 304 Same\r\nContent-Length: 5\r\n\r\n",
-		       (struct heads_response){.framing = H1_BODY_NONE},
+		       (struct heads_response){.framing = HTTP_BODY_NONE},
 		       "HTTP/1.1 304 Same\r\nContent-Length: 5\r\n\r\n");
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_reframing),  cmocka_unit_test(test_encoding),
-	    cmocka_unit_test(test_full_destination_waits), cmocka_unit_test(test_requests),
+	    cmocka_unit_test(test_reframing),
+	    cmocka_unit_test(test_encoding),
+	    cmocka_unit_test(test_full_destination_waits),
+	    cmocka_unit_test(test_requests),
 	    cmocka_unit_test(test_responses),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -15,7 +15,7 @@
 
 #define GUARD_ROOM (256 * 1024)
 
-static const struct h1_limits limits = {65536, 128};
+static const struct http_limits limits = {65536, 128};
 
 /* n bytes that end where memory ends. */
 static char *guarded(const char *p, size_t n)
@@ -35,7 +35,7 @@ static char *guarded(const char *p, size_t n)
 /* ---- requests ---- */
 
 /* Scan and parse; 0 or the status. The head's length goes to *head. */
-static int feed(struct h1_request *r, const char *p, size_t n, size_t step, size_t *head)
+static int feed(struct http_request *r, const char *p, size_t n, size_t step, size_t *head)
 {
 	size_t at = 0;
 	const char *why;
@@ -55,7 +55,7 @@ static int feed(struct h1_request *r, const char *p, size_t n, size_t step, size
 
 static void check_status(const char *text, size_t n, int status)
 {
-	struct h1_request *r = malloc(sizeof(*r));
+	struct http_request *r = malloc(sizeof(*r));
 	size_t head;
 	int whole = feed(r, text, n, n, &head);
 	if (whole != status)
@@ -199,7 +199,9 @@ static const struct {
     {POST "Transfer-Encoding: \"chunked\"\r\n" END, 400},
     {POST "Transfer-Encoding: chunked;q=1\r\n" END, 400},
     {POST "Transfer-Encoding:\r\n" END, 400},
-    {POST "Transfer-Encoding: \x0b" "chunked\r\n" END, 400},
+    {POST "Transfer-Encoding: \x0b"
+	  "chunked\r\n" END,
+     400},
     {POST "Transfer-Encoding : chunked\r\n" END, 400},
     {POST "Transfer-Encoding\t: chunked\r\n" END, 400},
     {POST "Transfer-Encoding:\r\n chunked\r\n" END, 400},
@@ -218,8 +220,8 @@ static void test_refused(void **state)
 	assert_true(sizeof(refused) / sizeof(refused[0]) >= 100);
 	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++)
 		check_status(refused[i].text, strlen(refused[i].text), refused[i].status);
-	check_status("GET / HTTP/1.1\r\nA: \0\r\n" H END, sizeof("GET / HTTP/1.1\r\nA: \0\r\n" H END) - 1,
-		     400);
+	check_status("GET / HTTP/1.1\r\nA: \0\r\n" H END,
+		     sizeof("GET / HTTP/1.1\r\nA: \0\r\n" H END) - 1, 400);
 }
 
 static const char *const taken[] = {
@@ -258,9 +260,9 @@ static void test_taken(void **state)
 		check_status(taken[i], strlen(taken[i]), 0);
 }
 
-static struct h1_request *parsed(const char *text)
+static struct http_request *parsed(const char *text)
 {
-	struct h1_request *r = calloc(1, sizeof(*r));
+	struct http_request *r = calloc(1, sizeof(*r));
 	const char *why = NULL;
 	int status = h1_request_parse(r, text, strlen(text), &limits, &why);
 	if (status)
@@ -270,16 +272,16 @@ static struct h1_request *parsed(const char *text)
 	return r;
 }
 
-static void assert_str(struct h1_str s, const char *want)
+static void assert_str(struct http_str s, const char *want)
 {
 	assert_int_equal(s.n, strlen(want));
 	assert_memory_equal(s.p, want, s.n);
 }
 
-static const struct h1_field *field(const struct h1_request *r, const char *name)
+static const struct http_field *field(const struct http_request *r, const char *name)
 {
 	for (size_t i = 0; i < r->n_fields; i++)
-		if (h1_str_is(r->fields[i].name, name))
+		if (http_str_is(r->fields[i].name, name))
 			return &r->fields[i];
 	fail_msg("no field %s", name);
 	return NULL;
@@ -287,16 +289,17 @@ static const struct h1_field *field(const struct h1_request *r, const char *name
 
 static void test_request_facts(void **state)
 {
-	struct h1_request *r;
+	struct http_request *r;
 	(void)state;
 
-	r = parsed("GET HTTPS://A.Test:8443/x?y HTTP/1.1\r\nhost: a.test:8443\r\nAccept: b\r\n" END);
+	r = parsed(
+	    "GET HTTPS://A.Test:8443/x?y HTTP/1.1\r\nhost: a.test:8443\r\nAccept: b\r\n" END);
 	assert_str(r->method, "GET");
 	assert_str(r->target, "/x?y");
 	assert_str(r->authority, "a.test:8443");
 	assert_string_equal(r->host, "a.test");
 	assert_true(r->safe && r->idempotent && r->keep_alive && !r->head && r->minor == 1);
-	assert_int_equal(r->body, H1_BODY_NONE);
+	assert_int_equal(r->body, HTTP_BODY_NONE);
 	assert_str(r->accept, "b");
 	free(r);
 
@@ -319,37 +322,41 @@ static void test_request_facts(void **state)
 	free(r);
 	r = parsed("PUT / HTTP/1.1\r\n" H "Content-Length: 12\r\nExpect: 100-Continue\r\n" END);
 	assert_true(r->idempotent && !r->safe && r->expect_continue);
-	assert_int_equal(r->body, H1_BODY_LENGTH);
+	assert_int_equal(r->body, HTTP_BODY_LENGTH);
 	assert_int_equal(r->length, 12);
 	free(r);
 	r = parsed("GET / HTTP/1.1\r\n" H "Content-Length: 0\r\n" END);
-	assert_int_equal(r->body, H1_BODY_NONE);
+	assert_int_equal(r->body, HTTP_BODY_NONE);
 	free(r);
 	r = parsed(POST "Content-Length: 0\r\n" END);
-	assert_int_equal(r->body, H1_BODY_LENGTH);
+	assert_int_equal(r->body, HTTP_BODY_LENGTH);
 	free(r);
 	r = parsed(POST "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n" END);
-	assert_int_equal(r->body, H1_BODY_CHUNKED);
+	assert_int_equal(r->body, HTTP_BODY_CHUNKED);
 	assert_true(r->expect_continue && !r->idempotent);
 	free(r);
 }
 
 static void test_hop_by_hop(void **state)
 {
-	struct h1_request *r;
+	struct http_request *r;
 	(void)state;
-	r = parsed(GET H "Connection: X-One, keep-alive\r\nX-One: 1\r\nX-Two: 2\r\nKeep-Alive: 1\r\n"
-			 "TE: trailers\r\nTrailer: x\r\nProxy-Connection: close\r\nX-Forwarded-For: 1\r\n"
-			 "X_Forwarded_For: 1\r\nx-real_ip: 1\r\nForwarded: for=1\r\nTransfer_Encoding: "
-			 "chunked\r\nHost_: x\r\n" END);
-	static const char *const gone[] = {
-	    "connection", "x-one",     "keep-alive", "te",		  "trailer", "proxy-connection",
-	    "x-real_ip",  "forwarded", "x-forwarded-for", "x_forwarded_for", "transfer_encoding"};
+	r = parsed(GET H
+		   "Connection: X-One, keep-alive\r\nX-One: 1\r\nX-Two: 2\r\nKeep-Alive: 1\r\n"
+		   "TE: trailers\r\nTrailer: x\r\nProxy-Connection: close\r\nX-Forwarded-For: 1\r\n"
+		   "X_Forwarded_For: 1\r\nx-real_ip: 1\r\nForwarded: for=1\r\nTransfer_Encoding: "
+		   "chunked\r\nHost_: x\r\n" END);
+	static const char *const gone[] = {"connection",       "x-one",
+					   "keep-alive",       "te",
+					   "trailer",          "proxy-connection",
+					   "x-real_ip",        "forwarded",
+					   "x-forwarded-for",  "x_forwarded_for",
+					   "transfer_encoding"};
 	for (size_t i = 0; i < sizeof(gone) / sizeof(gone[0]); i++)
 		assert_true(field(r, gone[i])->hop);
 	assert_false(field(r, "x-two")->hop);
 	assert_false(field(r, "host_")->hop);
-	assert_int_equal(r->body, H1_BODY_NONE);
+	assert_int_equal(r->body, HTTP_BODY_NONE);
 	free(r);
 }
 
@@ -373,7 +380,7 @@ static void test_upgrade(void **state)
 	};
 	(void)state;
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-		struct h1_request *r = parsed(cases[i].head);
+		struct http_request *r = parsed(cases[i].head);
 		assert_int_equal(r->upgrade, cases[i].want);
 		free(r);
 	}
@@ -383,7 +390,7 @@ static void test_limits(void **state)
 {
 	char *text = malloc(GUARD_ROOM);
 	size_t n, at;
-	struct h1_request *r = malloc(sizeof(*r));
+	struct http_request *r = malloc(sizeof(*r));
 	const char *why;
 	(void)state;
 
@@ -408,7 +415,8 @@ static void test_limits(void **state)
 		for (int i = 1; i < fields; i++)
 			n += (size_t)sprintf(text + n, "X%d: y\r\n", i);
 		n += (size_t)sprintf(text + n, "\r\n");
-		assert_int_equal(h1_request_parse(r, text, n, &limits, &why), fields > 128 ? 431 : 0);
+		assert_int_equal(h1_request_parse(r, text, n, &limits, &why),
+				 fields > 128 ? 431 : 0);
 	}
 	free(r);
 	free(text);
@@ -420,32 +428,34 @@ static const struct {
 	const char *text;
 	bool head;
 	int status; /* 0: refused */
-	enum h1_body body;
+	enum http_body body;
 	uint64_t length;
 	bool keep_alive;
 } responses[] = {
-    {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n" END, false, 200, H1_BODY_LENGTH, 5, true},
-    {"HTTP/1.1 200 \r\nContent-Length: 5\r\n" END, false, 200, H1_BODY_LENGTH, 5, true},
-    {"HTTP/1.1 200\r\nContent-Length: 5\r\n" END, false, 200, H1_BODY_LENGTH, 5, true},
-    {"HTTP/1.1 200 \xc3\xa4\r\nContent-Length: 5\r\n" END, false, 200, H1_BODY_LENGTH, 5, true},
-    {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n" END, true, 200, H1_BODY_NONE, 5, false},
-    {"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n" END, true, 200, H1_BODY_NONE, 0, true},
-    {"HTTP/1.1 200 OK\r\n" END, true, 200, H1_BODY_NONE, 0, false},
-    {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n" END, true, 200, H1_BODY_NONE, 0, false},
-    {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n" END, false, 200, H1_BODY_CHUNKED, 0, true},
-    {"HTTP/1.1 200 OK\r\n" END, false, 200, H1_BODY_CLOSE, 0, false},
-    {"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n" END, false, 200, H1_BODY_LENGTH, 1, false},
+    {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n" END, false, 200, HTTP_BODY_LENGTH, 5, true},
+    {"HTTP/1.1 200 \r\nContent-Length: 5\r\n" END, false, 200, HTTP_BODY_LENGTH, 5, true},
+    {"HTTP/1.1 200\r\nContent-Length: 5\r\n" END, false, 200, HTTP_BODY_LENGTH, 5, true},
+    {"HTTP/1.1 200 \xc3\xa4\r\nContent-Length: 5\r\n" END, false, 200, HTTP_BODY_LENGTH, 5, true},
+    {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n" END, true, 200, HTTP_BODY_NONE, 5, false},
+    {"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n" END, true, 200, HTTP_BODY_NONE, 0, true},
+    {"HTTP/1.1 200 OK\r\n" END, true, 200, HTTP_BODY_NONE, 0, false},
+    {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n" END, true, 200, HTTP_BODY_NONE, 0, false},
+    {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n" END, false, 200, HTTP_BODY_CHUNKED, 0,
+     true},
+    {"HTTP/1.1 200 OK\r\n" END, false, 200, HTTP_BODY_CLOSE, 0, false},
+    {"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n" END, false, 200, HTTP_BODY_LENGTH, 1, false},
     {"HTTP/1.0 200 OK\r\nContent-Length: 1\r\nConnection: keep-alive\r\n" END, false, 200,
-     H1_BODY_LENGTH, 1, true},
-    {"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n" END, false, 200, H1_BODY_LENGTH,
-     1, false},
-    {"HTTP/1.1 204 No Content\r\n" END, false, 204, H1_BODY_NONE, 0, true},
-    {"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n" END, false, 304, H1_BODY_NONE, 9, false},
-    {"HTTP/1.1 304 Not Modified\r\n" END, false, 304, H1_BODY_NONE, 0, true},
-    {"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n" END, false, 204, H1_BODY_NONE, 0,
+     HTTP_BODY_LENGTH, 1, true},
+    {"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n" END, false, 200,
+     HTTP_BODY_LENGTH, 1, false},
+    {"HTTP/1.1 204 No Content\r\n" END, false, 204, HTTP_BODY_NONE, 0, true},
+    {"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n" END, false, 304, HTTP_BODY_NONE, 9,
      false},
-    {"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n" END, false, 204, H1_BODY_NONE, 0, true},
-    {"HTTP/1.1 100 Continue\r\n" END, false, 100, H1_BODY_NONE, 0, true},
+    {"HTTP/1.1 304 Not Modified\r\n" END, false, 304, HTTP_BODY_NONE, 0, true},
+    {"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n" END, false, 204, HTTP_BODY_NONE, 0,
+     false},
+    {"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n" END, false, 204, HTTP_BODY_NONE, 0, true},
+    {"HTTP/1.1 100 Continue\r\n" END, false, 100, HTTP_BODY_NONE, 0, true},
     {"HTTP/1.1 099 x\r\n" END, false, 0, 0, 0, false},
     {"HTTP/1.1 600 x\r\n" END, false, 0, 0, 0, false},
     {"HTTP/1.1 20 x\r\n" END, false, 0, 0, 0, false},
@@ -466,7 +476,7 @@ static const struct {
 
 static void test_responses(void **state)
 {
-	struct h1_response *r = malloc(sizeof(*r));
+	struct http_response *r = malloc(sizeof(*r));
 	const char *why;
 	(void)state;
 	for (size_t i = 0; i < sizeof(responses) / sizeof(responses[0]); i++) {
@@ -530,12 +540,38 @@ static const struct {
 };
 
 static const char *const chunks_bad[] = {
-    "\r\n", "g\r\n", "-1\r\n", "+1\r\na", " 1\r\na", "1 \r\na", "0x1\r\na", "1\na\r\n0\r\n\r\n",
-    "1\r\nab\r\n", "1\r\na\n0\r\n\r\n", "1\r\na\r0\r\n\r\n", "1\ra\r\n", "1;\n", "1;\x01\r\n",
-    "1;\x7f\r\n", "00000000000000001\r\n", "8000000000000000\r\n", "ffffffffffffffff\r\n",
-    "10000000000000000\r\n", "fffffffffffffffff\r\n", "0\r\n \r\n", "0\r\nX\r\n", "0\r\n: y\r\n",
-    "0\r\nX : y\r\n", "0\r\nX: y\n\r\n", "0\r\nX: \x01\r\n", "0\r\n\n", "0\r\n\r\r", "0\n\r\n",
-    "3\r\nabc0\r\n\r\n", ";a\r\n", "1\r\r\na",
+    "\r\n",
+    "g\r\n",
+    "-1\r\n",
+    "+1\r\na",
+    " 1\r\na",
+    "1 \r\na",
+    "0x1\r\na",
+    "1\na\r\n0\r\n\r\n",
+    "1\r\nab\r\n",
+    "1\r\na\n0\r\n\r\n",
+    "1\r\na\r0\r\n\r\n",
+    "1\ra\r\n",
+    "1;\n",
+    "1;\x01\r\n",
+    "1;\x7f\r\n",
+    "00000000000000001\r\n",
+    "8000000000000000\r\n",
+    "ffffffffffffffff\r\n",
+    "10000000000000000\r\n",
+    "fffffffffffffffff\r\n",
+    "0\r\n \r\n",
+    "0\r\nX\r\n",
+    "0\r\n: y\r\n",
+    "0\r\nX : y\r\n",
+    "0\r\nX: y\n\r\n",
+    "0\r\nX: \x01\r\n",
+    "0\r\n\n",
+    "0\r\n\r\r",
+    "0\n\r\n",
+    "3\r\nabc0\r\n\r\n",
+    ";a\r\n",
+    "1\r\r\na",
 };
 
 static void test_chunks(void **state)
@@ -589,7 +625,7 @@ static void test_bit_flips(void **state)
 	static const char head[] = "POST /a?b HTTP/1.1\r\nHost: a.test:80\r\nContent-Length: 5\r\n"
 				   "Connection: close, x\r\nX: y\r\nExpect: 100-continue\r\n\r\n";
 	static const char body[] = "5;x=y\r\nabcde\r\n0\r\nA: b\r\n\r\n";
-	struct h1_request *r = malloc(sizeof(*r));
+	struct http_request *r = malloc(sizeof(*r));
 	char copy[256], out[256];
 	size_t n, used, at;
 	const char *why;
@@ -601,7 +637,8 @@ static void test_bit_flips(void **state)
 		char *g = guarded(copy, sizeof(head) - 1);
 		int k = h1_scan(g, sizeof(head) - 1, &at, 65536);
 		if (k > 0)
-			(void)h1_request_parse(r, guarded(copy, (size_t)k), (size_t)k, &limits, &why);
+			(void)h1_request_parse(r, guarded(copy, (size_t)k), (size_t)k, &limits,
+					       &why);
 	}
 	for (size_t i = 0; i < (sizeof(body) - 1) * 8; i++) {
 		memcpy(copy, body, sizeof(body));
@@ -636,42 +673,42 @@ static void test_accept(void **state)
 	(void)state;
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		size_t n = strlen(cases[i].accept);
-		struct h1_str s = {guarded(cases[i].accept, n), n};
-		if (h1_prefers_html(s) != cases[i].html)
+		struct http_str s = {guarded(cases[i].accept, n), n};
+		if (http_prefers_html(s) != cases[i].html)
 			print_error("%s\n", cases[i].accept);
-		assert_int_equal(h1_prefers_html(s), cases[i].html);
+		assert_int_equal(http_prefers_html(s), cases[i].html);
 	}
 }
 
 static void test_host(void **state)
 {
-	char out[H1_HOST_MAX + 1], text[300];
+	char out[HTTP_HOST_MAX + 1], text[300];
 	uint32_t port;
 	(void)state;
 	memset(text, 'a', sizeof(text));
 	for (size_t i = 50; i < 253; i += 50)
 		text[i] = '.';
-	assert_true(h1_host_normal((struct h1_str){guarded(text, 253), 253}, out, &port));
+	assert_true(http_host_normal((struct http_str){guarded(text, 253), 253}, out, &port));
 	assert_int_equal(strlen(out), 253);
-	assert_false(h1_host_normal((struct h1_str){guarded(text, 254), 254}, out, &port));
+	assert_false(http_host_normal((struct http_str){guarded(text, 254), 254}, out, &port));
 	text[253] = '.';
-	assert_true(h1_host_normal((struct h1_str){guarded(text, 254), 254}, out, &port));
+	assert_true(http_host_normal((struct http_str){guarded(text, 254), 254}, out, &port));
 	assert_int_equal(strlen(out), 253);
-	assert_true(h1_host_normal((struct h1_str){"[2001:DB8::1]:443", 17}, out, &port));
+	assert_true(http_host_normal((struct http_str){"[2001:DB8::1]:443", 17}, out, &port));
 	assert_int_equal(port, 443);
-	assert_false(h1_host_normal((struct h1_str){"", 0}, out, &port));
-	assert_false(h1_host_normal((struct h1_str){".", 1}, out, &port));
+	assert_false(http_host_normal((struct http_str){"", 0}, out, &port));
+	assert_false(http_host_normal((struct http_str){".", 1}, out, &port));
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_refused),	 cmocka_unit_test(test_taken),
+	    cmocka_unit_test(test_refused),       cmocka_unit_test(test_taken),
 	    cmocka_unit_test(test_request_facts), cmocka_unit_test(test_hop_by_hop),
-	    cmocka_unit_test(test_upgrade),	 cmocka_unit_test(test_limits),
-	    cmocka_unit_test(test_responses),	 cmocka_unit_test(test_chunks),
-	    cmocka_unit_test(test_chunk_bounds), cmocka_unit_test(test_bit_flips),
-	    cmocka_unit_test(test_accept),	 cmocka_unit_test(test_host),
+	    cmocka_unit_test(test_upgrade),       cmocka_unit_test(test_limits),
+	    cmocka_unit_test(test_responses),     cmocka_unit_test(test_chunks),
+	    cmocka_unit_test(test_chunk_bounds),  cmocka_unit_test(test_bit_flips),
+	    cmocka_unit_test(test_accept),        cmocka_unit_test(test_host),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

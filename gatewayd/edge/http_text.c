@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* The smaller grammars of h1.h: authorities and Accept. */
-#include "gatewayd/edge/h1.h"
+/* The smaller grammars of http.h: authorities and Accept. */
+#include "gatewayd/edge/http.h"
 #include <arpa/inet.h>
 #include <string.h>
 #include <strings.h>
+
+bool http_str_is(struct http_str s, const char *what)
+{
+	return s.n == strlen(what) && strncasecmp(s.p, what, s.n) == 0;
+}
 
 static bool digit(char c)
 {
@@ -26,7 +31,7 @@ static bool port_read(const char *p, size_t n, uint32_t *port)
 	return n == 1 || (*port > 0 && *port < 65536);
 }
 
-static bool v6_host(struct h1_str a, size_t end, char *out)
+static bool v6_host(struct http_str a, size_t end, char *out)
 {
 	struct in6_addr in;
 	if (end < 3 || end > 47)
@@ -39,7 +44,7 @@ static bool v6_host(struct h1_str a, size_t end, char *out)
 	return ok;
 }
 
-bool h1_host_normal(struct h1_str a, char out[static H1_HOST_MAX + 1], uint32_t *port)
+bool http_host_normal(struct http_str a, char out[static HTTP_HOST_MAX + 1], uint32_t *port)
 {
 	size_t n = 0;
 	out[0] = '\0';
@@ -52,7 +57,7 @@ bool h1_host_normal(struct h1_str a, char out[static H1_HOST_MAX + 1], uint32_t 
 	}
 	for (; n < a.n && a.p[n] != ':'; n++) {
 		char c = a.p[n];
-		if (n > H1_HOST_MAX)
+		if (n > HTTP_HOST_MAX)
 			return false;
 		if (c >= 'A' && c <= 'Z')
 			c = (char)(c | 0x20);
@@ -60,12 +65,12 @@ bool h1_host_normal(struct h1_str a, char out[static H1_HOST_MAX + 1], uint32_t 
 			return false;
 		if (c == '.' && (n == 0 || a.p[n - 1] == '.'))
 			return false;
-		if (n < H1_HOST_MAX)
+		if (n < HTTP_HOST_MAX)
 			out[n] = c;
 		else if (c != '.')
 			return false;
 	}
-	size_t len = n > H1_HOST_MAX ? H1_HOST_MAX : n;
+	size_t len = n > HTTP_HOST_MAX ? HTTP_HOST_MAX : n;
 	if (n == len && len && out[len - 1] == '.')
 		len--;
 	out[len] = '\0';
@@ -95,7 +100,7 @@ static int quality(const char *p, size_t n)
 	return 1000;
 }
 
-bool h1_prefers_html(struct h1_str accept)
+bool http_prefers_html(struct http_str accept)
 {
 	int html = -1, plain = -1, text = -1, any = -1;
 	size_t i = 0;
@@ -109,15 +114,15 @@ bool h1_prefers_html(struct h1_str accept)
 		size_t type = from;
 		while (type < end && accept.p[type] != ';' && accept.p[type] != ' ')
 			type++;
-		struct h1_str t = {accept.p + from, type - from};
+		struct http_str t = {accept.p + from, type - from};
 		int q = quality(accept.p + type, end - type);
-		if (h1_str_is(t, "text/html"))
+		if (http_str_is(t, "text/html"))
 			html = q;
-		else if (h1_str_is(t, "text/plain"))
+		else if (http_str_is(t, "text/plain"))
 			plain = q;
-		else if (h1_str_is(t, "text/*"))
+		else if (http_str_is(t, "text/*"))
 			text = q;
-		else if (h1_str_is(t, "*/*"))
+		else if (http_str_is(t, "*/*"))
 			any = q;
 	}
 	text = text >= 0 ? text : any;
