@@ -12,10 +12,84 @@ void body_begin(struct body *b, enum http_body kind, uint64_t length, bool encod
 	b->done = kind == HTTP_BODY_NONE || (kind == HTTP_BODY_LENGTH && !length);
 }
 
+void body_keep_trailers(struct body *b)
+{
+	b->keep = true;
+	km_buf_init(&b->trailers, H1_TRAILER_MAX);
+}
+
+void body_end(struct body *b)
+{
+	km_buf_free(&b->trailers);
+	b->keep = false;
+}
+
+/* ---- trailers ---- */
+
+static bool trailer_ok(const struct http_field *f)
+{
+	return !f->hop && !f->head_only;
+}
+
+static int line_put(struct km_buf *out, struct http_str name, struct http_str value)
+{
+	uint8_t *p;
+	size_t n = name.n + value.n + 4;
+	int rc = km_buf_reserve(out, n, &p);
+	if (rc)
+		return rc;
+	memcpy(p, name.p, name.n);
+	memcpy(p + name.n, ": ", 2);
+	if (value.n)
+		memcpy(p + name.n + 2, value.p, value.n);
+	memcpy(p + n - 2, "\r\n", 2);
+	km_buf_commit(out, n);
+	return 0;
+}
+
+int body_trailer(struct body *b, struct http_str name, struct http_str value)
+{
+	size_t before = b->trailers.len;
+	struct http_field f;
+	if (!b->keep)
+		return 0;
+	int rc = line_put(&b->trailers, name, value);
+	if (rc)
+		return rc;
+	struct http_str line = {(const char *)km_buf_head(&b->trailers) + before,
+				b->trailers.len - before};
+	if (!h1_field_next(&line, &f) || line.n || f.name.n != name.n)
+		rc = KM_EPROTO;
+	if (rc || !trailer_ok(&f))
+		b->trailers.len = before;
+	return rc;
+}
+
+/* The section as it came becomes the lines that go on. */
+static int trailers_sift(struct body *b)
+{
+	struct http_str rest = {(const char *)km_buf_head(&b->trailers), b->trailers.len};
+	struct http_field f;
+	struct km_buf out;
+	int rc = 0;
+	km_buf_init(&out, 2 * H1_TRAILER_MAX);
+	while (!rc && h1_field_next(&rest, &f))
+		if (trailer_ok(&f))
+			rc = line_put(&out, f.name, f.value);
+	km_buf_free(&b->trailers);
+	b->trailers = out;
+	return rc;
+}
+
 static int finish(struct body *b, struct km_buf *dst)
 {
 	b->done = true;
-	return b->encode ? km_buf_adds(dst, "0\r\n\r\n") : 0;
+	if (!b->encode)
+		return 0;
+	int rc = km_buf_adds(dst, "0\r\n");
+	if (!rc && b->trailers.len)
+		rc = km_buf_add(dst, km_buf_head(&b->trailers), b->trailers.len);
+	return rc ? rc : km_buf_adds(dst, "\r\n");
 }
 
 static int run_put(const struct body *b, struct km_buf *dst, const void *p, size_t n)
@@ -77,8 +151,13 @@ static int move_chunked(struct body *b, struct km_buf *src, struct km_buf *dst, 
 			rc = run_put(b, dst, data, n);
 			*moved += n;
 			break;
+		case H1_CHUNK_TRAILER:
+			rc = b->keep ? km_buf_add(&b->trailers, data, n) : 0;
+			break;
 		case H1_CHUNK_END:
-			rc = finish(b, dst);
+			rc = b->trailers.len ? trailers_sift(b) : 0;
+			if (!rc)
+				rc = finish(b, dst);
 			break;
 		case H1_CHUNK_MORE:
 			break;

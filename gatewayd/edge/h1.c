@@ -105,67 +105,10 @@ int h1_scan(const char *p, size_t n, size_t *at, size_t max)
 
 /* ---- fields ---- */
 
-static const struct {
-	const char *name;
-	enum http_name id;
-	bool hop;
-} known[] = {
-    {"te", HTTP_HOP, true},
-    {"host", HTTP_HOST, false},
-    {"accept", HTTP_ACCEPT, false},
-    {"expect", HTTP_EXPECT, false},
-    {"trailer", HTTP_HOP, true},
-    {"upgrade", HTTP_UPGRADE, true},
-    {"forwarded", HTTP_FORWARDED, true},
-    {"x-real-ip", HTTP_FORWARDED, true},
-    {"connection", HTTP_CONNECTION, true},
-    {"keep-alive", HTTP_HOP, true},
-    {"content-length", HTTP_CONTENT_LENGTH, false},
-    {"http2-settings", HTTP_HOP, true},
-    {"x-forwarded-for", HTTP_FORWARDED, true},
-    {"x-forwarded-host", HTTP_FORWARDED, true},
-    {"x-forwarded-port", HTTP_FORWARDED, true},
-    {"proxy-connection", HTTP_HOP, true},
-    {"transfer-encoding", HTTP_TRANSFER_ENCODING, true},
-    {"x-forwarded-proto", HTTP_FORWARDED, true},
-    {"x-forwarded-server", HTTP_FORWARDED, true},
-    {"x-forwarded-scheme", HTTP_FORWARDED, true},
-    {"x-forwarded-ssl", HTTP_FORWARDED, true},
-};
-
-static bool same_name(struct http_str s, const char *name, bool *masked)
-{
-	*masked = false;
-	for (size_t i = 0; i < s.n; i++) {
-		char c = s.p[i];
-		if (c >= 'A' && c <= 'Z')
-			c = (char)(c | 0x20);
-		if (c == '_' && name[i] == '-')
-			*masked = true;
-		else if (c != name[i])
-			return false;
-	}
-	return true;
-}
-
-static void field_know(struct http_field *f)
-{
-	bool masked;
-	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
-		if (strlen(known[i].name) != f->name.n ||
-		    !same_name(f->name, known[i].name, &masked))
-			continue;
-		f->id = masked ? HTTP_OTHER : known[i].id;
-		f->hop = masked || known[i].hop;
-		return;
-	}
-}
-
 /* One line `name: value`. */
 static const char *field_read(struct http_field *f, struct http_str line)
 {
 	bool colon;
-	*f = (struct http_field){.id = HTTP_OTHER};
 	f->name = cut(&line, ':', &colon);
 	if (!colon)
 		return "header line without a colon";
@@ -174,8 +117,13 @@ static const char *field_read(struct http_field *f, struct http_str line)
 	if (!all_of(line, VALUE))
 		return "control byte in a header";
 	f->value = trim(line);
-	field_know(f);
+	http_field_know(f);
 	return NULL;
+}
+
+bool h1_field_next(struct http_str *rest, struct http_field *f)
+{
+	return rest->n && !field_read(f, next_line(rest));
 }
 
 /* What both kinds of heads say with their fields. */
@@ -184,8 +132,17 @@ struct said {
 	size_t hosts, expects, upgrades, content_lengths, transfer_encodings;
 	struct http_str named[H1_CONNECTION_MAX];
 	size_t n_named;
-	bool close, keep_alive, upgrade_named;
+	bool close, keep_alive, upgrade_named, te_trailers, trailers_told;
+	bool others_named; /* in Connection: fields that may stand in trailers too */
 };
+
+static void named_note(struct said *s, struct http_str name)
+{
+	struct http_field f = {.name = name};
+	http_field_know(&f);
+	s->named[s->n_named++] = name;
+	s->others_named |= !f.head_only;
+}
 
 static const char *connection_read(struct said *s, struct http_str value)
 {
@@ -204,9 +161,17 @@ static const char *connection_read(struct said *s, struct http_str value)
 		else if (s->n_named == H1_CONNECTION_MAX)
 			return "too many names in Connection";
 		else
-			s->named[s->n_named++] = name;
+			named_note(s, name);
 	}
 	return NULL;
+}
+
+/* TE: trailers, perhaps among transfer codings (RFC 9110 section 10.1.4). */
+static void te_read(struct said *s, struct http_str value)
+{
+	while (value.n)
+		if (http_str_is(trim(cut(&value, ',', NULL)), "trailers"))
+			s->te_trailers = true;
 }
 
 static const char *field_note(struct said *s, const struct http_field *f)
@@ -235,6 +200,12 @@ static const char *field_note(struct said *s, const struct http_field *f)
 	case HTTP_TRANSFER_ENCODING:
 		s->transfer_encodings++;
 		s->transfer_encoding = f->value;
+		break;
+	case HTTP_TE:
+		te_read(s, f->value);
+		break;
+	case HTTP_TRAILER:
+		s->trailers_told |= f->value.n > 0;
 		break;
 	case HTTP_CONNECTION:
 		return connection_read(s, f->value);
@@ -476,6 +447,8 @@ int h1_request_parse(struct http_request *r, const char *p, size_t n, const stru
 		r->body = HTTP_BODY_NONE;
 	}
 	r->accept = s.accept;
+	r->te_trailers = s.te_trailers && r->minor;
+	r->trailers_ok = !s.others_named;
 	r->keep_alive = r->minor ? !s.close : s.keep_alive && !s.close;
 	r->upgrade = r->minor && r->body == HTTP_BODY_NONE && upgrade_ok(&s);
 	r->upgrade_to = s.upgrade;
@@ -532,6 +505,8 @@ int h1_response_parse(struct http_response *r, const char *p, size_t n, bool hea
 	bool tempted = body_tempting(r, head);
 	if (head || r->status < 200 || r->status == 204 || r->status == 304)
 		r->body = HTTP_BODY_NONE;
+	r->trailers_ok = !s.others_named;
+	r->trailers_told = s.trailers_told;
 	r->upgrade = r->status == 101 && s.upgrade_named && s.upgrades == 1;
 	r->upgrade_to = s.upgrade;
 	r->keep_alive =

@@ -34,15 +34,20 @@ struct h1_chunked {
 	uint64_t left; /* bytes of the chunk to come */
 };
 enum h1_chunk {
-	H1_CHUNK_BAD = -1, /* not a chunked body */
-	H1_CHUNK_MORE = 0, /* all n bytes are used up, more are needed */
-	H1_CHUNK_DATA = 1, /* *data .. *data + *data_len are bytes of the body (data_len > 0) */
-	H1_CHUNK_END = 2,  /* the body ended; what follows *used belongs to the next message */
+	H1_CHUNK_BAD = -1,    /* not a chunked body */
+	H1_CHUNK_MORE = 0,    /* all n bytes are used up, more are needed */
+	H1_CHUNK_DATA = 1,    /* *data .. *data + *data_len are bytes of the body (data_len > 0) */
+	H1_CHUNK_END = 2,     /* the body ended; what follows *used belongs to the next message */
+	H1_CHUNK_TRAILER = 3, /* *data .. *data + *data_len are bytes of the trailer section: well
+				 formed lines, together whole ones when END comes */
 };
 /* Takes bytes from the n at p, at most up to the end of one run of data; *used says how many (the
- * data included). Trailers are checked and dropped. Call again with the rest until MORE, END or
- * BAD. */
+ * data included). Call again with the rest until MORE, END or BAD. */
 enum h1_chunk h1_chunked_next(struct h1_chunked *c, const char *p, size_t n, size_t *used,
 			      const char **data, size_t *data_len);
+
+/* Takes the first line off *rest, lines of well formed fields ("Name: value\r\n", without the empty
+ * line: h1_chunked_next's trailers, struct body's). False when there is none. */
+bool h1_field_next(struct http_str *rest, struct http_field *f);
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The chunked coding, RFC 9112 section 7.1. Extensions are skipped, trailers checked and dropped.
+/* The chunked coding, RFC 9112 section 7.1. Extensions are checked and skipped, trailers given out.
  */
 #include "gatewayd/edge/h1.h"
 #include <string.h>
@@ -87,16 +87,22 @@ static bool framing_byte(struct h1_chunked *c, char b)
 	case TRAILER_VALUE:
 		if (b == '\r')
 			c->state = TRAILER_LF;
-		return b == '\r' || (text(b) && ++c->line <= H1_TRAILER_MAX);
+		return (b == '\r' || text(b)) && ++c->line <= H1_TRAILER_MAX;
 	case TRAILER_LF:
 		c->state = TRAILER;
-		return b == '\n';
+		return b == '\n' && ++c->line <= H1_TRAILER_MAX;
 	case END_LF:
 		c->state = END;
 		return b == '\n';
 	default:
 		return false;
 	}
+}
+
+/* Whether b belongs to a line of the trailer section (and not to the empty one behind it). */
+static bool trailer_byte(const struct h1_chunked *c, char b)
+{
+	return c->state >= TRAILER && c->state <= TRAILER_LF && (c->state != TRAILER || b != '\r');
 }
 
 enum h1_chunk h1_chunked_next(struct h1_chunked *c, const char *p, size_t n, size_t *used,
@@ -121,7 +127,17 @@ enum h1_chunk h1_chunked_next(struct h1_chunked *c, const char *p, size_t n, siz
 				c->state = DATA_CR;
 			return H1_CHUNK_DATA;
 		}
-		if (!framing_byte(c, p[i++]))
+		size_t from = i;
+		while (i < n && trailer_byte(c, p[i]))
+			if (!framing_byte(c, p[i++]))
+				return H1_CHUNK_BAD;
+		if (i > from) {
+			*data = p + from;
+			*data_len = i - from;
+			*used = i;
+			return H1_CHUNK_TRAILER;
+		}
+		if (i < n && !framing_byte(c, p[i++]))
 			return H1_CHUNK_BAD;
 	}
 	*used = i;

@@ -77,7 +77,7 @@ int heads_request(struct km_buf *out, const struct http_request *r, const struct
 	for (size_t i = 0; i < r->n_fields; i++) {
 		const struct http_field *f = &r->fields[i];
 		if (!f->hop && f->id != HTTP_HOST && f->id != HTTP_CONTENT_LENGTH &&
-		    f->id != HTTP_EXPECT)
+		    f->id != HTTP_EXPECT && (f->id != HTTP_TRAILER || r->body == HTTP_BODY_CHUNKED))
 			put_field(&o, f->name, f->value);
 	}
 	put_client(&o, r, client, secure);
@@ -87,6 +87,8 @@ int heads_request(struct km_buf *out, const struct http_request *r, const struct
 		put_text(&o, "Transfer-Encoding: chunked\r\n");
 	if (r->expect_continue)
 		put_text(&o, "Expect: 100-continue\r\n");
+	if (r->te_trailers && !r->upgrade)
+		put_text(&o, "Connection: TE\r\nTE: trailers\r\n");
 	if (r->upgrade) {
 		put_text(&o, "Connection: Upgrade\r\nUpgrade: ");
 		put_str(&o, r->upgrade_to);
@@ -109,7 +111,8 @@ int heads_response(struct km_buf *out, const struct http_response *r,
 	put_text(&o, "\r\n");
 	for (size_t i = 0; i < r->n_fields; i++) {
 		const struct http_field *f = &r->fields[i];
-		if (!f->hop && f->id != HTTP_CONTENT_LENGTH)
+		if (!f->hop && f->id != HTTP_CONTENT_LENGTH &&
+		    (f->id != HTTP_TRAILER || how->framing == HTTP_BODY_CHUNKED))
 			put_field(&o, f->name, f->value);
 	}
 	if (how->framing == HTTP_BODY_CHUNKED)

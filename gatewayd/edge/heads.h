@@ -10,7 +10,8 @@
 
 /* Appends the request as the target gets it: HTTP/1.1, origin-form, hop-by-hop fields and what the
  * client says about proxies left out, X-Forwarded-For, -Proto, -Host, X-Real-IP and Forwarded
- * (RFC 7239) set from what the gateway knows. KM_ENOMEM, KM_ETOOBIG. */
+ * (RFC 7239) set from what the gateway knows; TE: trailers where te_trailers says so. KM_ENOMEM,
+ * KM_ETOOBIG. */
 int heads_request(struct km_buf *out, const struct http_request *r, const struct km_addr *client,
 		  bool secure) __attribute__((warn_unused_result));
 

@@ -29,8 +29,9 @@ enum http_name {
 	HTTP_EXPECT,
 	HTTP_FORWARDED, /* also X-Forwarded-* and X-Real-IP: what a proxy says about the client */
 	HTTP_HOST,
-	HTTP_HOP, /* Keep-Alive, Proxy-Connection, TE, Trailer, HTTP2-Settings …: for one hop only
-		   */
+	HTTP_HOP, /* Keep-Alive, Proxy-Connection, HTTP2-Settings …: for one hop only */
+	HTTP_TE,
+	HTTP_TRAILER,
 	HTTP_TRANSFER_ENCODING,
 	HTTP_UPGRADE,
 };
@@ -40,7 +41,11 @@ struct http_field {
 	bool hop; /* must not be passed on: a hop-by-hop field, named in Connection, or written with
 		     '_' in the place of '-' of a field above (some servers take one for the other)
 		   */
+	bool head_only; /* means something only in a head, so it is taken out of trailers (RFC 9110
+			   section 6.5.1): framing, routing, conditions, authentication, hop */
 };
+/* Fills in what follows from f->name alone: id, hop, head_only. */
+void http_field_know(struct http_field *f);
 
 enum http_body {
 	HTTP_BODY_NONE,
@@ -68,6 +73,8 @@ struct http_request {
 	bool keep_alive;              /* what the client asks for */
 	bool expect_continue;
 	bool te_trailers; /* TE: trailers: the client can take trailers */
+	bool trailers_ok; /* trailers may be passed on: Connection names no field that could be one
+			     of them */
 	bool upgrade; /* Connection: upgrade, and one protocol in Upgrade that is passed on; or an
 			 extended CONNECT (RFC 8441) */
 	struct http_str upgrade_to;
@@ -85,6 +92,9 @@ struct http_response {
 	bool keep_alive; /* another request may follow; never where a body may come that must not */
 	bool upgrade;    /* status 101 with Connection: upgrade and Upgrade */
 	struct http_str upgrade_to;
+	bool trailers_ok;   /* as in a request */
+	bool trailers_told; /* Trailer announces some: they go to a client that did not ask for them
+			     */
 	enum http_body body;
 	uint64_t length; /* with BODY_LENGTH; and what a bodiless answer declares, see has_length */
 	bool has_length;

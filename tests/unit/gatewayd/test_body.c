@@ -102,6 +102,83 @@ static void test_encoding(void **state)
 	km_buf_free(&out);
 }
 
+static void test_trailers(void **state)
+{
+	static const struct {
+		const char *in, *out;
+	} cases[] = {
+	    {"", ""},
+	    {"Grpc-Status:0\r\nX:  y \t\r\nE:\r\n", "Grpc-Status: 0\r\nX: y\r\nE: \r\n"},
+	    {"Host: b.test\r\nA: b\r\nContent-Length: 5\r\ntransfer-encoding: chunked\r\n",
+	     "A: b\r\n"},
+	    {"Connection: A\r\nTE: trailers\r\nTrailer: A\r\nUpgrade: x\r\nX-Forwarded-For: "
+	     "::1\r\n",
+	     ""},
+	    {"Authorization: x\r\nCookie: x\r\nSet-Cookie: x\r\nCache-Control: no-store\r\n"
+	     "If-None-Match: x\r\nContent-Type: x\r\nLocation: /\r\n",
+	     ""},
+	    {"Content_Length: 5\r\nSet_Cookie: x\r\nx_y: z\r\n", "x_y: z\r\n"},
+	};
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		for (size_t step = 1; step <= 64; step++) {
+			char in[512], want[512];
+			struct body b;
+			struct km_buf out;
+			uint64_t moved = 0;
+			size_t left;
+			snprintf(in, sizeof(in), "3\r\nabc\r\n0\r\n%s\r\nGET", cases[i].in);
+			snprintf(want, sizeof(want), "0\r\n%s\r\n", cases[i].out);
+			km_buf_init(&out, 4096);
+			memset(&b, 0, sizeof(b));
+			body_begin(&b, HTTP_BODY_CHUNKED, 0, true);
+			body_keep_trailers(&b);
+			assert_int_equal(run(&b, in, step, &out, &moved, &left), 0);
+			assert_true(b.done && moved == 3);
+			assert_buf(&b.trailers, cases[i].out);
+			assert_true(out.len > strlen(want));
+			km_buf_consume(&out, out.len - strlen(want));
+			assert_buf(&out, want);
+			body_end(&b);
+			assert_int_equal(b.trailers.len, 0);
+			km_buf_free(&out);
+		}
+	}
+}
+
+static struct http_str str(const char *s)
+{
+	return (struct http_str){s, strlen(s)};
+}
+
+/* A source that is no HTTP/1 adds them one by one; what no head could have is refused. */
+static void test_trailers_added(void **state)
+{
+	struct body b = {0};
+	struct km_buf out;
+	(void)state;
+	km_buf_init(&out, 4096);
+	body_begin(&b, HTTP_BODY_CLOSE, 0, true);
+	assert_int_equal(body_trailer(&b, str("dropped"), str("x")), 0);
+	body_keep_trailers(&b);
+	assert_int_equal(body_trailer(&b, str("grpc-status"), str("0")), 0);
+	assert_int_equal(body_trailer(&b, str("host"), str("x")), 0);
+	assert_int_equal(body_trailer(&b, str(":path"), str("x")), KM_EPROTO);
+	assert_int_equal(body_trailer(&b, str("a:b"), str("x")), KM_EPROTO);
+	assert_int_equal(body_trailer(&b, str(""), str("x")), KM_EPROTO);
+	assert_int_equal(body_trailer(&b, str("a"), str("x\r\nb: c")), KM_EPROTO);
+	assert_int_equal(body_trailer(&b, str("a"), str("x\n")), KM_EPROTO);
+	assert_int_equal(body_trailer(&b, str("a"), str("x\r")), KM_EPROTO);
+	assert_int_equal(body_trailer(&b, str("a b"), str("x")), KM_EPROTO);
+	assert_int_equal(body_trailer(&b, (struct http_str){"a", 1}, (struct http_str){"\0", 1}),
+			 KM_EPROTO);
+	assert_int_equal(body_trailer(&b, str("b"), str("")), 0);
+	assert_int_equal(body_source_ended(&b, &out), 0);
+	assert_buf(&out, "0\r\ngrpc-status: 0\r\nb: \r\n\r\n");
+	body_end(&b);
+	km_buf_free(&out);
+}
+
 static void test_full_destination_waits(void **state)
 {
 	struct body b;
@@ -163,6 +240,14 @@ static void test_requests(void **state)
 	    "Forwarded: for=\"[2001:db8::1]\";proto=http;host=\"a.test\"\r\n"
 	    "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n");
 	check_request(
+	    "POST / HTTP/1.1\r\nHost: a.test\r\nTE: deflate, trailers\r\nTrailer: x\r\n"
+	    "Transfer-Encoding: chunked\r\n\r\n",
+	    "192.0.2.1", true,
+	    "POST / HTTP/1.1\r\nHost: a.test\r\nTrailer: x\r\nX-Forwarded-For: 192.0.2.1\r\n"
+	    "X-Real-IP: 192.0.2.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: a.test\r\n"
+	    "Forwarded: for=192.0.2.1;proto=https;host=\"a.test\"\r\n"
+	    "Transfer-Encoding: chunked\r\nConnection: TE\r\nTE: trailers\r\n\r\n");
+	check_request(
 	    "GET http://a.test HTTP/1.1\r\nHost: a.test\r\nConnection: upgrade\r\n"
 	    "Upgrade: websocket\r\nContent-Length: 0\r\n\r\n",
 	    "192.0.2.1", true,
@@ -193,10 +278,13 @@ static void test_responses(void **state)
 	    "Keep-Alive: 5\r\nC: d\r\n\r\n",
 	    (struct heads_response){.framing = HTTP_BODY_LENGTH},
 	    "HTTP/1.1 200 Fine\r\nC: d\r\nContent-Length: 7\r\n\r\n");
-	check_response(
-	    "HTTP/1.1 200 Fine\r\nTransfer-Encoding: chunked\r\nTrailer: x\r\n\r\n",
-	    (struct heads_response){.framing = HTTP_BODY_CHUNKED, .close = true},
-	    "HTTP/1.1 200 Fine\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n");
+	check_response("HTTP/1.1 200 Fine\r\nTransfer-Encoding: chunked\r\nTrailer: x\r\n\r\n",
+		       (struct heads_response){.framing = HTTP_BODY_CHUNKED, .close = true},
+		       "HTTP/1.1 200 Fine\r\nTrailer: x\r\nTransfer-Encoding: "
+		       "chunked\r\nConnection: close\r\n\r\n");
+	check_response("HTTP/1.1 200 Fine\r\nTransfer-Encoding: chunked\r\nTrailer: x\r\n\r\n",
+		       (struct heads_response){.framing = HTTP_BODY_CLOSE, .close = true},
+		       "HTTP/1.1 200 Fine\r\nConnection: close\r\n\r\n");
 	check_response("HTTP/1.1 204 None\r\nContent-Length: 5\r\n\r\n",
 		       (struct heads_response){.framing = HTTP_BODY_NONE},
 		       "HTTP/1.1 204 None\r\n\r\n");
@@ -210,6 +298,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_reframing),
 	    cmocka_unit_test(test_encoding),
+	    cmocka_unit_test(test_trailers),
+	    cmocka_unit_test(test_trailers_added),
 	    cmocka_unit_test(test_full_destination_waits),
 	    cmocka_unit_test(test_requests),
 	    cmocka_unit_test(test_responses),

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT */
+/* The names of fields that mean something to the gateway. */
+#include "gatewayd/edge/http.h"
+#include <string.h>
+
+enum { HOP = 1, HEAD_ONLY = 2 };
+
+static const struct {
+	const char *name;
+	enum http_name id;
+	unsigned flags;
+} known[] = {
+    {"te", HTTP_TE, HOP},
+    {"age", HTTP_OTHER, HEAD_ONLY},
+    {"date", HTTP_OTHER, HEAD_ONLY},
+    {"host", HTTP_HOST, HEAD_ONLY},
+    {"vary", HTTP_OTHER, HEAD_ONLY},
+    {"range", HTTP_OTHER, HEAD_ONLY},
+    {"accept", HTTP_ACCEPT, HEAD_ONLY},
+    {"cookie", HTTP_OTHER, HEAD_ONLY},
+    {"expect", HTTP_EXPECT, HEAD_ONLY},
+    {"pragma", HTTP_OTHER, HEAD_ONLY},
+    {"expires", HTTP_OTHER, HEAD_ONLY},
+    {"trailer", HTTP_TRAILER, HEAD_ONLY},
+    {"upgrade", HTTP_UPGRADE, HOP},
+    {"warning", HTTP_OTHER, HEAD_ONLY},
+    {"if-match", HTTP_OTHER, HEAD_ONLY},
+    {"if-range", HTTP_OTHER, HEAD_ONLY},
+    {"location", HTTP_OTHER, HEAD_ONLY},
+    {"forwarded", HTTP_FORWARDED, HOP},
+    {"x-real-ip", HTTP_FORWARDED, HOP},
+    {"connection", HTTP_CONNECTION, HOP},
+    {"keep-alive", HTTP_HOP, HOP},
+    {"set-cookie", HTTP_OTHER, HEAD_ONLY},
+    {"retry-after", HTTP_OTHER, HEAD_ONLY},
+    {"content-type", HTTP_OTHER, HEAD_ONLY},
+    {"max-forwards", HTTP_OTHER, HEAD_ONLY},
+    {"authorization", HTTP_OTHER, HEAD_ONLY},
+    {"cache-control", HTTP_OTHER, HEAD_ONLY},
+    {"content-range", HTTP_OTHER, HEAD_ONLY},
+    {"if-none-match", HTTP_OTHER, HEAD_ONLY},
+    {"content-length", HTTP_CONTENT_LENGTH, HEAD_ONLY},
+    {"http2-settings", HTTP_HOP, HOP},
+    {"x-forwarded-for", HTTP_FORWARDED, HOP},
+    {"x-forwarded-ssl", HTTP_FORWARDED, HOP},
+    {"content-encoding", HTTP_OTHER, HEAD_ONLY},
+    {"proxy-connection", HTTP_HOP, HOP},
+    {"www-authenticate", HTTP_OTHER, HEAD_ONLY},
+    {"x-forwarded-host", HTTP_FORWARDED, HOP},
+    {"x-forwarded-port", HTTP_FORWARDED, HOP},
+    {"if-modified-since", HTTP_OTHER, HEAD_ONLY},
+    {"transfer-encoding", HTTP_TRANSFER_ENCODING, HOP},
+    {"x-forwarded-proto", HTTP_FORWARDED, HOP},
+    {"proxy-authenticate", HTTP_OTHER, HEAD_ONLY},
+    {"x-forwarded-scheme", HTTP_FORWARDED, HOP},
+    {"x-forwarded-server", HTTP_FORWARDED, HOP},
+    {"if-unmodified-since", HTTP_OTHER, HEAD_ONLY},
+    {"proxy-authorization", HTTP_OTHER, HEAD_ONLY},
+};
+
+static bool same_name(struct http_str s, const char *name, bool *masked)
+{
+	*masked = false;
+	for (size_t i = 0; i < s.n; i++) {
+		char c = s.p[i];
+		if (c >= 'A' && c <= 'Z')
+			c = (char)(c | 0x20);
+		if (c == '_' && name[i] == '-')
+			*masked = true;
+		else if (c != name[i])
+			return false;
+	}
+	return true;
+}
+
+void http_field_know(struct http_field *f)
+{
+	bool masked;
+	f->id = HTTP_OTHER;
+	f->hop = f->head_only = false;
+	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
+		if (strlen(known[i].name) != f->name.n ||
+		    !same_name(f->name, known[i].name, &masked))
+			continue;
+		f->id = masked ? HTTP_OTHER : known[i].id;
+		f->hop = (masked && known[i].id != HTTP_OTHER) || (known[i].flags & HOP);
+		f->head_only = true;
+		return;
+	}
+}
