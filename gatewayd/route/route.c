@@ -59,6 +59,14 @@ void route_state_put(struct route_state *s)
 		free(s);
 }
 
+void route_drop(struct route *r)
+{
+	route_state_put(r->state);
+	route_rules_put(r->rules);
+	r->state = NULL;
+	r->rules = NULL;
+}
+
 static struct route_state *state_new(void)
 {
 	struct route_state *s = calloc(1, sizeof(*s));
@@ -129,6 +137,7 @@ static void entry_free(struct entry *e)
 	if (!e)
 		return;
 	route_state_put(e->e.state);
+	route_rules_put(e->e.rules);
 	free(e);
 }
 
@@ -180,6 +189,8 @@ int route_set(struct route_table *t, const struct route_entry *in)
 		free(e);
 		return KM_ENOMEM;
 	}
+	if (e->e.rules)
+		route_rules_ref(e->e.rules);
 	if (was)
 		bury(t, was);
 	HASH_ADD_KEYPTR(by_domain, t->domains, e->e.domain, strlen(e->e.domain), e);
@@ -287,6 +298,7 @@ bool route_find(const struct route_table *t, const char *host, struct route *out
 		out->wildcard = wildcard;
 		out->serial = e->e.serial;
 		out->state = route_state_ref(e->e.state);
+		out->rules = e->e.rules ? route_rules_ref(e->e.rules) : NULL;
 	}
 	READER_DONE(&t->view);
 	urcu_memb_read_unlock();

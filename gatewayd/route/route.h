@@ -7,6 +7,7 @@
 #ifndef GATEWAYD_ROUTE_ROUTE_H
 #define GATEWAYD_ROUTE_ROUTE_H
 
+#include "gatewayd/route/rules.h"
 #include "libkm/base/addr.h"
 #include <stdatomic.h>
 
@@ -35,6 +36,7 @@ struct route_entry {
 	struct km_addr agent; /* virtual IP */
 	bool enabled;
 	enum route_tls tls;
+	const struct route_rules *rules; /* NULL: nothing special */
 	uint64_t serial; /* another one for every version of every entry */
 	struct route_state *state;
 };
@@ -46,8 +48,8 @@ struct route_table *route_table_new(void);
 /* No reader may be left. Accepts NULL. */
 void route_table_free(struct route_table *t);
 
-/* Writer: the tunnel e->tunnel is now as e says (domain, target, agent, enabled, tls are copied; serial
- * and state are the table's). Takes effect with route_publish. KM_EINVAL: the domain is none;
+/* Writer: the tunnel e->tunnel is now as e says (domain, target, agent, enabled, tls are copied, of
+ * rules a reference is taken; serial and state are the table's). Takes effect with route_publish. KM_EINVAL: the domain is none;
  * KM_EEXIST: another tunnel has it; KM_ENOMEM. A tunnel that fails keeps its older version. */
 int route_set(struct route_table *t, const struct route_entry *e)
     __attribute__((warn_unused_result));
@@ -62,7 +64,7 @@ void route_each(const struct route_table *t, void (*each)(void *arg, const struc
 		void *arg);
 size_t route_count(const struct route_table *t);
 
-/* Reader: what a request needs to know of its tunnel, copied out, with a reference to the state. */
+/* Reader: what a request needs to know of its tunnel, copied out, with references to state and rules. */
 struct route {
 	uint8_t tunnel[16], target[16];
 	struct km_addr agent;
@@ -70,8 +72,12 @@ struct route {
 	enum route_tls tls;
 	bool wildcard; /* found by "*.parent" */
 	uint64_t serial;
-	struct route_state *state; /* give back with route_state_put */
+	const struct route_rules *rules; /* NULL: nothing special */
+	struct route_state *state;
 };
+/* Gives back what route_find has given. */
+void route_drop(struct route *r);
+
 /* The tunnel of a host name (lower case, no port): the name itself, else "*.parent" of its parent
  * (one label, as certificates have it). False: none. out may be NULL. Any registered thread. */
 bool route_find(const struct route_table *t, const char *host, struct route *out);
