@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* A stranger's connection from accept to close; what happens between a request's head and the end
- * of its answer is in exchange.c. */
+/* A stranger's connection from accept to close; its requests are in front_h1.c. */
 #include "gatewayd/edge/conn.h"
-#include "gatewayd/edge/heads.h"
+#include "gatewayd/edge/front_h1.h"
 #include "libkm/base/util.h"
 #include <errno.h>
 #include <openssl/err.h>
@@ -38,7 +37,7 @@ void conn_new(struct worker *w, int fd, const struct sockaddr *sa, bool secure)
 	c->timer.fired = on_late;
 	km_buf_init(&c->in, w->sh->buf_max);
 	km_buf_init(&c->out, w->sh->buf_max);
-	km_buf_init(&c->x.again, w->sh->buf_max);
+	exchange_init(&c->x, c, &front_h1, &c->in, &c->out, &c->timer);
 	DL_APPEND(w->conns, c);
 	km_metric_add(w->sh->m_accepted, 1);
 	km_metric_add(w->sh->m_conns, 1);
@@ -68,7 +67,7 @@ static void conn_free(struct conn *c)
 	struct worker *w = c->w;
 	wait_end(c);
 	timer_stop(&w->timers, &c->timer);
-	exchange_drop(c, c->polite);
+	exchange_drop(&c->x, c->polite);
 	io_close(&c->io, c->polite);
 	tls_peer_clear(&c->peer);
 	km_buf_free(&c->in);
@@ -93,9 +92,7 @@ void conn_cut(struct conn *c)
 	conn_free(c);
 }
 
-/* Ends our side and waits for the client to end its own: closed at once, what it still sends would
- * reset the connection before it has read our last bytes. */
-static void linger_begin(struct conn *c)
+void conn_linger(struct conn *c)
 {
 	if (c->io.ssl) {
 		ERR_clear_error();
@@ -113,7 +110,6 @@ void conn_tls_begin(struct conn *c)
 {
 	c->io.ssl = tls_accept(c->w->sh->tls, c->io.fd, &c->peer);
 	c->state = CONN_TLS;
-	c->scan_at = 0;
 	if (!c->io.ssl)
 		conn_over(c, false);
 }
@@ -166,7 +162,7 @@ static bool tls_step(struct conn *c)
 		timer_set(&c->w->timers, &c->timer, TIMER_HEADER, c->w->now);
 	}
 	if (rc == 1 && c->peer.challenge) {
-		linger_begin(c);
+		conn_linger(c);
 		return true;
 	}
 	if (rc == 1) {
@@ -190,254 +186,6 @@ static bool tls_step(struct conn *c)
 		conn_over(c, true);
 		return false;
 	}
-}
-
-/* ---- answers of our own ---- */
-
-void conn_answer(struct conn *c, int status, const char *what, bool close)
-{
-	struct heads_answer a = {.status = status, .what = what};
-	a.html = c->x.html;
-	a.head = c->x.head;
-	a.close = close || c->w->draining || !c->x.keep_alive;
-	a.keep_alive = c->x.minor == 0;
-	if (heads_answer(&c->out, &a)) {
-		conn_over(c, false);
-		return;
-	}
-	c->close_after = a.close;
-	c->served = true;
-	c->state = CONN_HEAD;
-	timer_set(&c->w->timers, &c->timer, TIMER_BODY, c->w->now);
-}
-
-static void answer_bad(struct conn *c, int status, const char *why)
-{
-	char ip[KM_ADDR_STRLEN];
-	uint32_t held;
-	struct edge_shared *sh = c->w->sh;
-	km_metric_add(sh->m_bad, 1);
-	if (km_log_allow(&sh->bad_log, c->w->now, 10, 10000, &held))
-		km_info("bad request", km_ks("client", km_addr_str(&c->addr, ip)),
-			km_ki("status", status), km_ks("why", why), km_ki("held", held));
-	c->x.html = c->x.head = false;
-	conn_answer(c, status, NULL, true);
-}
-
-static void answer_redirect(struct conn *c, const struct http_request *r)
-{
-	struct heads_answer a = {.status = 301, .html = c->x.html, .head = c->x.head};
-	char port[16] = "";
-	struct km_buf *location = &c->w->head;
-	if (c->w->sh->https_port != 443)
-		snprintf(port, sizeof(port), ":%d", c->w->sh->https_port);
-	a.close = c->w->draining || !c->x.keep_alive || r->body != HTTP_BODY_NONE;
-	a.keep_alive = c->x.minor == 0;
-	km_buf_clear(location);
-	if (km_buf_addf(location, "https://%s%s%s", r->host, port,
-			r->target_query || !r->target.n ? "/" : "") ||
-	    km_buf_add(location, r->target.p, r->target.n) || km_buf_add(location, "", 1))
-		goto fail;
-	a.location = (const char *)km_buf_head(location);
-	if (heads_answer(&c->out, &a))
-		goto fail;
-	c->close_after = a.close;
-	c->served = true;
-	timer_set(&c->w->timers, &c->timer, TIMER_BODY, c->w->now);
-	return;
-fail:
-	conn_over(c, false);
-}
-
-/* ---- requests ---- */
-
-static const char acme_path[] = "/.well-known/acme-challenge/";
-
-static bool challenge_path(const struct http_request *r)
-{
-	return r->target.n >= sizeof(acme_path) - 1 &&
-	       !memcmp(r->target.p, acme_path, sizeof(acme_path) - 1);
-}
-
-/* RFC 8555 section 8.3: the CA asks for the proof that we hold this name, whoever's tunnel it is.
- */
-static bool challenge_answered(struct conn *c, const struct http_request *r)
-{
-	char text[CHALLENGE_KEY_AUTH_MAX + 1];
-	const char *token = r->target.p + sizeof(acme_path) - 1;
-	size_t n = r->target.n - (sizeof(acme_path) - 1);
-	struct edge_shared *sh = c->w->sh;
-	if (!sh->challenges || !(http_str_is(r->method, "GET") || r->head) ||
-	    !challenges_http(sh->challenges, r->host, token, n, text))
-		return false;
-	km_metric_add(sh->m_challenged, 1);
-	c->x.html = false;
-	conn_answer(c, 200, text, true);
-	return true;
-}
-
-/* A request for the tunnel of c->x.route. */
-static void tunnel_request(struct conn *c, const struct http_request *r)
-{
-	if (c->x.route.enabled) {
-		exchange_begin(c, r);
-		return;
-	}
-	conn_answer(c, 503, "Tunnel disabled", r->body != HTTP_BODY_NONE);
-	exchange_drop(c, true);
-}
-
-static void plain_request(struct conn *c, const struct http_request *r)
-{
-	bool close = r->body != HTTP_BODY_NONE;
-	struct exchange *x = &c->x;
-	if (challenge_path(r) && challenge_answered(c, r))
-		return;
-	bool known = route_find(c->w->sh->routes, r->host, &x->route);
-	x->active = known && x->route.tls == ROUTE_TLS_OFF;
-	if (x->active) {
-		tunnel_request(c, r);
-		return;
-	}
-	if (known)
-		route_state_put(x->route.state);
-	if (challenge_path(r))
-		conn_answer(c, 404, NULL, close);
-	else if (r->target.n == 1 && r->target.p[0] == '*')
-		conn_answer(c, 400, NULL, close);
-	else if (!known)
-		conn_answer(c, 404, "Tunnel not found", close);
-	else
-		answer_redirect(c, r);
-}
-
-static void secure_request(struct conn *c, const struct http_request *r)
-{
-	bool close = r->body != HTTP_BODY_NONE;
-	struct exchange *x = &c->x;
-	if (!route_find(c->w->sh->routes, r->host, &x->route)) {
-		conn_answer(c, 404, "Tunnel not found", close);
-		return;
-	}
-	x->active = true;
-	/* Neither is served behind TLS of ours, though a certificate here may name it. */
-	bool elsewhere = x->route.tls == ROUTE_TLS_PASSTHROUGH || x->route.tls == ROUTE_TLS_OFF;
-	if (!elsewhere && (!strcmp(r->host, c->peer.sni) || cert_covers(c->peer.cert, r->host))) {
-		tunnel_request(c, r);
-		return;
-	}
-	conn_answer(c, 421, NULL, close);
-	exchange_drop(c, true);
-}
-
-static void on_head(struct conn *c, size_t n)
-{
-	struct worker *w = c->w;
-	struct http_request *r = &w->req;
-	struct exchange *x = &c->x;
-	const char *why;
-	km_metric_add(w->sh->m_requests, 1);
-	int status =
-	    h1_request_parse(r, (const char *)km_buf_head(&c->in), n, &w->sh->limits, &why);
-	if (status) {
-		answer_bad(c, status, why);
-		return;
-	}
-	x->minor = r->minor;
-	x->head = r->head;
-	x->html = http_prefers_html(r->accept);
-	x->keep_alive = r->keep_alive;
-	if (c->secure)
-		secure_request(c, r);
-	else
-		plain_request(c, r);
-	km_buf_consume(&c->in, n);
-	c->scan_at = 0;
-	c->skipped = false;
-}
-
-/* An empty line before a request is allowed (RFC 9112 section 2.2): one. */
-static void skip_empty_line(struct conn *c)
-{
-	if (c->skipped || c->scan_at || c->in.len < 2 || memcmp(km_buf_head(&c->in), "\r\n", 2))
-		return;
-	km_buf_consume(&c->in, 2);
-	c->skipped = true;
-}
-
-/* Nothing is at hand: an idle connection keeps no buffers. */
-static void on_quiet(struct conn *c)
-{
-	km_buf_free(&c->in);
-	km_buf_free(&c->out);
-	if (c->timer.kind == TIMER_BODY || !c->timer.on)
-		timer_set(&c->w->timers, &c->timer, c->w->draining ? TIMER_LINGER : TIMER_IDLE,
-			  c->w->now);
-}
-
-static bool head_read(struct conn *c)
-{
-	bool first = !c->in.len;
-	if (first && !c->io.can_read && !c->io.eof) {
-		on_quiet(c);
-		return false;
-	}
-	switch (io_read(&c->io, &c->in, CONN_READ)) {
-	case IO_BYTES:
-		if (first ? c->served : c->timer.kind == TIMER_BODY)
-			timer_set(&c->w->timers, &c->timer, TIMER_HEADER, c->w->now);
-		return true;
-	case IO_WAIT:
-		if (first)
-			on_quiet(c);
-		return false;
-	case IO_END:
-		conn_over(c, true);
-		return false;
-	default:
-		conn_over(c, false);
-		return false;
-	}
-}
-
-static bool out_flush(struct conn *c)
-{
-	size_t n;
-	enum io_got got = io_write(&c->io, &c->out, &n);
-	if (got == IO_BYTES)
-		timer_set(&c->w->timers, &c->timer, TIMER_BODY, c->w->now);
-	else if (got == IO_BROKEN)
-		conn_over(c, false);
-	return got == IO_BYTES;
-}
-
-static bool head_step(struct conn *c)
-{
-	if (c->out.len) {
-		bool moved = out_flush(c);
-		if (c->state != CONN_HEAD || c->out.len)
-			return moved && c->state == CONN_HEAD;
-	}
-	if (c->close_after) {
-		linger_begin(c);
-		return true;
-	}
-	skip_empty_line(c);
-	/* A lone CR may be half of that line. */
-	bool half = c->in.len == 1 && !c->skipped && *km_buf_head(&c->in) == '\r';
-	int n = half ? 0
-		     : h1_scan((const char *)km_buf_head(&c->in), c->in.len, &c->scan_at,
-			       c->w->sh->limits.head);
-	if (n < 0) {
-		c->x.keep_alive = false;
-		answer_bad(c, -n, "malformed or too large head");
-		return true;
-	}
-	if (n > 0) {
-		on_head(c, (size_t)n);
-		return true;
-	}
-	return head_read(c);
 }
 
 /* ---- the end ---- */
@@ -464,8 +212,7 @@ static void on_late(struct timer *t)
 	struct conn *c = (struct conn *)((char *)t - offsetof(struct conn, timer));
 	switch (c->state) {
 	case CONN_EXCHANGE:
-	case CONN_RAW:
-		exchange_late(c);
+		exchange_late(&c->x);
 		break;
 	case CONN_PASS:
 		pass_late(c);
@@ -474,14 +221,7 @@ static void on_late(struct timer *t)
 		c->peer.wait_late = true; /* the alert says so */
 		break;
 	case CONN_HEAD:
-		if (c->out.len) { /* a client that does not read */
-			conn_over(c, false);
-		} else if (c->in.len && !c->close_after) {
-			c->x.keep_alive = false;
-			answer_bad(c, 408, "head took too long");
-		} else {
-			conn_over(c, true);
-		}
+		h1_head_late(c);
 		break;
 	default:
 		c->io.broken = c->state == CONN_LINGER;
@@ -511,11 +251,9 @@ static bool step(struct conn *c)
 	case CONN_WAIT:
 		return wait_step(c);
 	case CONN_HEAD:
-		return head_step(c);
+		return h1_head_step(c);
 	case CONN_EXCHANGE:
-		return exchange_step(c);
-	case CONN_RAW:
-		return raw_step(c);
+		return exchange_step(&c->x);
 	case CONN_PASS:
 		return pass_step(c);
 	case CONN_LINGER:
@@ -525,6 +263,15 @@ static bool step(struct conn *c)
 	}
 }
 
+void conn_later(struct conn *c)
+{
+	if (c->later_on)
+		return;
+	c->later_on = true;
+	LL_PREPEND2(c->w->later, c, later_next);
+	(void)event_add(c->w->later_ev, &(struct timeval){0, 0});
+}
+
 void conn_drive(struct conn *c)
 {
 	int budget = 16;
@@ -532,11 +279,7 @@ void conn_drive(struct conn *c)
 	while (c->state != CONN_OVER && step(c)) {
 		if (--budget)
 			continue;
-		if (!c->later_on) {
-			c->later_on = true;
-			LL_PREPEND2(c->w->later, c, later_next);
-			(void)event_add(c->w->later_ev, &(struct timeval){0, 0});
-		}
+		conn_later(c);
 		break;
 	}
 	if (c->state == CONN_OVER)

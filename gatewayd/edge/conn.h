@@ -3,7 +3,7 @@
 #ifndef GATEWAYD_EDGE_CONN_H
 #define GATEWAYD_EDGE_CONN_H
 
-#include "gatewayd/edge/body.h"
+#include "gatewayd/edge/exchange.h"
 #include "gatewayd/edge/io.h"
 #include "gatewayd/edge/timers.h"
 #include "gatewayd/edge/tls.h"
@@ -42,10 +42,11 @@ struct worker {
 	struct event_base *base;
 	struct timers timers;
 	struct pool *pool;
-	struct conn *conns;   /* all of this worker */
-	struct conn *later;   /* have more to do when others had their turn */
-	struct conn *waiting; /* handshakes that wait for a certificate */
-	_Atomic bool wake;    /* some of them have waited long enough: set by the main loop */
+	struct conn *conns;       /* all of this worker */
+	struct conn *later;       /* have more to do when others had their turn */
+	struct exchange *running; /* that hold a route */
+	struct conn *waiting;     /* handshakes that wait for a certificate */
+	_Atomic bool wake;        /* some of them have waited long enough: set by the main loop */
 	struct event *later_ev;
 	int64_t now; /* monotonic, of this turn of the loop */
 	bool draining;
@@ -58,46 +59,36 @@ enum conn_state {
 	CONN_PEEK,     /* whose the server name is, before anything is read */
 	CONN_TLS,      /* handshake */
 	CONN_WAIT,     /* handshake that waits for a certificate */
-	CONN_HEAD,     /* waits for a request's head */
-	CONN_EXCHANGE, /* request and answer pass */
-	CONN_RAW,      /* upgraded: bytes both ways */
+	CONN_HEAD,     /* HTTP/1: waits for a request's head */
+	CONN_EXCHANGE, /* HTTP/1: an exchange has it */
 	CONN_PASS,     /* TLS that the target ends itself: bytes both ways */
 	CONN_LINGER,   /* answered for the last time; waits for the client to close */
 	CONN_OVER,     /* to be freed */
 };
 
-/* One request and its answer. */
-struct exchange {
-	struct route route;
-	bool active; /* route.state is held */
+/* HTTP/1: what is known of the request at hand and of the connection. */
+struct h1_conn {
+	bool served;      /* has answered before */
+	bool close_after; /* ends when `out` has gone */
+	bool skipped;     /* the empty line that may stand before a request */
+	bool keep_alive;  /* as the client asks for */
 	uint8_t minor;
-	bool head, html, keep_alive, upgrade;
-	bool answer_begun;      /* a final answer's head has gone to the client's buffer */
-	bool answer_any;        /* a byte has come from the target */
-	bool up_keep;           /* the target keeps the connection */
-	bool in_shut, out_shut; /* passthrough: the end was passed on */
-	uint8_t interims;
 	size_t scan_at;
-	int status;
-	struct body req, resp;
-	struct km_buf again; /* the head, while it may have to be sent once more */
-	uint64_t bytes_in, bytes_out;
 };
 
 struct conn {
 	struct worker *w;
 	struct io io;
 	enum conn_state state;
-	bool secure, served, close_after, later_on, polite;
-	bool skipped; /* the empty line that may stand before a request */
-	size_t scan_at, lingered;
+	bool secure, later_on, polite;
+	size_t lingered;
 	struct km_buf in, out;
 	struct km_addr addr;
 	uint16_t port;
 	struct tls_peer peer;
 	struct timer timer;
-	struct up *up;
-	struct exchange x;
+	struct h1_conn h1;
+	struct exchange x; /* HTTP/1's, one after another; passthrough's */
 	struct conn *prev, *next, *later_next;
 	struct conn *wait_prev, *wait_next;
 };
@@ -108,9 +99,11 @@ void conn_new(struct worker *w, int fd, const struct sockaddr *sa, bool secure);
 void conn_drive(struct conn *c);
 /* Ends it when conn_drive returns; not politely: with a reset. */
 void conn_over(struct conn *c, bool polite);
-/* The gateway's own answer to the request at hand; the connection then waits for the next one, or
- * is closed when `close` or when the client's body would stand in the way. */
-void conn_answer(struct conn *c, int status, const char *what, bool close);
+/* Drives it soon, from the loop, when others had their turn. */
+void conn_later(struct conn *c);
+/* Ends our side and waits for the client to end its own: closed at once, what it still sends would
+ * reset the connection before it has read our last bytes. */
+void conn_linger(struct conn *c);
 /* A certificate that handshakes of this worker wait for is there, or will not come soon. */
 void conn_wake_waiting(struct worker *w);
 /* The worker begins to drain. */
@@ -125,19 +118,5 @@ bool pass_step(struct conn *c);
 void pass_late(struct conn *c);
 /* conn.c: TLS begins on a connection of which nothing has been read. */
 void conn_tls_begin(struct conn *c);
-
-/* exchange.c: sends on the request in w->req, which has a route in x. */
-void exchange_begin(struct conn *c, const struct http_request *r);
-/* One round; true when something moved. */
-bool exchange_step(struct conn *c);
-bool raw_step(struct conn *c);
-/* Its timer has ended. */
-void exchange_late(struct conn *c);
-/* The private network of its upstream connection is no more, and the pool has another. */
-void exchange_net_gone(struct conn *c);
-/* The agent at the other end of c->up has been removed or revoked: what runs is cut. */
-void exchange_agent_gone(struct conn *c);
-/* Gives back what it holds (upstream connection, route, counters). Any time. */
-void exchange_drop(struct conn *c, bool polite);
 
 #endif

@@ -13,16 +13,7 @@
 
 static void pass_failed(struct conn *c, const char *why)
 {
-	struct edge_shared *sh = c->w->sh;
-	struct exchange *x = &c->x;
-	char id[KM_UUID_STRLEN];
-	uint32_t held;
-	km_metric_add(sh->m_upstream_errors, 1);
-	atomic_fetch_add_explicit(&x->route.state->errors, 1, memory_order_relaxed);
-	if (km_log_allow(&sh->upstream_log, c->w->now, 10, 10000, &held))
-		km_warn("no connection to the agent",
-			km_ks("tunnel", km_uuid_str(x->route.tunnel, id)), km_ks("why", why),
-			km_ki("held", held));
+	exchange_failed(&c->x, 0, why);
 	conn_over(c, false);
 }
 
@@ -32,16 +23,15 @@ static void pass_begin(struct conn *c)
 	struct pool_client client = {.src = c->addr, .src_port = c->port};
 	struct sockaddr_storage ss;
 	socklen_t len = sizeof(ss);
-	c->x.active = true;
+	exchange_hold(&c->x);
 	c->state = CONN_PASS;
-	c->scan_at = 0;
 	km_metric_add(c->w->sh->m_passed, 1);
 	if (getsockname(c->io.fd, (struct sockaddr *)&ss, &len) ||
 	    km_addr_from_sa(&client.dst, &client.dst_port, (struct sockaddr *)&ss)) {
 		pass_failed(c, strerror(errno));
 		return;
 	}
-	int rc = pool_dial(c->w->pool, &c->x.route, &client, c, &c->up);
+	int rc = pool_dial(c->w->pool, &c->x.route, &client, &c->x, &c->x.up);
 	if (rc)
 		pass_failed(c, rc == KM_EIO ? strerror(errno) : km_strerror(rc));
 	else
@@ -122,7 +112,7 @@ static bool way(struct conn *c, struct io *from, struct io *to, struct km_buf *b
 /* The header that pool_dial wrote goes first. */
 static bool header_flush(struct conn *c)
 {
-	struct up *u = c->up;
+	struct up *u = c->x.up;
 	size_t n;
 	if (io_write(&u->io, &u->out, &n) == IO_BROKEN)
 		pass_failed(c, strerror(errno));
@@ -131,22 +121,20 @@ static bool header_flush(struct conn *c)
 
 static bool connect_step(struct conn *c)
 {
-	int error = pool_connect_check(c->up, c->w->now);
+	int error = pool_connect_check(c->x.up, c->w->now);
 	if (error)
 		pass_failed(c, strerror(error));
-	return c->up->connected;
-}
-
-static void quiet(struct km_buf *b)
-{
-	if (!b->len)
-		km_buf_free(b);
+	return c->x.up->connected;
 }
 
 bool pass_step(struct conn *c)
 {
-	struct up *u = c->up;
+	struct up *u = c->x.up;
 	struct exchange *x = &c->x;
+	if (x->lost) {
+		conn_over(c, false);
+		return false;
+	}
 	if (!u->connected)
 		return connect_step(c);
 	if (u->out.len)
@@ -163,15 +151,15 @@ bool pass_step(struct conn *c)
 	if (moved) {
 		timer_set(&c->w->timers, &c->timer, TIMER_UPGRADE, c->w->now);
 	} else {
-		quiet(&c->in);
-		quiet(&u->in);
+		exchange_quiet(&c->in);
+		exchange_quiet(&u->in);
 	}
 	return moved;
 }
 
 void pass_late(struct conn *c)
 {
-	if (c->up->connected)
+	if (c->x.up->connected)
 		conn_over(c, false);
 	else
 		pass_failed(c, "connection to the agent took too long");

@@ -219,23 +219,23 @@ static void cut(struct worker_thread *t)
 
 static void net_take(struct worker_thread *t, struct km_privnet *net)
 {
-	struct conn *c, *tmp;
+	struct exchange *x;
 	pool_net(t->w.pool, net);
-	DL_FOREACH_SAFE (t->w.conns, c, tmp) {
-		exchange_net_gone(c);
-		conn_drive(c);
+	DL_FOREACH (t->w.running, x) {
+		x->lost = LOST_NET;
+		x->front->wake(x);
 	}
 }
 
 static void agent_gone(struct worker_thread *t, const struct km_addr *agent)
 {
-	struct conn *c, *tmp;
+	struct exchange *x;
 	pool_agent_gone(t->w.pool, agent);
-	DL_FOREACH_SAFE (t->w.conns, c, tmp) {
-		if (!c->up || !km_addr_eq(&c->up->agent, agent))
+	DL_FOREACH (t->w.running, x) {
+		if (!x->up || !km_addr_eq(&x->up->agent, agent))
 			continue;
-		exchange_agent_gone(c);
-		conn_drive(c);
+		x->lost = LOST_AGENT;
+		x->front->wake(x);
 	}
 }
 
@@ -276,7 +276,7 @@ static void on_command(evutil_socket_t fd, short what, void *arg)
 
 static void on_up_woken(struct up *u)
 {
-	conn_drive(u->owner);
+	u->owner->front->drive(u->owner);
 }
 
 static void *run(void *arg)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "gatewayd/upstream/pool.h"
+#include "gatewayd/upstream/back.h"
 #include "libkm/base/log.h"
 #include "libkm/base/metrics.h"
 #include "libkm/base/proxy2.h"
@@ -260,7 +261,7 @@ static int header_write(struct up *u, const struct route *r, const struct pool_c
 }
 
 static int up_open(struct pool *p, const struct route *r, const struct pool_client *client,
-		   void *owner, struct up **out)
+		   struct exchange *owner, struct up **out)
 {
 	struct sockaddr_storage ss;
 	socklen_t len = km_addr_to_sa(&ss, &r->agent, UP_AGENT_PORT);
@@ -268,6 +269,7 @@ static int up_open(struct pool *p, const struct route *r, const struct pool_clie
 	struct up *u = calloc(1, sizeof(*u));
 	if (!u)
 		return KM_ENOMEM;
+	u->back = &back_h1;
 	u->io.fd = -1;
 	u->pool = p;
 	u->owner = owner;
@@ -336,8 +338,8 @@ static struct up *up_reuse(struct pool *p, const struct route *r, int64_t max_id
 	}
 }
 
-int pool_take(struct pool *p, const struct route *r, int64_t max_idle_ms, int64_t now, void *owner,
-	      struct up **out)
+int pool_take(struct pool *p, const struct route *r, int64_t max_idle_ms, int64_t now,
+	      struct exchange *owner, struct up **out)
 {
 	struct up *u = max_idle_ms < 0 ? NULL : up_reuse(p, r, max_idle_ms, now);
 	if (!u)
@@ -349,8 +351,8 @@ int pool_take(struct pool *p, const struct route *r, int64_t max_idle_ms, int64_
 	return 0;
 }
 
-int pool_dial(struct pool *p, const struct route *r, const struct pool_client *client, void *owner,
-	      struct up **out)
+int pool_dial(struct pool *p, const struct route *r, const struct pool_client *client,
+	      struct exchange *owner, struct up **out)
 {
 	return up_open(p, r, client, owner, out);
 }
@@ -373,7 +375,7 @@ void pool_give(struct pool *p, struct up *u, int64_t now)
 {
 	struct pool_set *s;
 	u->owner = NULL;
-	if (u->io.eof || u->io.broken || u->in.len || u->out.len || u->no_write ||
+	if (u->ended || u->io.eof || u->io.broken || u->in.len || u->out.len || u->no_write ||
 	    is_refusing(p, u, now) || p->n_idle >= POOL_IDLE_MAX || !p->o.per_target ||
 	    !p->o.timers->ms[TIMER_POOL])
 		goto drop;

@@ -14,15 +14,19 @@
 
 struct pool;
 struct pool_set;
+struct exchange;
 
 /* One connection to an agent. */
 struct up {
+	const struct back *back;
 	struct io io;
-	struct km_buf in, out; /* from and to the agent */
-	void *owner;           /* the client's connection; NULL: unused, in the pool */
-	bool reused;           /* has carried a request before */
+	struct km_buf in, out;  /* from and to the target */
+	struct exchange *owner; /* NULL: unused, in the pool */
+	bool reused;            /* has carried a request before */
 	bool connected;
-	bool no_write; /* the agent takes no more; it may still answer */
+	bool no_write;            /* the target takes no more; it may still answer */
+	bool ended, broken;       /* nothing more will come; that was no proper end */
+	size_t scan_at, head_len; /* of the answer's head */
 	uint64_t serial;
 	struct km_addr agent;
 	int64_t idle_since;
@@ -55,24 +59,24 @@ struct km_privnet *pool_net_release(struct pool *p);
  * taken only where the target is known to keep connections open after an answer. Its header is
  * already in `out`. KM_EIO: the system refused (errno); KM_ENOMEM; KM_ECLOSED: there is no private
  * network. */
-int pool_take(struct pool *p, const struct route *r, int64_t max_idle_ms, int64_t now, void *owner,
-	      struct up **out) __attribute__((warn_unused_result));
-/* A new connection for one client's own bytes, whatever they are: its header has the command PROXY and
- * these addresses. Not to be given back, only dropped. Errors as those of pool_take. */
+int pool_take(struct pool *p, const struct route *r, int64_t max_idle_ms, int64_t now,
+	      struct exchange *owner, struct up **out) __attribute__((warn_unused_result));
+/* A new connection for one client's own bytes, whatever they are: its header has the command PROXY
+ * and these addresses. Not to be given back, only dropped. Errors as those of pool_take. */
 struct pool_client {
 	struct km_addr src, dst;
 	uint16_t src_port, dst_port;
 };
-int pool_dial(struct pool *p, const struct route *r, const struct pool_client *client, void *owner,
-	      struct up **out) __attribute__((warn_unused_result));
-/* Looks whether one that is being opened is open now, and sets `connected` then. 0, or the errno with
- * which it failed (a refusal has been noted, see pool_refused). */
+int pool_dial(struct pool *p, const struct route *r, const struct pool_client *client,
+	      struct exchange *owner, struct up **out) __attribute__((warn_unused_result));
+/* Looks whether one that is being opened is open now, and sets `connected` then. 0, or the errno
+ * with which it failed (a refusal has been noted, see pool_refused). */
 int pool_connect_check(struct up *u, int64_t now);
 /* Gives back one on which a whole request and its whole answer have passed; it is kept or closed.
  */
 void pool_give(struct pool *p, struct up *u, int64_t now);
-/* The agent refused the connection u: it is ending, or is not there. Unused connections to it go, and
- * for POOL_REFUSED_MS those that are given back are closed: it ends when the last has gone. */
+/* The agent refused the connection u: it is ending, or is not there. Unused connections to it go,
+ * and for POOL_REFUSED_MS those that are given back are closed: it ends when the last has gone. */
 #define POOL_REFUSED_MS 5000
 void pool_refused(struct pool *p, const struct up *u, int64_t now);
 /* Closes one that is in use. politely: with a FIN; else with a reset, so that the agent and the
