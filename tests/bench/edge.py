@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: MIT
 """gatewayd beside nginx, haproxy, h2o and caddy (Debian's): what each pays for the same work. One worker
-each, the same certificate (ECDSA P-256), the same upstream over plain TCP (upstream.c), one after
-another in a network namespace of its own. CPU time is read from /proc, of all of a proxy's processes.
+each, the same certificate (ECDSA P-256), the same upstream over plain TCP (upstream.c), in a network
+namespace of its own. CPU time is read from /proc, of all of a proxy's processes.
 
     h2load, curl ══TLS══ proxy ── bench-upstream
 
-usage: edge.py [--build DIR] [--json FILE] [--only NAME,...] [--what METRIC,...] [--scale X]
+Systems take turns: each round measures a metric of all, each in a fresh process, so that what else the
+machine does meets all alike. The table has the medians of the rounds; "of best" is the median of the
+rounds' ratios of gatewayd to the best median of the others. p99_ms: 32 connections, and for all systems
+the same number of requests a second: half of what the median system answers at most.
+
+usage: edge.py [--build DIR] [--json FILE] [--only NAME,...] [--what METRIC,...] [--scale X] [--rounds N]
 """
 import argparse
 import json
@@ -252,8 +257,8 @@ def rate_of(out):
 
 
 class Bench:
-    def __init__(self, p, scale):
-        self.p, self.scale = p, scale
+    def __init__(self, p, scale, rates):
+        self.p, self.scale, self.rates = p, scale, rates
 
     def n(self, count):
         return int(count * self.scale)
@@ -267,7 +272,7 @@ class Bench:
         h2load("-c", 32, "-n", self.n(5000))
         n = self.n(60000)
         cpu, out = self.spent(lambda: h2load("-c", 32, "-n", n))
-        self.rate = rate_of(out)
+        self.rates[self.p.name] = rate_of(out)
         return cpu / n * 1e6
 
     def h2_cpu_us(self):
@@ -324,12 +329,10 @@ class Bench:
                 s.close()
 
     def p99_ms(self):
-        if not getattr(self, "rate", None):
-            self.h1_cpu_us()
         clients, seconds = 32, max(2, 6 * self.scale)
+        rate = statistics.median(self.rates.values()) / 2
         with tempfile.NamedTemporaryFile() as f:
-            h2load("-c", clients, "-n", int(self.rate / 2 * seconds), f"--rps={self.rate / 2 / clients:.2f}",
-                   f"--log-file={f.name}")
+            h2load("-c", clients, "-n", int(rate * seconds), f"--rps={rate / clients:.2f}", f"--log-file={f.name}")
             took = sorted(int(line.split()[2]) for line in open(f.name))
         return took[int(len(took) * 0.99)] / 1000
 
@@ -346,36 +349,41 @@ METRICS = {"h1_cpu_us": "us", "h2_cpu_us": "us", "handshake_cpu_us": "us", "down
 SYSTEMS = [Gatewayd, Nginx, Haproxy, H2o, Caddy]
 
 
-def measure(cls, tmp, args, what):
-    """Each metric in a fresh process."""
-    found = {}
-    rate = None
+def measure(classes, tmp, args, what):
+    """{system: {metric: [value of each round]}}"""
+    table = {c.name: {} for c in classes}
+    rates = {}  # requests a second of each system, as last seen
     for m in what:
-        d = tmp / f"{cls.name}-{m}"
-        d.mkdir(mode=0o755)
-        values = []
         for _ in range(1 if m == "idle_kib" else args.rounds):
-            with cls(d, tmp / "cert", tmp / "key", args.build) as p:
-                b = Bench(p, args.scale)
-                b.rate = rate
-                values.append(getattr(b, m)())
-                rate = b.rate or rate
-            if values[-1] is None:
-                break
-        if values[0] is not None:
-            found[m] = min(values)
-        shutil.rmtree(d)
-    return found
+            for cls in classes:
+                if m == "h2_cpu_us" and "h2" not in cls.versions:
+                    continue
+                d = pathlib.Path(tempfile.mkdtemp(dir=tmp))
+                d.chmod(0o755)
+                with cls(d, tmp / "cert", tmp / "key", args.build) as p:
+                    b = Bench(p, args.scale, rates)
+                    table[cls.name].setdefault(m, []).append(getattr(b, m)())
+                shutil.rmtree(d)
+            print(m, {n: round(t[m][-1], 2) for n, t in table.items() if m in t}, flush=True)
+    return table
 
 
-def show(table, what):
+def summary(table, what):
+    """Medians, and in each metric gatewayd's part of the best of the others."""
+    medians = {n: {m: statistics.median(v) for m, v in t.items()} for n, t in table.items()}
+    ratios = {}
+    for m in what:
+        others = {n: t[m] for n, t in medians.items() if n != "gatewayd" and m in t}
+        if others and m in medians.get("gatewayd", {}):
+            best = min(others, key=others.get)
+            ratios[m] = statistics.median(a / b for a, b in zip(table["gatewayd"][m], table[best][m]))
+    return medians, ratios
+
+
+def show(medians, ratios, what):
     print(f"\n{'':10}" + "".join(f"{m:>20}" for m in what))
-    for name, found in table.items():
+    for name, found in {**medians, "of best": ratios}.items():
         print(f"{name:10}" + "".join(f"{found[m]:20.2f}" if m in found else f"{'-':>20}" for m in what))
-    ours = table.get("gatewayd", {})
-    others = {m: [f[m] for n, f in table.items() if n != "gatewayd" and m in f] for m in what}
-    print(f"{'of best':10}" + "".join(f"{ours[m] / min(others[m]):20.2f}" if m in ours and others[m]
-                                      else f"{'-':>20}" for m in what))
 
 
 def main():
@@ -385,7 +393,7 @@ def main():
     ap.add_argument("--only", default=",".join(c.name for c in SYSTEMS))
     ap.add_argument("--what", default=",".join(METRICS))
     ap.add_argument("--scale", type=float, default=1)
-    ap.add_argument("--rounds", type=int, default=3, help="the least of so many is taken")
+    ap.add_argument("--rounds", type=int, default=3, help="of each metric but idle_kib")
     args = ap.parse_args()
     args.build = os.path.abspath(args.build)
     if os.geteuid() != 0:
@@ -394,10 +402,11 @@ def main():
     if missing:
         fail(f"missing: {' '.join(missing)}")
     what = args.what.split(",")
+    if "p99_ms" in what and "h1_cpu_us" not in what:
+        what.insert(0, "h1_cpu_us")  # tells what load is
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(65536, most), most))
     net.leave_host()
-    table = {}
     with tempfile.TemporaryDirectory(prefix="kmbe-") as t:
         tmp = pathlib.Path(t)
         tmp.chmod(0o755)
@@ -414,19 +423,19 @@ def main():
         try:
             if up.stdout.readline() != "ready\n":
                 fail("bench-upstream did not start")
-            for cls in SYSTEMS:
-                if cls.name in args.only.split(","):
-                    table[cls.name] = measure(cls, tmp, args, what)
-                    print(cls.name, {k: round(v, 2) for k, v in table[cls.name].items()}, flush=True)
+            table = measure([c for c in SYSTEMS if c.name in args.only.split(",")], tmp, args, what)
         finally:
             up.terminate()
             up.wait()
-    show(table, what)
+    medians, ratios = summary(table, what)
+    show(medians, ratios, what)
     if args.json:
         os.makedirs(os.path.dirname(args.json) or ".", exist_ok=True)
         with open(args.json, "w") as f:
-            json.dump([{"bench": "edge", "system": n, "metric": m, "value": round(v, 3), "unit": METRICS[m]}
-                       for n, found in table.items() for m, v in found.items()], f, indent=1)
+            json.dump([{"bench": "edge", "system": n, "metric": m, "value": round(v, 3), "unit": METRICS[m],
+                        "least": round(min(table[n][m]), 3), "most": round(max(table[n][m]), 3),
+                        **({"of_best": round(ratios[m], 3)} if n == "gatewayd" and m in ratios else {})}
+                       for n, found in medians.items() for m, v in found.items()], f, indent=1)
             f.write("\n")
 
 
