@@ -4,6 +4,7 @@
 #include <string.h>
 
 #define FIXED 16 /* signature, version and command, family and transport, length */
+#define TLV_CRC32C 0x03
 
 static const uint8_t signature[12] = "\r\n\r\n\0\r\nQUIT\n";
 
@@ -56,10 +57,19 @@ size_t km_proxy2_write(uint8_t out[static KM_PROXY2_WRITE_MAX], const struct km_
 	return (size_t)(p - out);
 }
 
-static bool fixed_ok(uint8_t command, uint8_t family)
+/* Either both halves are unspecified or neither is. */
+static bool family_ok(uint8_t family)
 {
-	return (command == CMD_LOCAL || command == CMD_PROXY) && family >> 4 <= AF_UNIX2 &&
-	       (family & 15) <= TRANSPORT_DGRAM;
+	bool unspec = family >> 4 == AF_UNSPEC2;
+
+	return family >> 4 <= AF_UNIX2 && (family & 15) <= TRANSPORT_DGRAM &&
+	       unspec == ((family & 15) == TRANSPORT_UNSPEC);
+}
+
+/* family NULL: not there yet. A LOCAL header's is not ours to judge. */
+static bool fixed_ok(uint8_t command, const uint8_t *family)
+{
+	return command == CMD_LOCAL || (command == CMD_PROXY && (!family || family_ok(*family)));
 }
 
 static void read_addr(struct km_addr *a, struct km_cur *c, uint8_t family, size_t n)
@@ -102,13 +112,41 @@ static bool read_id(struct km_cur v, bool *has, uint8_t id[static 16])
 	return true;
 }
 
-static bool read_tlvs(struct km_proxy2 *h, struct km_cur *c)
+/* CRC-32C (RFC 3720 appendix B.4) as it is defined, a bit at a time: few headers have one. `skip` is taken
+ * for 4 zeroes. */
+static uint32_t crc32c(const uint8_t *p, size_t n, const uint8_t *skip)
 {
+	uint32_t crc = ~0U;
+
+	for (size_t i = 0; i < n; i++) {
+		crc ^= p + i >= skip && p + i < skip + 4 ? 0 : p[i];
+		for (int bit = 0; bit < 8; bit++)
+			crc = crc >> 1 ^ (crc & 1 ? 0x82f63b78U : 0);
+	}
+	return ~crc;
+}
+
+/* whole: the header from its first byte. */
+static bool crc_ok(const struct km_cur *whole, struct km_cur v, bool *seen)
+{
+	const uint8_t *at = v.p;
+	uint32_t said = km_cur_be32(&v);
+
+	if (*seen || v.bad || v.left)
+		return false;
+	*seen = true;
+	return said == crc32c(whole->p, whole->left, at);
+}
+
+static bool read_tlvs(struct km_proxy2 *h, struct km_cur *c, const struct km_cur *whole)
+{
+	bool summed = false;
+
 	while (c->left) {
 		uint8_t type = km_cur_u8(c);
 		struct km_cur v = km_cur_sub(c, km_cur_be16(c));
 
-		if (c->bad)
+		if (c->bad || (type == TLV_CRC32C && !crc_ok(whole, v, &summed)))
 			return false;
 		if (type == KM_PROXY2_TLV_TUNNEL && !read_id(v, &h->has_tunnel, h->tunnel))
 			return false;
@@ -129,7 +167,7 @@ int km_proxy2_parse(struct km_proxy2 *h, const void *p, size_t n, size_t *used)
 	if (match && memcmp(p, signature, match) != 0)
 		return KM_EPROTO;
 	head = n > match ? (const uint8_t *)p + match : NULL;
-	if (head && !fixed_ok(head[0], n > match + 1 ? head[1] : 0))
+	if (head && !fixed_ok(head[0], n > match + 1 ? head + 1 : NULL))
 		return KM_EPROTO;
 	if (n < FIXED)
 		return KM_ETRUNC;
@@ -143,10 +181,13 @@ int km_proxy2_parse(struct km_proxy2 *h, const void *p, size_t n, size_t *used)
 		return KM_ETOOBIG;
 	if (n < *used)
 		return KM_ETRUNC;
+	if (!family_ok(family))
+		return 0;
+	const struct km_cur whole = km_cur_of(p, *used);
 	struct km_cur body = km_cur_sub(&c, len);
 
 	read_addrs(h, &body, family);
-	if (body.bad || !read_tlvs(h, &body)) {
+	if (body.bad || !read_tlvs(h, &body, &whole)) {
 		memset(h, 0, sizeof(*h));
 		return KM_EPROTO;
 	}

@@ -11,7 +11,7 @@
 #define KM_PROXY2_TLV_TUNNEL 0xE0 /* 16 bytes: the tunnel's UUID */
 #define KM_PROXY2_TLV_TARGET 0xE1 /* 16 bytes: the target's UUID */
 #define KM_PROXY2_WRITE_MAX 90    /* what km_proxy2_write makes, at most */
-#define KM_PROXY2_PARSE_MAX 512   /* what km_proxy2_parse takes, at most */
+#define KM_PROXY2_PARSE_MAX 4096  /* what km_proxy2_parse takes, at most */
 
 struct km_proxy2 {
 	bool proxied;   /* command PROXY: for a client; else LOCAL: the gateway's own connection */
@@ -30,10 +30,11 @@ size_t km_proxy2_write(uint8_t out[static KM_PROXY2_WRITE_MAX], const struct km_
 /* Reads a header at the start of these n bytes. 0: *h is filled and *used bytes belong to it (what
  * follows is the connection's). KM_ETRUNC: all bytes so far are right, more are needed; *used tells
  * how long the header is in all as far as is known (16 before the length has come). KM_EPROTO: this
- * is no such header, or one with an unknown version, command or family, with addresses or a TLV
- * that pass its end, or with a TLV of ours twice or of another length; seen as early as possible,
- * the first wrong byte of the signature suffices. KM_ETOOBIG: over KM_PROXY2_PARSE_MAX. Other TLVs
- * are skipped, and so are the addresses of a LOCAL header and of Unix sockets. */
+ * is no such header, or one with an unknown version, command or (with PROXY) family, with addresses or a
+ * TLV that pass its end, with a TLV of ours or a CRC32C twice or of another length, or with a CRC32C that
+ * is not the header's; seen as early as possible, the first wrong byte of the signature suffices.
+ * KM_ETOOBIG: over KM_PROXY2_PARSE_MAX. Other TLVs are skipped, and so are the addresses of a LOCAL
+ * header (all of it where its family is unknown) and of Unix sockets. */
 int km_proxy2_parse(struct km_proxy2 *h, const void *p, size_t n, size_t *used)
     __attribute__((warn_unused_result));
 

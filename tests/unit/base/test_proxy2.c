@@ -137,9 +137,19 @@ static void foreign_headers(void **state)
 	      SIG "\x21\x21\x00\x0c"
 		  "123456789012",
 	      KM_EPROTO),
-	    F("too long", SIG "\x20\x00\x01\xf1", KM_ETOOBIG),
+	    F("too long", SIG "\x20\x00\x0f\xf1", KM_ETOOBIG),
 	    F("far too long", SIG "\x20\x00\xff\xff", KM_ETOOBIG),
-	    F("as long as may be, not all there", SIG "\x20\x00\x01\xf0", KM_ETRUNC),
+	    F("as long as may be, not all there", SIG "\x20\x00\x0f\xf0", KM_ETRUNC),
+	    F("a CRC32C that is right", SIG "\x21\x11\x00\x17\xcb\x00\x71\x07\xc6\x33\x64\x01\xd4\x31\x01\xbb\x03\x00\x04\x64\x69\x06\xb5\x04\x00\x01\x7a", 0),
+	    F("a CRC32C of another header", SIG "\x21\x11\x00\x17\xcb\x00\x71\x07\xc6\x33\x64\x01\xd4\x31\x01\xbb\x03\x00\x04\x64\x69\x06\xb5\x04\x00\x01\x79", KM_EPROTO),
+	    F("a CRC32C of another length", SIG "\x20\x00\x00\x06\x03\x00\x03\x00\x00\x00",
+	      KM_EPROTO),
+	    F("a CRC32C and another", SIG "\x20\x00" "\x00\x0e" "\x03\x00\x04\xa9\xb8\x7e\x8f" "\x03\x00\x04\xa9\xb8\x7e\x8f",
+	      KM_EPROTO),
+	    F("LOCAL of an unknown family", SIG "\x20\x7f\x00\x03" "zzz", 0),
+	    F("IPv4 without a transport", SIG "\x21\x10\x00\x0c" "123456789012", KM_EPROTO),
+	    F("a transport without a family", SIG "\x21\x01\x00\x00", KM_EPROTO),
+	    F("PROXY of unknown addresses", SIG "\x21\x00\x00\x03" "\x04\x00\x00", 0),
 	    F("nothing", "", KM_ETRUNC),
 	};
 
