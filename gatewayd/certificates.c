@@ -178,7 +178,7 @@ static json_t *account_read(const char *dir)
 		j = NULL;
 	} else if (rc && (rc != KM_EIO || errno != ENOENT)) {
 		fprintf(stderr, "gatewayd certificates: %s: %s\n", path,
-			rc == KM_EIO ? strerror(errno) : km_strerror(rc));
+			km_why(rc));
 	}
 	free(text);
 	free(path);

@@ -314,7 +314,7 @@ static void name_put(struct import *m, const struct name *n)
 	}
 	if (!m->how->dry && (rc = name_write(m, path, n->cert))) {
 		complain(m, "%s: %s cannot be written: %s", n->domain, path,
-			 rc == KM_EIO ? strerror(errno) : km_strerror(rc));
+			 km_why(rc));
 		return;
 	}
 	cert_issuer(n->cert, issuer, sizeof(issuer));

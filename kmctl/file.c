@@ -55,7 +55,7 @@ int file_read(const char *path, size_t max, char **out, size_t *n, struct km_err
 	if (!rc)
 		return 0;
 	return km_errtext_set(err, rc, "open %s: %s", path,
-			      rc == KM_EIO ? strerror(errno) : km_strerror(rc));
+			      km_why(rc));
 }
 
 bool file_exists(const char *path)

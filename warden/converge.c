@@ -168,7 +168,7 @@ int warden_routes(struct warden *w, struct km_prefix *want, size_t n, struct km_
 int warden_device_error(const struct warden *w, int rc, const char *what, struct km_errtext *err)
 {
 	return km_errtext_set(err, rc, "%s: %s: %s", w->dev->ops->name, what,
-			      rc == KM_EIO ? strerror(errno) : km_strerror(rc));
+			      km_why(rc));
 }
 
 /* The endpoint that the device uses for this peer now, if any. */

@@ -141,7 +141,7 @@ int warden_show(const char *path)
 	rc = ask(socket_path, &reply);
 	if (rc)
 		fprintf(stderr, "km-warden: %s: %s%s\n", socket_path,
-			rc == KM_EIO ? strerror(errno) : km_strerror(rc),
+			km_why(rc),
 			rc == KM_EIO && errno == ENOENT
 			    ? " (a warden that runs as root is shown by wg(8))"
 			    : "");

@@ -300,7 +300,7 @@ static int take_device(struct warden *w, struct km_errtext *err)
 	if (!rc)
 		return 0;
 	return km_errtext_set(err, rc, "the device %s cannot be brought up: %s", w->dev->ifname,
-			      rc == KM_EIO ? strerror(errno) : km_strerror(rc));
+			      km_why(rc));
 }
 
 /* As a user without privilege: somebody else is inside. */

@@ -68,7 +68,7 @@ static int read_one(char **out, const char *path, bool secret, struct km_errtext
 		rc = km_file_read(path, FILE_MAX_BYTES, out, &n);
 	if (rc)
 		return km_errtext_set(err, rc, "%s: %s", path,
-				      rc == KM_EIO ? strerror(errno) : km_strerror(rc));
+				      km_why(rc));
 	return 0;
 }
 

@@ -463,7 +463,7 @@ static void order_begin(struct attempt *t)
 	int rc = account_ready(a, &err);
 	if (!rc && (rc = key_ready(t)))
 		km_errtext_set(&err, rc, "the key cannot be written to acme_dir: %s",
-			       rc == KM_EIO ? strerror(errno) : km_strerror(rc));
+			       km_why(rc));
 	if (!rc) {
 		struct acme_order_opts o = {
 		    .names = (const char *const[]){n->domain},

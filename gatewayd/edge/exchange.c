@@ -107,12 +107,6 @@ static void fail(struct exchange *x, int status, const char *why)
 		exchange_answer(x, status, NULL, !x->req.done);
 }
 
-/* What pool_take's error means. */
-static const char *why_of(int rc)
-{
-	return rc == KM_EIO ? strerror(errno) : km_strerror(rc);
-}
-
 /* The connection to the agent is broken or refused. */
 static void up_failed(struct exchange *x, const char *why)
 {
@@ -127,7 +121,7 @@ static void up_failed(struct exchange *x, const char *why)
 	x->up = NULL;
 	int rc = pool_take(w->pool, &x->route, -1, w->now, x, &u);
 	if (rc) {
-		fail(x, 502, why_of(rc));
+		fail(x, 502, km_why(rc));
 		return;
 	}
 	x->up = u;
@@ -152,7 +146,7 @@ static void up_again(struct exchange *x)
 	pool_drop(w->pool, old, false);
 	x->up = u;
 	if (rc)
-		fail(x, 502, why_of(rc));
+		fail(x, 502, km_why(rc));
 	else
 		limit_time(x, TIMER_CONNECT);
 }
@@ -193,7 +187,7 @@ void exchange_begin(struct exchange *x, const struct http_request *r)
 	int rc = pool_take(w->pool, &x->route, max_idle, w->now, x, &x->up);
 	if (rc) {
 		body_begin(&x->req, r->body, r->length, false);
-		fail(x, 502, why_of(rc));
+		fail(x, 502, km_why(rc));
 		return;
 	}
 	struct up *u = x->up;

@@ -33,7 +33,7 @@ static void pass_begin(struct conn *c)
 	}
 	int rc = pool_dial(c->w->pool, &c->x.route, &client, &c->x, &c->x.up);
 	if (rc)
-		pass_failed(c, rc == KM_EIO ? strerror(errno) : km_strerror(rc));
+		pass_failed(c, km_why(rc));
 	else
 		timer_set(&c->w->timers, &c->timer, TIMER_CONNECT, c->w->now);
 }

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "libkm/base/err.h"
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 const char *km_strerror(int err)
 {
@@ -43,6 +45,11 @@ const char *km_strerror(int err)
 	default:
 		return "unknown error";
 	}
+}
+
+const char *km_why(int err)
+{
+	return err == KM_EIO ? strerror(errno) : km_strerror(err);
 }
 
 int km_errtext_set(struct km_errtext *e, int err, const char *fmt, ...)

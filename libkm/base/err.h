@@ -24,6 +24,8 @@ enum km_err {
 
 /* The name of an error, e.g. "not found"; never NULL, static storage. */
 const char *km_strerror(int err);
+/* The same, but what errno says for KM_EIO; errno must still be that of the call that failed. */
+const char *km_why(int err);
 
 /* Room for a sentence that says what went wrong with what value, for people. */
 struct km_errtext {

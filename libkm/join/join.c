@@ -301,7 +301,7 @@ static int write_settings(struct join *j)
 		rc = km_file_write(j->conf, km_buf_head(&text), text.len, 0600);
 	if (rc)
 		km_errtext_set(&j->err, rc, "%s: %s", j->conf,
-			       rc == KM_EIO ? strerror(errno) : km_strerror(rc));
+			       km_why(rc));
 	km_buf_free(&text);
 	free(old);
 	return rc;

@@ -56,7 +56,7 @@ static int read_file(const char *path, size_t max, char **out, size_t *n, struct
 		return 0;
 	}
 	return km_errtext_set(err, r, "%s: %s", path,
-			      r == KM_EIO ? strerror(errno) : km_strerror(r));
+			      km_why(r));
 }
 
 static json_t *parse_json(const char *p, size_t n)

@@ -83,7 +83,7 @@ static int persist(struct km_replica *r, const char *type, const json_t *change,
 		return 0;
 	return km_errtext_set(err, KM_EIO, "revision %lld is applied but not on disk: %s: %s",
 			      (long long)r->revision, r->disk.snapshot,
-			      e == KM_EIO ? strerror(errno) : km_strerror(e));
+			      km_why(e));
 }
 
 /* ---- start ---- */

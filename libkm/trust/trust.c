@@ -57,7 +57,7 @@ static int read_file(const struct km_trust *t, const char *name, size_t max, cha
 		rc = 0;
 	else if (rc)
 		km_errtext_set(err, rc, "%s: %s", path,
-			       rc == KM_EIO ? strerror(errno) : km_strerror(rc));
+			       km_why(rc));
 	free(path);
 	return rc;
 }
