@@ -6,6 +6,7 @@
 /* cmocka wants the four above first. */
 #include <cmocka.h>
 #include "libkm/base/addr.h"
+#include "libkm/base/prefixes.h"
 #include "libkm/base/util.h"
 #include <stdio.h>
 #include <string.h>
@@ -332,11 +333,38 @@ static void public_hosts(void **state)
 	assert_non_null(strstr(km_public_host_check(longest), "longer"));
 }
 
+static void lists_of_prefixes(void **state)
+{
+	char *words[] = {"192.0.2.0/24", "2001:db8::/32", "198.51.100.7"};
+	struct km_strlist l = {words, 3}, none = {NULL, 0};
+	struct km_prefixes p;
+	static const struct {
+		const char *addr;
+		bool has;
+	} cases[] = {{"192.0.2.255", true},  {"192.0.3.0", false},    {"2001:db8:1::", true},
+		     {"2001:db9::", false}, {"198.51.100.7", true}, {"198.51.100.8", false}};
+	(void)state;
+	assert_int_equal(km_prefixes_of(&p, &l), 0);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct km_addr a;
+		assert_int_equal(km_addr_parse(&a, cases[i].addr), 0);
+		assert_int_equal(km_prefixes_have(&p, &a), cases[i].has);
+	}
+	km_prefixes_free(&p);
+	words[1] = "example.org";
+	assert_int_equal(km_prefixes_of(&p, &l), KM_EINVAL);
+	assert_null(p.items);
+	assert_int_equal(km_prefixes_of(&p, &none), 0);
+	km_prefixes_free(&p);
+	assert_null(km_prefix_check("10.0.0.0/8"));
+	assert_non_null(km_prefix_check("10.0.0.0/33"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(addresses),  cmocka_unit_test(loopback),
-	    cmocka_unit_test(sockaddrs),  cmocka_unit_test(prefixes),
+	    cmocka_unit_test(sockaddrs),  cmocka_unit_test(lists_of_prefixes),  cmocka_unit_test(prefixes),
 	    cmocka_unit_test(membership), cmocka_unit_test(host_and_port),
 	    cmocka_unit_test(targets),    cmocka_unit_test(public_hosts),
 	};
