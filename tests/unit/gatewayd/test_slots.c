@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Connections per target and the queue for them: the order, the bounds, and that no slot is ever lost or
- * given twice, with workers that take, wait, leave and put away at random. */
+/* Connections per target and the queue for them: the order, the bounds, and that no slot is ever
+ * lost or given twice, with workers that take, wait, leave and put away at random. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
