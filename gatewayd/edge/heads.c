@@ -68,6 +68,7 @@ int heads_request(struct km_buf *out, const struct http_request *r, const struct
 		  bool secure)
 {
 	struct out o = {out, 0};
+	bool chunked = r->body == HTTP_BODY_CHUNKED || r->body == HTTP_BODY_CLOSE;
 	put_str(&o, r->method);
 	put_text(&o, r->target_query || !r->target.n ? " /" : " ");
 	put_str(&o, r->target);
@@ -77,13 +78,13 @@ int heads_request(struct km_buf *out, const struct http_request *r, const struct
 	for (size_t i = 0; i < r->n_fields; i++) {
 		const struct http_field *f = &r->fields[i];
 		if (!f->hop && f->id != HTTP_HOST && f->id != HTTP_CONTENT_LENGTH &&
-		    f->id != HTTP_EXPECT && (f->id != HTTP_TRAILER || r->body == HTTP_BODY_CHUNKED))
+		    f->id != HTTP_EXPECT && (f->id != HTTP_TRAILER || chunked))
 			put_field(&o, f->name, f->value);
 	}
 	put_client(&o, r, client, secure);
 	if (r->body == HTTP_BODY_LENGTH)
 		put_length(&o, r->length);
-	else if (r->body == HTTP_BODY_CHUNKED)
+	else if (chunked)
 		put_text(&o, "Transfer-Encoding: chunked\r\n");
 	if (r->expect_continue)
 		put_text(&o, "Expect: 100-continue\r\n");

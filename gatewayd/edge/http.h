@@ -79,7 +79,7 @@ struct http_request {
 			 extended CONNECT (RFC 8441) */
 	struct http_str upgrade_to;
 	struct http_str accept; /* the first Accept, or empty */
-	enum http_body body;    /* NONE, LENGTH or CHUNKED */
+	enum http_body body;    /* NONE, LENGTH, CHUNKED (HTTP/1) or CLOSE (HTTP/2) */
 	uint64_t length;        /* at most INT64_MAX */
 	size_t n_fields;
 	struct http_field fields[HTTP_FIELDS_MAX];
