@@ -4,7 +4,6 @@
 #include "gatewayd/edge/front_h1.h"
 #include "libkm/base/util.h"
 #include <errno.h>
-#include <openssl/err.h>
 #include <poll.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -27,9 +26,9 @@ void conn_new(struct worker *w, int fd, const struct sockaddr *sa, bool secure)
 	bool peek = secure && route_any_passthrough(w->sh->routes);
 	if (!c || km_addr_from_sa(&c->addr, &c->port, sa))
 		goto fail;
-	if (secure && !peek && !(ssl = tls_accept(w->sh->tls, fd, &c->peer)))
+	if (secure && !peek && !(ssl = tls_accept(w->sh->tls, &c->peer)))
 		goto fail;
-	if (io_open(&c->io, w->base, fd, ssl, on_woken))
+	if (io_open(&c->io, w->loop, fd, ssl, on_woken))
 		goto fail;
 	c->w = w;
 	c->secure = secure;
@@ -94,11 +93,7 @@ void conn_cut(struct conn *c)
 
 void conn_linger(struct conn *c)
 {
-	if (c->io.ssl) {
-		ERR_clear_error();
-		SSL_shutdown(c->io.ssl);
-	}
-	(void)shutdown(c->io.fd, SHUT_WR);
+	io_shut(&c->io);
 	c->state = CONN_LINGER;
 	c->io.can_read = true;
 	timer_set(&c->w->timers, &c->timer, TIMER_LINGER, c->w->now);
@@ -108,10 +103,12 @@ void conn_linger(struct conn *c)
 
 void conn_tls_begin(struct conn *c)
 {
-	c->io.ssl = tls_accept(c->w->sh->tls, c->io.fd, &c->peer);
+	SSL *ssl = tls_accept(c->w->sh->tls, &c->peer);
 	c->state = CONN_TLS;
-	if (!c->io.ssl)
-		conn_over(c, false);
+	if (ssl && !io_secure(&c->io, ssl))
+		return;
+	SSL_free(ssl);
+	conn_over(c, false);
 }
 
 /* OpenSSL reads nothing meanwhile; that the client is gone must be seen here. */
@@ -126,7 +123,7 @@ static void wait_begin(struct conn *c)
 
 static bool wait_step(struct conn *c)
 {
-	struct pollfd p = {.fd = c->io.fd, .events = POLLRDHUP};
+	struct pollfd p = {.fd = io_fd(&c->io), .events = POLLRDHUP};
 	if (c->io.can_read && poll(&p, 1, 0) > 0) {
 		conn_over(c, false);
 		return false;
@@ -148,10 +145,9 @@ void conn_wake_waiting(struct worker *w)
 
 static bool tls_step(struct conn *c)
 {
-	ERR_clear_error();
 	bool waited = c->peer.wait != NULL;
-	int rc = SSL_do_handshake(c->io.ssl);
-	if (rc != 1 && SSL_get_error(c->io.ssl, rc) == SSL_ERROR_WANT_CLIENT_HELLO_CB) {
+	int error, rc = io_handshake(&c->io, &error);
+	if (error == SSL_ERROR_WANT_CLIENT_HELLO_CB) {
 		wait_begin(c);
 		return true;
 	}
@@ -167,25 +163,15 @@ static bool tls_step(struct conn *c)
 	}
 	if (rc == 1) {
 		c->state = CONN_HEAD;
-		/* OpenSSL may have read the request together with the end of the handshake, and
-		 * then no edge will come for it. */
-		c->io.can_read = true;
 		return true;
 	}
-	switch (SSL_get_error(c->io.ssl, rc)) {
-	case SSL_ERROR_WANT_READ:
-		c->io.can_read = false;
+	if (error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE)
 		return false;
-	case SSL_ERROR_WANT_WRITE:
-		c->io.can_write = false;
-		return false;
-	default:
-		if (!c->peer.refused)
-			km_metric_add(c->w->sh->m_handshake_errors, 1);
-		c->io.broken = true;
-		conn_over(c, true);
-		return false;
-	}
+	if (!c->peer.refused)
+		km_metric_add(c->w->sh->m_handshake_errors, 1);
+	c->io.broken = true;
+	conn_over(c, true);
+	return false;
 }
 
 /* ---- the end ---- */
@@ -194,7 +180,7 @@ static bool linger_step(struct conn *c)
 {
 	char drop[4096];
 	for (;;) {
-		ssize_t n = recv(c->io.fd, drop, sizeof(drop), 0);
+		ssize_t n = recv(io_fd(&c->io), drop, sizeof(drop), 0);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
@@ -269,7 +255,6 @@ void conn_later(struct conn *c)
 		return;
 	c->later_on = true;
 	LL_PREPEND2(c->w->later, c, later_next);
-	(void)event_add(c->w->later_ev, &(struct timeval){0, 0});
 }
 
 void conn_drive(struct conn *c)

@@ -39,7 +39,7 @@ struct edge_shared {
 
 struct worker {
 	struct edge_shared *sh;
-	struct event_base *base;
+	struct loop *loop;
 	struct timers timers;
 	struct pool *pool;
 	struct conn *conns;       /* all of this worker */
@@ -47,7 +47,6 @@ struct worker {
 	struct exchange *running; /* that hold a route */
 	struct conn *waiting;     /* handshakes that wait for a certificate */
 	_Atomic bool wake;        /* some of them have waited long enough: set by the main loop */
-	struct event *later_ev;
 	int64_t now; /* monotonic, of this turn of the loop */
 	bool draining;
 	struct http_request req; /* of the connection at hand */

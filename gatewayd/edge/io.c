@@ -1,57 +1,229 @@
 /* SPDX-License-Identifier: MIT */
 #include "gatewayd/edge/io.h"
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <poll.h>
+#include <pthread.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-static void on_event(evutil_socket_t fd, short what, void *arg)
+static void on_ready(struct loop_fd *f, uint32_t events)
 {
-	struct io *io = arg;
-	(void)fd;
-	if (what & (EV_READ | EV_CLOSED))
+	struct io *io = (struct io *)f; /* its first member */
+	if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+		io->ending = true;
+	if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
 		io->can_read = true;
-	if (what & EV_WRITE)
+		io->dry = false;
+	}
+	if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR))
 		io->can_write = true;
 	io->woken(io);
 }
 
-int io_open(struct io *io, struct event_base *base, int fd, SSL *ssl, void (*woken)(struct io *))
+/* ---- the socket ---- */
+
+/* A read that got less than it asked for has emptied the socket, and what comes later has an event of
+ * its own: the next read, which would say only that, is spared. Not once an end or a reset is known: it
+ * may have come with the bytes, and only reading tells of it. What comes between the event and the read
+ * has its event still before it. */
+static ssize_t socket_read(struct io *io, void *p, size_t want)
 {
-	memset(io, 0, sizeof(*io));
-	io->fd = -1;
-	if (event_assign(&io->ev, base, fd, EV_READ | EV_WRITE | EV_CLOSED | EV_ET | EV_PERSIST,
-			 on_event, io) ||
-	    event_add(&io->ev, NULL))
+	ssize_t n;
+	if (io->dry) {
+		errno = EAGAIN;
 		return -1;
-	io->fd = fd;
+	}
+	do
+		n = recv(io_fd(io), p, want, 0);
+	while (n < 0 && errno == EINTR);
+	io->dry = n > 0 && (size_t)n < want && !io->ending;
+	return n;
+}
+
+static ssize_t socket_write(struct io *io, const void *p, size_t n)
+{
+	ssize_t put;
+	do
+		put = send(io_fd(io), p, n, MSG_NOSIGNAL | (io->more ? MSG_MORE : 0));
+	while (put < 0 && errno == EINTR);
+	if (put < 0 && io->held && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+		/* The continuation does not follow at once: what was held back for it goes now. */
+		int one = 1;
+		(void)setsockopt(io_fd(io), IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+		io->held = false;
+		errno = EAGAIN;
+	} else if (put >= 0) {
+		io->held = io->more;
+	}
+	return put;
+}
+
+/* ---- below TLS ---- */
+
+/* One BIO of a thread serves all of its connections: it stands for the one in `now`. A connection of
+ * its own would cost 200 bytes, and the kernel's answers would not be known outside. */
+static _Thread_local struct {
+	BIO *bio;
+	struct io *now;
+} below;
+static BIO_METHOD *method;
+static pthread_once_t method_once = PTHREAD_ONCE_INIT;
+
+static bool would_block(ssize_t n)
+{
+	return n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
+}
+
+static int below_read(BIO *b, char *p, size_t want, size_t *got)
+{
+	BIO_clear_retry_flags(b);
+	ssize_t n = socket_read(below.now, p, want);
+	if (would_block(n))
+		BIO_set_retry_read(b);
+	else if (n == 0)
+		below.now->eof = true;
+	if (n > 0)
+		*got = (size_t)n;
+	return n > 0 ? 1 : (int)n;
+}
+
+static int below_write(BIO *b, const char *p, size_t n, size_t *put)
+{
+	BIO_clear_retry_flags(b);
+	ssize_t rc = socket_write(below.now, p, n);
+	if (would_block(rc))
+		BIO_set_retry_write(b);
+	if (rc > 0)
+		*put = (size_t)rc;
+	return rc > 0 ? 1 : -1;
+}
+
+static long below_ctrl(BIO *b, int cmd, long num, void *ptr)
+{
+	(void)b, (void)num, (void)ptr;
+	switch (cmd) {
+	case BIO_CTRL_EOF:
+		return below.now && below.now->eof;
+	case BIO_CTRL_FLUSH:
+		return 1;
+	default:
+		return 0;
+	}
+}
+
+static void method_make(void)
+{
+	BIO_METHOD *m = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "gatewayd's socket");
+	if (m && BIO_meth_set_read_ex(m, below_read) && BIO_meth_set_write_ex(m, below_write) &&
+	    BIO_meth_set_ctrl(m, below_ctrl))
+		method = m;
+	else
+		BIO_meth_free(m);
+}
+
+static BIO *below_bio(void)
+{
+	if (below.bio)
+		return below.bio;
+	pthread_once(&method_once, method_make);
+	if (method && (below.bio = BIO_new(method)))
+		BIO_set_init(below.bio, 1);
+	return below.bio;
+}
+
+void io_thread_end(void)
+{
+	BIO_free(below.bio);
+	below.bio = NULL;
+}
+
+static void below_enter(struct io *io)
+{
+	below.now = io;
+	ERR_clear_error();
+}
+
+/* ---- open and close ---- */
+
+int io_secure(struct io *io, SSL *ssl)
+{
+	BIO *bio = below_bio();
+	if (!bio || BIO_up_ref(bio) != 1)
+		return -1;
+	SSL_set_bio(ssl, bio, bio);
 	io->ssl = ssl;
-	io->woken = woken;
 	return 0;
+}
+
+int io_open(struct io *io, struct loop *loop, int fd, SSL *ssl, void (*woken)(struct io *))
+{
+	io_none(io);
+	io->at = (struct loop_fd){fd, on_ready};
+	io->loop = loop;
+	io->woken = woken;
+	if (loop_add(loop, &io->at, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET))
+		goto fail;
+	if (!ssl || !io_secure(io, ssl))
+		return 0;
+	loop_remove(loop, &io->at);
+fail:
+	io_none(io);
+	return -1;
+}
+
+static void goodbye(struct io *io)
+{
+	if (!io->ssl || io->broken || !SSL_is_init_finished(io->ssl))
+		return;
+	below_enter(io);
+	SSL_shutdown(io->ssl);
+}
+
+void io_shut(struct io *io)
+{
+	goodbye(io);
+	(void)shutdown(io_fd(io), SHUT_WR);
 }
 
 void io_close(struct io *io, bool politely)
 {
-	if (io->fd < 0)
+	if (io_fd(io) < 0)
 		return;
-	event_del(&io->ev);
-	if (io->ssl) {
-		if (politely && !io->broken && SSL_is_init_finished(io->ssl)) {
-			ERR_clear_error();
-			SSL_shutdown(io->ssl);
-		}
-		SSL_free(io->ssl);
-	}
+	if (politely)
+		goodbye(io);
+	below_enter(io);
+	SSL_free(io->ssl);
+	loop_remove(io->loop, &io->at);
 	if (!politely) {
 		struct linger l = {.l_onoff = 1, .l_linger = 0};
-		(void)setsockopt(io->fd, SOL_SOCKET, SO_LINGER, &l, sizeof(l));
+		(void)setsockopt(io_fd(io), SOL_SOCKET, SO_LINGER, &l, sizeof(l));
 	}
-	close(io->fd);
-	io->fd = -1;
+	close(io_fd(io));
+	io->at.fd = -1;
 	io->ssl = NULL;
+	below.now = NULL;
 }
+
+int io_handshake(struct io *io, int *error)
+{
+	below_enter(io);
+	int rc = SSL_do_handshake(io->ssl);
+	*error = SSL_get_error(io->ssl, rc);
+	if (*error == SSL_ERROR_WANT_READ)
+		io->can_read = false;
+	else if (*error == SSL_ERROR_WANT_WRITE)
+		io->can_write = false;
+	else if (rc == 1)
+		io->can_read = true;
+	return rc;
+}
+
+/* ---- reading ---- */
 
 static enum io_got tls_failed(struct io *io, int rc, bool reading)
 {
@@ -75,30 +247,27 @@ static enum io_got tls_failed(struct io *io, int rc, bool reading)
 
 static enum io_got tls_read(struct io *io, void *p, size_t want, size_t *n)
 {
-	ERR_clear_error();
+	below_enter(io);
 	int rc = SSL_read_ex(io->ssl, p, want, n);
-	return rc == 1 ? IO_BYTES : tls_failed(io, rc, true);
+	if (rc != 1)
+		return tls_failed(io, rc, true);
+	if (io->dry && !SSL_has_pending(io->ssl))
+		io->can_read = false;
+	return IO_BYTES;
 }
 
 static enum io_got plain_read(struct io *io, void *p, size_t want, size_t *n)
 {
-	ssize_t got;
-	do
-		got = read(io->fd, p, want);
-	while (got < 0 && errno == EINTR);
-	if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
-		io->can_read = false;
-		return IO_WAIT;
-	}
-	if (got <= 0) {
+	ssize_t got = socket_read(io, p, want);
+	if (got <= 0 && !would_block(got)) {
 		io->eof = true;
 		io->broken = got < 0;
 		return got < 0 ? IO_BROKEN : IO_END;
 	}
-	/* A short read does not end the turn: a reset that came together with these bytes has no
-	 * edge of its own, and only the next read tells of it. */
-	*n = (size_t)got;
-	return IO_BYTES;
+	if (got < 0 || io->dry)
+		io->can_read = false;
+	*n = got > 0 ? (size_t)got : 0;
+	return got > 0 ? IO_BYTES : IO_WAIT;
 }
 
 enum io_got io_read(struct io *io, struct km_buf *b, size_t want)
@@ -125,7 +294,7 @@ enum io_got io_read(struct io *io, struct km_buf *b, size_t want)
 
 bool io_gone(struct io *io)
 {
-	struct pollfd p = {.fd = io->fd};
+	struct pollfd p = {.fd = io_fd(io)};
 	if (!io->can_read)
 		return io->broken;
 	io->can_read = false;
@@ -134,11 +303,16 @@ bool io_gone(struct io *io)
 	return io->broken;
 }
 
+/* ---- writing ---- */
+
 static enum io_got tls_write(struct io *io, struct km_buf *b, size_t *n)
 {
 	size_t now = 0;
-	ERR_clear_error();
+	below_enter(io);
+	/* One record goes out at a time (SSL_MODE_ENABLE_PARTIAL_WRITE). */
+	io->more = b->len > SSL3_RT_MAX_PLAIN_LENGTH;
 	int rc = SSL_write_ex(io->ssl, km_buf_head(b), b->len, &now);
+	io->more = false;
 	if (rc != 1)
 		return tls_failed(io, rc, false);
 	*n = now;
@@ -147,11 +321,8 @@ static enum io_got tls_write(struct io *io, struct km_buf *b, size_t *n)
 
 static enum io_got plain_write(struct io *io, struct km_buf *b, size_t *n)
 {
-	ssize_t put;
-	do
-		put = send(io->fd, km_buf_head(b), b->len, MSG_NOSIGNAL);
-	while (put < 0 && errno == EINTR);
-	if (put < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+	ssize_t put = socket_write(io, km_buf_head(b), b->len);
+	if (would_block(put)) {
 		io->can_write = false;
 		return IO_WAIT;
 	}

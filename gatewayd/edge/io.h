@@ -5,19 +5,22 @@
 #ifndef GATEWAYD_EDGE_IO_H
 #define GATEWAYD_EDGE_IO_H
 
+#include "gatewayd/edge/loop.h"
 #include "libkm/base/buf.h"
-#include <event2/event.h>
-#include <event2/event_struct.h>
 #include <openssl/ssl.h>
 #include <stdbool.h>
 
 struct io {
-	int fd; /* -1: none */
+	struct loop_fd at; /* at.fd: see io_fd */
+	struct loop *loop;
 	SSL *ssl;
 	bool can_read, can_write; /* not known to block */
 	bool eof;                 /* nothing more can be read */
 	bool broken;              /* an error: neither reading nor writing makes sense */
-	struct event ev;
+	bool dry;                 /* the socket has been read empty since its last event */
+	bool ending;              /* the kernel has told of an end or a reset */
+	bool more;                /* what is written now has its continuation at hand */
+	bool held;                /* the kernel may be holding back what was written so */
 	void (*woken)(struct io *io);
 };
 
@@ -28,9 +31,27 @@ enum io_got {
 	IO_BROKEN,
 };
 
-/* Takes over fd (and ssl, which may be NULL). `woken` is called when something may have become
- * possible. -1: no memory; fd and ssl then stay the caller's. */
-int io_open(struct io *io, struct event_base *base, int fd, SSL *ssl, void (*woken)(struct io *));
+/* The descriptor; -1: none. */
+static inline int io_fd(const struct io *io)
+{
+	return io->at.fd;
+}
+/* Nothing is open. */
+static inline void io_none(struct io *io)
+{
+	*io = (struct io){.at.fd = -1};
+}
+/* Takes over fd (and ssl, which may be NULL and has no BIO yet: io_secure). `woken` is called when
+ * something may have become possible. -1: no memory; fd and ssl then stay the caller's. */
+int io_open(struct io *io, struct loop *loop, int fd, SSL *ssl, void (*woken)(struct io *));
+/* TLS from here on; before anything was read. -1: no memory; ssl then stays the caller's. From now on
+ * it must not be used for anything that reads or writes but by these functions. */
+int io_secure(struct io *io, SSL *ssl);
+/* Goes on with the handshake, as SSL_do_handshake does; *error is SSL_get_error's word on it. can_read
+ * and can_write are kept, and stay true after the last step: a request may have come with it. */
+int io_handshake(struct io *io, int *error);
+/* Ends our side: close_notify, then FIN. */
+void io_shut(struct io *io);
 /* Closes what is open. Says goodbye (close_notify) only with `politely`; without it a TCP reset
  * tells the other side that something is missing. */
 void io_close(struct io *io, bool politely);
@@ -41,5 +62,7 @@ enum io_got io_read(struct io *io, struct km_buf *b, size_t want);
 bool io_gone(struct io *io);
 /* Writes as much of b as goes; *n counts it. IO_BYTES (something went), IO_WAIT, IO_BROKEN. */
 enum io_got io_write(struct io *io, struct km_buf *b, size_t *n);
+/* Before a thread that has used TLS ends. */
+void io_thread_end(void);
 
 #endif

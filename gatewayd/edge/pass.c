@@ -26,7 +26,7 @@ static void pass_begin(struct conn *c)
 	exchange_hold(&c->x);
 	c->state = CONN_PASS;
 	km_metric_add(c->w->sh->m_passed, 1);
-	if (getsockname(c->io.fd, (struct sockaddr *)&ss, &len) ||
+	if (getsockname(io_fd(&c->io), (struct sockaddr *)&ss, &len) ||
 	    km_addr_from_sa(&client.dst, &client.dst_port, (struct sockaddr *)&ss)) {
 		pass_failed(c, strerror(errno));
 		return;
@@ -53,7 +53,7 @@ static bool passes(struct conn *c, const char *sni)
 
 static bool client_gone(struct conn *c)
 {
-	struct pollfd p = {.fd = c->io.fd, .events = POLLRDHUP};
+	struct pollfd p = {.fd = io_fd(&c->io), .events = POLLRDHUP};
 	return poll(&p, 1, 0) > 0;
 }
 
@@ -63,7 +63,7 @@ bool peek_step(struct conn *c)
 	char sni[HTTP_HOST_MAX + 1];
 	if (!c->io.can_read)
 		return false;
-	ssize_t n = recv(c->io.fd, bytes, sizeof(bytes), MSG_PEEK);
+	ssize_t n = recv(io_fd(&c->io), bytes, sizeof(bytes), MSG_PEEK);
 	if (n < 0 && errno == EINTR)
 		return true;
 	bool none = n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
@@ -103,7 +103,7 @@ static bool way(struct conn *c, struct io *from, struct io *to, struct km_buf *b
 	}
 	*count += n;
 	if (from->eof && !b->len && !*shut) {
-		(void)shutdown(to->fd, SHUT_WR);
+		(void)shutdown(io_fd(to), SHUT_WR);
 		*shut = moved = true;
 	}
 	return moved || n;

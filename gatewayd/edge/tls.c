@@ -265,15 +265,12 @@ void tls_peer_clear(struct tls_peer *peer)
 	memset(peer, 0, sizeof(*peer));
 }
 
-SSL *tls_accept(struct tls *t, int fd, struct tls_peer *peer)
+SSL *tls_accept(struct tls *t, struct tls_peer *peer)
 {
 	SSL *ssl = SSL_new(t->ctx);
 	if (!ssl)
 		return NULL;
 	SSL_set_app_data(ssl, peer);
 	SSL_set_accept_state(ssl);
-	if (SSL_set_fd(ssl, fd) == 1)
-		return ssl;
-	SSL_free(ssl);
-	return NULL;
+	return ssl;
 }

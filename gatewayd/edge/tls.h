@@ -42,7 +42,7 @@ struct tls_peer {
 };
 /* Gives back what it holds; it must not wait. */
 void tls_peer_clear(struct tls_peer *peer);
-/* A server side for this descriptor; peer must outlive it. NULL: no memory. */
-SSL *tls_accept(struct tls *t, int fd, struct tls_peer *peer);
+/* A server side without a BIO (io_open, io_secure); peer must outlive it. NULL: no memory. */
+SSL *tls_accept(struct tls *t, struct tls_peer *peer);
 
 #endif

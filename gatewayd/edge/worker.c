@@ -6,8 +6,10 @@
 #include "libkm/base/util.h"
 #include <errno.h>
 #include <pthread.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include <utlist.h>
@@ -34,17 +36,17 @@ struct command {
 struct accepting {
 	struct worker_thread *t;
 	const struct listener *l;
-	struct event *ev;
+	struct loop_fd at;
 };
 
 struct worker_thread {
 	struct worker w;
 	pthread_t thread;
 	struct km_mailbox *box;
-	struct event *box_ev, *tick;
+	struct loop_fd box_at;
 	struct accepting *accepting;
 	size_t n_accepting;
-	bool paused, unlistened, drained;
+	bool paused, unlistened, drained, stopped;
 	struct worker_note note_unlistened, note_drained;
 };
 
@@ -52,9 +54,17 @@ struct worker_thread {
 
 static void accept_pause(struct worker_thread *t)
 {
+	if (t->paused)
+		return;
 	t->paused = true;
 	for (size_t i = 0; i < t->n_accepting; i++)
-		event_del(t->accepting[i].ev);
+		loop_remove(t->w.loop, &t->accepting[i].at);
+}
+
+/* A stranger wakes one worker, not all. */
+static bool accept_from(struct worker_thread *t, struct accepting *a)
+{
+	return !loop_add(t->w.loop, &a->at, EPOLLIN | EPOLLEXCLUSIVE);
 }
 
 static void accept_resume(struct worker_thread *t)
@@ -63,7 +73,7 @@ static void accept_resume(struct worker_thread *t)
 		return;
 	t->paused = false;
 	for (size_t i = 0; i < t->n_accepting; i++)
-		(void)event_add(t->accepting[i].ev, NULL);
+		(void)accept_from(t, &t->accepting[i]);
 }
 
 static bool full(const struct worker_thread *t)
@@ -123,11 +133,11 @@ static bool accept_one(struct worker_thread *t, const struct listener *l)
 	return true;
 }
 
-static void on_accept(evutil_socket_t fd, short what, void *arg)
+static void on_accept(struct loop_fd *f, uint32_t events)
 {
-	struct accepting *a = arg;
+	struct accepting *a = (struct accepting *)((char *)f - offsetof(struct accepting, at));
 	struct worker_thread *t = a->t;
-	(void)fd, (void)what;
+	(void)events;
 	t->w.now = km_now_ms();
 	for (int i = 0; i < ACCEPT_BATCH; i++) {
 		if (full(t)) { /* strangers wait in the kernel's queue until one has gone */
@@ -165,11 +175,8 @@ static void waiting_wake(struct worker_thread *t)
 		conn_wake_waiting(&t->w);
 }
 
-static void on_tick(evutil_socket_t fd, short what, void *arg)
+static void on_tick(struct worker_thread *t)
 {
-	struct worker_thread *t = arg;
-	(void)fd, (void)what;
-	t->w.now = km_now_ms();
 	timers_run(&t->w.timers, t->w.now);
 	waiting_wake(t);
 	if (t->paused && !full(t))
@@ -177,11 +184,9 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
 	drained_check(t);
 }
 
-static void on_later(evutil_socket_t fd, short what, void *arg)
+static void later_run(struct worker *w)
 {
-	struct worker *w = arg;
 	struct conn *c, *list = w->later;
-	(void)fd, (void)what;
 	w->later = NULL;
 	LL_FOREACH2(list, c, later_next)
 	c->later_on = false;
@@ -239,11 +244,12 @@ static void agent_gone(struct worker_thread *t, const struct km_addr *agent)
 	}
 }
 
-static void on_command(evutil_socket_t fd, short what, void *arg)
+static void on_command(struct loop_fd *f, uint32_t events)
 {
-	struct worker_thread *t = arg;
+	struct worker_thread *t =
+	    (struct worker_thread *)((char *)f - offsetof(struct worker_thread, box_at));
 	struct command *k;
-	(void)fd, (void)what;
+	(void)events;
 	t->w.now = km_now_ms();
 	while ((k = km_mailbox_take(t->box))) {
 		switch (k->kind) {
@@ -267,7 +273,7 @@ static void on_command(evutil_socket_t fd, short what, void *arg)
 			break;
 		case COMMAND_STOP:
 			cut(t);
-			event_base_loopbreak(t->w.base);
+			t->stopped = true;
 			break;
 		}
 		free(k);
@@ -283,10 +289,21 @@ static void *run(void *arg)
 {
 	struct worker_thread *t = arg;
 	urcu_memb_register_thread();
-	event_base_loop(t->w.base, EVLOOP_NO_EXIT_ON_EMPTY);
+	int64_t tick = km_now_ms() + TICK_MS;
+	while (!t->stopped) {
+		int64_t left = tick - km_now_ms();
+		loop_turn(t->w.loop, t->w.later || left < 0 ? 0 : (int)left);
+		t->w.now = km_now_ms();
+		later_run(&t->w);
+		if (t->w.now >= tick) {
+			on_tick(t);
+			tick = t->w.now + TICK_MS;
+		}
+	}
 	cut(t);
 	pool_free(t->w.pool);
 	t->w.pool = NULL;
+	io_thread_end();
 	urcu_memb_unregister_thread();
 	return NULL;
 }
@@ -327,20 +344,10 @@ static void must(struct worker_thread *t, enum command_kind kind)
 
 static void thread_free(struct worker_thread *t)
 {
-	for (size_t i = 0; i < t->n_accepting; i++)
-		if (t->accepting[i].ev)
-			event_free(t->accepting[i].ev);
 	free(t->accepting);
-	if (t->box_ev)
-		event_free(t->box_ev);
-	if (t->tick)
-		event_free(t->tick);
-	if (t->w.later_ev)
-		event_free(t->w.later_ev);
 	pool_free(t->w.pool);
 	km_buf_free(&t->w.head);
-	if (t->w.base)
-		event_base_free(t->w.base);
+	loop_free(t->w.loop);
 	km_mailbox_free(t->box, command_drop);
 	free(t);
 }
@@ -367,22 +374,17 @@ static bool accepting_make(struct worker_thread *t, const struct listener *l, si
 		struct accepting *a = &t->accepting[i];
 		a->t = t;
 		a->l = &l[i];
-		a->ev = event_new(t->w.base, l[i].fd, EV_READ | EV_PERSIST, on_accept, a);
-		if (!a->ev || event_add(a->ev, NULL))
+		a->at = (struct loop_fd){l[i].fd, on_accept};
+		if (!accept_from(t, a))
 			return false;
 	}
 	return true;
 }
 
-static bool events_make(struct worker_thread *t)
+static bool commands_take(struct worker_thread *t)
 {
-	struct timeval tick = {0, TICK_MS * 1000};
-	struct worker *w = &t->w;
-	t->box_ev = event_new(w->base, km_mailbox_fd(t->box), EV_READ | EV_PERSIST, on_command, t);
-	t->tick = event_new(w->base, -1, EV_PERSIST, on_tick, t);
-	w->later_ev = event_new(w->base, -1, 0, on_later, w);
-	return t->box_ev && t->tick && w->later_ev && !event_add(t->box_ev, NULL) &&
-	       !event_add(t->tick, &tick);
+	t->box_at = (struct loop_fd){km_mailbox_fd(t->box), on_command};
+	return !loop_add(t->w.loop, &t->box_at, EPOLLIN);
 }
 
 int worker_start(struct worker_thread **out, struct edge_shared *sh, const struct listener *l,
@@ -397,10 +399,10 @@ int worker_start(struct worker_thread **out, struct edge_shared *sh, const struc
 	km_buf_init(&w->head, sh->buf_max);
 	timers_fill(&w->timers, sh->settings);
 	t->box = km_mailbox_new(COMMANDS);
-	w->base = event_base_new();
-	if (!t->box || !w->base || !events_make(t) || !accepting_make(t, l, n))
+	w->loop = loop_new();
+	if (!t->box || !w->loop || !commands_take(t) || !accepting_make(t, l, n))
 		goto fail;
-	w->pool = pool_new(&(struct pool_opts){.base = w->base,
+	w->pool = pool_new(&(struct pool_opts){.loop = w->loop,
 					       .timers = &w->timers,
 					       .per_target = (size_t)sh->settings->pool_size,
 					       .buf_max = sh->buf_max,

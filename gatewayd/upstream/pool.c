@@ -270,7 +270,7 @@ static int up_open(struct pool *p, const struct route *r, const struct pool_clie
 	if (!u)
 		return KM_ENOMEM;
 	u->back = &back_h1;
-	u->io.fd = -1;
+	io_none(&u->io);
 	u->pool = p;
 	u->owner = owner;
 	u->serial = r->serial;
@@ -285,7 +285,7 @@ static int up_open(struct pool *p, const struct route *r, const struct pool_clie
 		rc = KM_EIO;
 		goto out;
 	}
-	if (io_open(&u->io, p->o.base, fd, NULL, on_woken)) {
+	if (io_open(&u->io, p->o.loop, fd, NULL, on_woken)) {
 		rc = KM_ENOMEM;
 		goto out;
 	}
@@ -306,7 +306,7 @@ out:;
 static bool silent(const struct up *u)
 {
 	char byte;
-	return recv(u->io.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
+	return recv(io_fd(&u->io), &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
 	       (errno == EAGAIN || errno == EWOULDBLOCK);
 }
 
@@ -363,7 +363,7 @@ int pool_connect_check(struct up *u, int64_t now)
 	socklen_t len = sizeof(error);
 	if (u->connected || !u->io.can_write)
 		return 0;
-	if (getsockopt(u->io.fd, SOL_SOCKET, SO_ERROR, &error, &len))
+	if (getsockopt(io_fd(&u->io), SOL_SOCKET, SO_ERROR, &error, &len))
 		return errno;
 	if (error == ECONNREFUSED)
 		pool_refused(u->pool, u, now);

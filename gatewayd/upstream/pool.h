@@ -37,7 +37,7 @@ struct up {
 };
 
 struct pool_opts {
-	struct event_base *base;
+	struct loop *loop;
 	struct timers *timers;
 	size_t per_target;
 	size_t buf_max;              /* bound of each buffer */
