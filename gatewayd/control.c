@@ -12,11 +12,13 @@
 #define SOON_S 2 /* a new agent's endpoint is looked for sooner, so that it is on disk */
 #define SOON_TIMES 3
 
-/* A tunnel that could not be routed because another one has its domain; that one may be about to
- * give it up. It waits until it is routed, changed or gone. */
+/* A tunnel that could not be routed because another one is in its way (has its domain and path, or
+ * the domain with another TLS mode); that one may be about to go. It waits until it is routed,
+ * changed or gone. */
 struct waiting {
 	struct route_entry e;
 	struct waiting *next;
+	char path[];
 };
 
 struct control {
@@ -107,24 +109,43 @@ static enum route_tls tunnel_tls(const struct km_msg_tunnel *t)
 	return ROUTE_TLS_AUTO;
 }
 
+/* What the entry points to is t's, but the rules, to which *e has a reference. */
 static int tunnel_entry(struct route_entry *e, const struct km_msg_tunnel *t,
 			struct km_errtext *err)
 {
+	struct km_errtext why = {0};
 	memset(e, 0, sizeof(*e));
 	snprintf(e->domain, sizeof(e->domain), "%s", t->domain);
+	e->path = t->path;
 	e->enabled = t->enabled;
 	e->tls = tunnel_tls(t);
-	if (km_uuid_parse(e->target, t->target_id) || km_addr_parse(&e->agent, t->agent_virtual_ip))
-		return km_errtext_set(err, KM_EINVAL, "%s: malformed target or address", t->domain);
-	return 0;
+	if (km_uuid_parse(e->tunnel, t->id) || km_uuid_parse(e->target, t->target_id) ||
+	    km_addr_parse(&e->agent, t->agent_virtual_ip))
+		return km_errtext_set(err, KM_EINVAL, "%s: malformed id, target or address",
+				      t->domain);
+	int rc = route_rules_compile(&e->rules, t, &why);
+	return rc ? km_errtext_set(err, rc, "%s%.128s: %.300s", t->domain, t->path ? t->path : "",
+				   why.text)
+		  : 0;
 }
 
-static int tunnel_wait(struct control *c, const struct route_entry *e)
+static void waiting_free(struct waiting *w)
 {
-	struct waiting *w = calloc(1, sizeof(*w));
+	route_rules_put(w->e.rules);
+	free(w);
+}
+
+/* Takes the reference to the rules. */
+static int tunnel_wait(struct control *c, struct route_entry *e)
+{
+	size_t n = e->path ? strlen(e->path) + 1 : 0;
+	struct waiting *w = calloc(1, sizeof(*w) + n);
 	if (!w)
 		return KM_ENOMEM;
 	w->e = *e;
+	e->rules = NULL;
+	if (n)
+		w->e.path = memcpy(w->path, e->path, n);
 	w->next = c->waiting;
 	c->waiting = w;
 	return 0;
@@ -138,39 +159,41 @@ static void tunnel_unwait(struct control *c, const uint8_t id[static 16])
 	if (!w)
 		return;
 	*at = w->next;
-	free(w);
+	waiting_free(w);
+}
+
+/* The tunnel is routed as it is now, or not at all: rather nothing than what it was before. */
+static int tunnel_route(struct control *c, const uint8_t id[static 16],
+			const struct km_msg_tunnel *t, struct km_errtext *err)
+{
+	struct route_entry e = {0};
+	int rc;
+	if (!(rc = tunnel_check(c, t, err)) && !(rc = tunnel_entry(&e, t, err)))
+		rc = route_set(c->o.routes, &e, err);
+	wants_set(c->wants, id, rc || e.tls != ROUTE_TLS_AUTO ? NULL : e.domain);
+	if (rc)
+		route_remove(c->o.routes, id);
+	if (rc == KM_EEXIST)
+		rc = tunnel_wait(c, &e); /* said when all is settled */
+	route_rules_put(e.rules);
+	return rc;
 }
 
 static int on_tunnel(void *arg, const struct km_msg_tunnel *was, const struct km_msg_tunnel *is,
 		     struct km_errtext *err)
 {
 	struct control *c = arg;
-	struct route_entry e;
 	uint8_t id[16];
-	int rc;
 	if (km_uuid_parse(id, is ? is->id : was->id))
 		return km_errtext_set(err, KM_EINVAL, "malformed tunnel id");
 	tunnel_unwait(c, id);
 	if (was && (!is || strcmp(was->domain, is->domain) != 0))
 		report_forget(c->report, was->id, was->domain);
-	if (!is) {
-		wants_set(c->wants, id, NULL);
-		route_remove(c->o.routes, id);
-		return 0;
-	}
-	if ((rc = tunnel_check(c, is, err)) || (rc = tunnel_entry(&e, is, err))) {
-		wants_set(c->wants, id, NULL);
-		route_remove(c->o.routes, id); /* rather nothing than what it was before */
-		return rc;
-	}
-	memcpy(e.tunnel, id, sizeof(id));
-	rc = route_set(c->o.routes, &e);
-	wants_set(c->wants, id, rc || e.tls != ROUTE_TLS_AUTO ? NULL : e.domain);
-	if (rc == KM_EEXIST) {
-		route_remove(c->o.routes, id);
-		return tunnel_wait(c, &e);
-	}
-	return rc ? km_errtext_set(err, rc, "%s: %s", is->domain, km_strerror(rc)) : 0;
+	if (is)
+		return tunnel_route(c, id, is, err);
+	wants_set(c->wants, id, NULL);
+	route_remove(c->o.routes, id);
+	return 0;
 }
 
 static int waiting_settle(struct control *c, struct km_errtext *err)
@@ -178,17 +201,16 @@ static int waiting_settle(struct control *c, struct km_errtext *err)
 	struct waiting **at = &c->waiting, *w;
 	int rc = 0;
 	while ((w = *at)) {
-		int one = route_set(c->o.routes, &w->e);
+		int one = route_set(c->o.routes, &w->e, err);
 		if (one) {
-			rc = km_errtext_set(err, one, "%s: another tunnel has this domain",
-					    w->e.domain);
+			rc = one;
 			at = &w->next;
 			continue;
 		}
 		if (w->e.tls == ROUTE_TLS_AUTO)
 			wants_set(c->wants, w->e.tunnel, w->e.domain);
 		*at = w->next;
-		free(w);
+		waiting_free(w);
 	}
 	return rc;
 }
@@ -215,7 +237,8 @@ static int report_out(void *arg, json_t *data)
 	return km_uplink_send(c->uplink, "status", data);
 }
 
-void control_obtained(struct control *c, const char *domain, const char *chain, int64_t not_after_ms)
+void control_obtained(struct control *c, const char *domain, const char *chain,
+		      int64_t not_after_ms)
 {
 	char at[KM_ISO8601_LEN];
 	struct km_msg_certificate_obtained m = {.domain = (char *)domain,
@@ -371,7 +394,7 @@ void control_free(struct control *c)
 	while (c->waiting) {
 		struct waiting *w = c->waiting;
 		c->waiting = w->next;
-		free(w);
+		waiting_free(w);
 	}
 	report_free(c->report);
 	wants_free(c->wants);

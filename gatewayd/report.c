@@ -214,7 +214,7 @@ void report_send(struct report *r, int64_t now_ms, int64_t wall_ms,
 	flush(r, "agentId");
 	begin(r, "certificates", r->sent_certs);
 	r->cert_at = 0;
-	route_each(r->routes, add_certificate, r);
+	route_each_domain(r->routes, add_certificate, r);
 	uint64_t since = acme_each(r->acme, r->acme_since, add_obtained, r);
 	flush(r, "domain");
 	if (!r->failed)

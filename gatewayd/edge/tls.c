@@ -120,7 +120,7 @@ static int on_client_hello(SSL *ssl, int *alert, void *arg)
 		return challenge_answer(t, ssl, peer, alert);
 	if (!route_find(t->o.routes, peer->sni, &r))
 		return refuse(t, peer, NO_NAME, NULL, alert);
-	route_state_put(r.state);
+	route_drop(&r);
 	if (r.tls == ROUTE_TLS_OFF || r.tls == ROUTE_TLS_PASSTHROUGH)
 		return refuse(t, peer, NO_NAME, NULL, alert);
 	memcpy(peer->tunnel, r.tunnel, sizeof(peer->tunnel));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Readers see an open-addressed array of pointers to entries. The writer keeps the same entries in
- * two hash tables (by tunnel and by domain) and publishes by filling a new array, so that
- * publishing is one pass over pointers and readers never meet a half-made change. */
+/* Readers see an open-addressed array of domains with pointers to their entries. The writer keeps
+ * the same entries by tunnel, and lists of them by domain, and publishes by filling a new array, so
+ * that publishing is one pass over pointers and readers never meet a half-made change. */
 #define URCU_INLINE_SMALL_FUNCTIONS
 #include <urcu/urcu-memb.h>
 
@@ -13,21 +13,43 @@
 #include <utlist.h>
 
 struct entry {
-	struct route_entry e; /* first: readers see only this */
-	uint32_t hash;
+	struct route_entry e; /* first: readers see only this and the path */
+	struct domain *domain;
+	struct entry *sibling; /* of the same domain, with a path that is not longer */
 	struct entry *next_dead;
-	UT_hash_handle by_domain, by_tunnel;
+	UT_hash_handle by_tunnel;
+	uint16_t path_len;
+	char path[];
+};
+
+/* The writer's: the tunnels of one domain, those with longer paths first. */
+struct domain {
+	struct entry *entries;
+	size_t n;
+	uint32_t hash;
+	UT_hash_handle by_name;
+	char name[];
+};
+
+/* A domain as readers see it. */
+struct slot {
+	uint32_t hash, n; /* n 0: nothing here */
+	union {
+		const struct entry *one;         /* n == 1 */
+		const struct entry *const *many; /* as in struct domain */
+	};
 };
 
 struct view {
 	size_t mask;
-	bool passthrough; /* some entry has it */
-	struct entry *slot[];
+	bool passthrough;   /* some entry has it */
+	struct slot slot[]; /* mask + 1, and behind them the lists that they point to */
 };
 
 struct route_table {
 	_Atomic(struct view *) view; /* RCU: readers use it inside a read-side section */
-	struct entry *domains, *tunnels;
+	struct domain *domains;
+	struct entry *tunnels;
 	struct entry *dead; /* still seen by readers of the published view */
 	uint64_t serial;
 	bool changed;
@@ -141,9 +163,50 @@ static void entry_free(struct entry *e)
 	free(e);
 }
 
+static struct domain *domain_get(struct route_table *t, const char *name)
+{
+	struct domain *d;
+	size_t n = strlen(name);
+	HASH_FIND(by_name, t->domains, name, n, d);
+	if (d || !(d = calloc(1, sizeof(*d) + n + 1)))
+		return d;
+	memcpy(d->name, name, n);
+	d->hash = hash_of("", name);
+	HASH_ADD_KEYPTR(by_name, t->domains, d->name, n, d);
+	return d;
+}
+
+/* Frees it when no tunnel has it (any more). Accepts NULL. */
+static void domain_done(struct route_table *t, struct domain *d)
+{
+	if (!d || d->n)
+		return;
+	HASH_DELETE(by_name, t->domains, d);
+	free(d);
+}
+
+static void enlist(struct route_table *t, struct domain *d, struct entry *e)
+{
+	struct entry **at = &d->entries;
+	while (*at && (*at)->path_len > e->path_len)
+		at = &(*at)->sibling;
+	e->sibling = *at;
+	*at = e;
+	e->domain = d;
+	d->n++;
+	HASH_ADD(by_tunnel, t->tunnels, e.tunnel, sizeof(e->e.tunnel), e);
+	t->changed = true;
+}
+
 static void bury(struct route_table *t, struct entry *e)
 {
-	HASH_DELETE(by_domain, t->domains, e);
+	struct entry **at = &e->domain->entries;
+	while (*at != e)
+		at = &(*at)->sibling;
+	*at = e->sibling;
+	e->domain->n--;
+	domain_done(t, e->domain);
+	e->domain = NULL;
 	HASH_DELETE(by_tunnel, t->tunnels, e);
 	LL_PREPEND2(t->dead, e, next_dead);
 	t->changed = true;
@@ -169,33 +232,88 @@ void route_table_free(struct route_table *t)
 	free(t);
 }
 
-int route_set(struct route_table *t, const struct route_entry *in)
+/* Whether a tunnel can be beside the others of its domain; `was`, its own older version, does not
+ * count. */
+static int fits(const struct domain *d, const struct entry *e, const struct entry *was,
+		struct km_errtext *err)
 {
-	struct entry *was, *owner;
-	if (!route_domain_ok(in->domain))
-		return KM_EINVAL;
-	HASH_FIND(by_tunnel, t->tunnels, in->tunnel, sizeof(in->tunnel), was);
-	HASH_FIND(by_domain, t->domains, in->domain, strlen(in->domain), owner);
-	if (owner && owner != was)
-		return KM_EEXIST;
-	struct entry *e = calloc(1, sizeof(*e));
+	static const char *const tls[] = {"auto", "own", "passthrough", "off"};
+	for (const struct entry *o = d->entries; o; o = o->sibling) {
+		if (o == was)
+			continue;
+		if (o->path_len == e->path_len && !memcmp(o->path, e->path, e->path_len))
+			return km_errtext_set(err, KM_EEXIST, "%s%s: another tunnel has this %s",
+					      d->name, e->path, e->path_len ? "path" : "domain");
+		if (o->e.tls != e->e.tls)
+			return km_errtext_set(
+			    err, KM_EEXIST,
+			    "%s%s: tls is %s here, but %s in another tunnel of this domain",
+			    d->name, e->path, tls[e->e.tls], tls[o->e.tls]);
+		if (e->e.tls == ROUTE_TLS_PASSTHROUGH)
+			return km_errtext_set(err, KM_EEXIST,
+					      "%s%s: another tunnel has this domain, which tls = "
+					      "passthrough needs whole",
+					      d->name, e->path);
+	}
+	return 0;
+}
+
+static struct entry *entry_new(struct route_table *t, const struct route_entry *in,
+			       const struct entry *was)
+{
+	size_t n = in->path && strcmp(in->path, "/") != 0 ? strlen(in->path) : 0;
+	struct entry *e = calloc(1, sizeof(*e) + n + 1);
 	if (!e)
-		return KM_ENOMEM;
+		return NULL;
 	e->e = *in;
+	e->e.rules = in->rules ? route_rules_ref(in->rules) : NULL;
 	e->e.serial = ++t->serial;
 	e->e.state = was ? route_state_ref(was->e.state) : state_new();
-	e->hash = hash_of("", e->e.domain);
-	if (!e->e.state) {
-		free(e);
-		return KM_ENOMEM;
+	if (n)
+		memcpy(e->path, in->path, n);
+	e->e.path = e->path;
+	e->path_len = (uint16_t)n;
+	if (e->e.state)
+		return e;
+	entry_free(e);
+	return NULL;
+}
+
+static int entry_check(const struct route_entry *e, struct km_errtext *err)
+{
+	bool whole = !e->path || !e->path[0] || !strcmp(e->path, "/");
+	if (!route_domain_ok(e->domain))
+		return km_errtext_set(err, KM_EINVAL, "%s: not a domain", e->domain);
+	if (!whole && !route_path_ok(e->path))
+		return km_errtext_set(err, KM_EINVAL, "%s: \"%.128s\" is not a path", e->domain,
+				      e->path);
+	if (!whole && e->tls == ROUTE_TLS_PASSTHROUGH)
+		return km_errtext_set(err, KM_EINVAL,
+				      "%s%.128s: a tunnel with tls = passthrough has no path",
+				      e->domain, e->path);
+	return 0;
+}
+
+int route_set(struct route_table *t, const struct route_entry *in, struct km_errtext *err)
+{
+	struct entry *was;
+	int rc = entry_check(in, err);
+	if (rc)
+		return rc;
+	HASH_FIND(by_tunnel, t->tunnels, in->tunnel, sizeof(in->tunnel), was);
+	struct domain *d = domain_get(t, in->domain);
+	struct entry *e = d ? entry_new(t, in, was) : NULL;
+	rc = e ? fits(d, e, was, err) : km_errtext_set(err, KM_ENOMEM, "%s: no memory", in->domain);
+	if (rc) {
+		entry_free(e);
+		domain_done(t, d);
+		return rc;
 	}
-	if (e->e.rules)
-		route_rules_ref(e->e.rules);
+	d->n++; /* keeps it while its only tunnel is replaced */
 	if (was)
 		bury(t, was);
-	HASH_ADD_KEYPTR(by_domain, t->domains, e->e.domain, strlen(e->e.domain), e);
-	HASH_ADD(by_tunnel, t->tunnels, e.tunnel, sizeof(e->e.tunnel), e);
-	t->changed = true;
+	d->n--;
+	enlist(t, d, e);
 	return 0;
 }
 
@@ -220,22 +338,51 @@ void route_each(const struct route_table *t, void (*each)(void *arg, const struc
 		each(arg, &e->e);
 }
 
+void route_each_domain(const struct route_table *t,
+		       void (*each)(void *arg, const struct route_entry *e), void *arg)
+{
+	struct domain *d, *tmp;
+	HASH_ITER (by_name, t->domains, d, tmp) {
+		const struct entry *last = d->entries;
+		while (last->sibling)
+			last = last->sibling;
+		each(arg, &last->e);
+	}
+}
+
+static void slot_fill(struct slot *s, const struct domain *d, const struct entry ***list)
+{
+	const struct entry **at = *list;
+	s->hash = d->hash;
+	s->n = (uint32_t)d->n;
+	if (d->n == 1) {
+		s->one = d->entries;
+		return;
+	}
+	s->many = at;
+	for (const struct entry *e = d->entries; e; e = e->sibling)
+		*at++ = e;
+	*list = at;
+}
+
 static struct view *view_new(const struct route_table *t)
 {
-	size_t want = 2 * route_count(t) + 1, size = 8;
+	size_t want = 2 * HASH_CNT(by_name, t->domains) + 1, size = 8;
 	while (size < want)
 		size *= 2;
-	struct view *v = calloc(1, sizeof(*v) + size * sizeof(v->slot[0]));
+	struct view *v = calloc(1, sizeof(*v) + size * sizeof(v->slot[0]) +
+				       route_count(t) * sizeof(struct entry *));
 	if (!v)
 		return NULL;
 	v->mask = size - 1;
-	struct entry *e, *tmp;
-	HASH_ITER (by_tunnel, t->tunnels, e, tmp) {
-		size_t i = e->hash & v->mask;
-		while (v->slot[i])
+	const struct entry **list = (const struct entry **)(void *)(v->slot + size);
+	struct domain *d, *tmp;
+	HASH_ITER (by_name, t->domains, d, tmp) {
+		size_t i = d->hash & v->mask;
+		while (v->slot[i].n)
 			i = (i + 1) & v->mask;
-		v->slot[i] = e;
-		v->passthrough |= e->e.tls == ROUTE_TLS_PASSTHROUGH;
+		slot_fill(&v->slot[i], d, &list);
+		v->passthrough |= d->entries->e.tls == ROUTE_TLS_PASSTHROUGH;
 	}
 	return v;
 }
@@ -258,29 +405,50 @@ int route_publish(struct route_table *t)
 
 /* ---- readers ---- */
 
-static const struct entry *view_find(const struct view *v, const char *prefix, const char *name)
+static const struct entry *slot_entry(const struct slot *s, size_t i)
+{
+	return s->n == 1 ? s->one : s->many[i];
+}
+
+static const struct slot *view_find(const struct view *v, const char *prefix, const char *name)
 {
 	uint32_t h = hash_of(prefix, name);
 	size_t skip = strlen(prefix);
-	for (size_t i = h & v->mask; v->slot[i]; i = (i + 1) & v->mask) {
-		const struct entry *e = v->slot[i];
-		if (e->hash == h && !strncmp(e->e.domain, prefix, skip) &&
-		    !strcmp(e->e.domain + skip, name))
-			return e;
+	for (size_t i = h & v->mask; v->slot[i].n; i = (i + 1) & v->mask) {
+		const struct slot *s = &v->slot[i];
+		if (s->hash != h)
+			continue;
+		const char *domain = slot_entry(s, 0)->e.domain;
+		if (!strncmp(domain, prefix, skip) && !strcmp(domain + skip, name))
+			return s;
 	}
 	return NULL;
 }
 
-static const struct entry *host_find(const struct view *v, const char *host, bool *wildcard)
+static const struct slot *host_find(const struct view *v, const char *host, bool *wildcard)
 {
-	const struct entry *e = host[0] != '*' ? view_find(v, "", host) : NULL;
+	const struct slot *s = host[0] != '*' ? view_find(v, "", host) : NULL;
 	const char *parent = strchr(host, '.');
 	*wildcard = false;
-	if (!e && parent && parent != host && parent[1]) {
-		e = view_find(v, "*", parent);
-		*wildcard = e != NULL;
+	if (!s && parent && parent != host && parent[1]) {
+		s = view_find(v, "*", parent);
+		*wildcard = s != NULL;
 	}
-	return e;
+	return s;
+}
+
+static void copy_out(struct route *out, const struct entry *e, bool wildcard)
+{
+	memcpy(out->tunnel, e->e.tunnel, sizeof(out->tunnel));
+	memcpy(out->target, e->e.target, sizeof(out->target));
+	out->agent = e->e.agent;
+	out->enabled = e->e.enabled;
+	out->tls = e->e.tls;
+	out->wildcard = wildcard;
+	out->path_len = e->path_len;
+	out->serial = e->e.serial;
+	out->state = route_state_ref(e->e.state);
+	out->rules = e->e.rules ? route_rules_ref(e->e.rules) : NULL;
 }
 
 bool route_find(const struct route_table *t, const char *host, struct route *out)
@@ -288,21 +456,73 @@ bool route_find(const struct route_table *t, const char *host, struct route *out
 	bool wildcard = false;
 	urcu_memb_read_lock();
 	const struct view *v = atomic_load_explicit(&t->view, memory_order_acquire);
-	const struct entry *e = v ? host_find(v, host, &wildcard) : NULL;
-	if (e && out) {
-		memcpy(out->tunnel, e->e.tunnel, sizeof(out->tunnel));
-		memcpy(out->target, e->e.target, sizeof(out->target));
-		out->agent = e->e.agent;
-		out->enabled = e->e.enabled;
-		out->tls = e->e.tls;
-		out->wildcard = wildcard;
-		out->serial = e->e.serial;
-		out->state = route_state_ref(e->e.state);
-		out->rules = e->e.rules ? route_rules_ref(e->e.rules) : NULL;
-	}
+	const struct slot *s = v ? host_find(v, host, &wildcard) : NULL;
+	if (s && out)
+		copy_out(out, slot_entry(s, s->n - 1), wildcard);
 	READER_DONE(&t->view);
 	urcu_memb_read_unlock();
-	return e != NULL;
+	return s != NULL;
+}
+
+/* The longest path that fits; NULL: none. */
+static const struct entry *path_find(const struct slot *s, const char *p, size_t n)
+{
+	for (size_t i = 0; i < s->n; i++) {
+		const struct entry *e = slot_entry(s, i);
+		if (route_path_under(p, n, e->path, e->path_len))
+			return e;
+	}
+	return NULL;
+}
+
+/* Whether every reading of the path leads to e. */
+static bool all_lead_to(const struct slot *s, const struct entry *e, const char *p, size_t n)
+{
+	char text[ROUTE_PATH_VIEW];
+	unsigned views = route_path_views(p, n), may = views & ~(unsigned)ROUTE_VIEW_PLAIN;
+	if (!views)
+		return true;
+	/* All subsets of `may`, the empty one last. */
+	for (unsigned view = may;; view = (view - 1) & may) {
+		size_t len = route_path_view(text, p, n, view);
+		if (path_find(s, text, len) != e)
+			return false;
+		if (!view)
+			return true;
+	}
+}
+
+static enum route_found slot_match(const struct slot *s, const char *target, size_t n,
+				   const struct entry **out)
+{
+	*out = slot_entry(s, 0);
+	if (s->n == 1 && !(*out)->path_len)
+		return ROUTE_FOUND;
+	size_t len = route_path_len(target, n);
+	if (!len || target[0] != '/') {
+		target = "/";
+		len = 1;
+	}
+	*out = path_find(s, target, len);
+	if (!all_lead_to(s, *out, target, len))
+		return ROUTE_UNCLEAR;
+	return *out ? ROUTE_FOUND : ROUTE_NO_PATH;
+}
+
+enum route_found route_match(const struct route_table *t, const char *host, const char *target,
+			     size_t n, struct route *out)
+{
+	bool wildcard = false;
+	const struct entry *e;
+	enum route_found found = ROUTE_NO_HOST;
+	urcu_memb_read_lock();
+	const struct view *v = atomic_load_explicit(&t->view, memory_order_acquire);
+	const struct slot *s = v ? host_find(v, host, &wildcard) : NULL;
+	if (s && (found = slot_match(s, target, n, &e)) == ROUTE_FOUND)
+		copy_out(out, e, wildcard);
+	READER_DONE(&t->view);
+	urcu_memb_read_unlock();
+	return found;
 }
 
 bool route_any_passthrough(const struct route_table *t)

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* The route table: which tunnel a host name leads to. One writer (the main loop) collects changes
- * and publishes them together; workers read without locks (liburcu, memb flavour: a reading thread
- * has called urcu_memb_register_thread). Entries never change once published; what a tunnel gathers
- * while it runs is a reference-counted route_state that outlives the entries that replace each
- * other. */
+/* The route table: which tunnel a host name and a path lead to. One writer (the main loop) collects
+ * changes and publishes them together; workers read without locks (liburcu, memb flavour: a reading
+ * thread has called urcu_memb_register_thread). Entries never change once published; what a tunnel
+ * gathers while it runs is a reference-counted route_state that outlives the entries that replace
+ * each other. */
 #ifndef GATEWAYD_ROUTE_ROUTE_H
 #define GATEWAYD_ROUTE_ROUTE_H
 
+#include "gatewayd/route/path.h"
 #include "gatewayd/route/rules.h"
 #include "libkm/base/addr.h"
 #include <stdatomic.h>
@@ -24,20 +25,21 @@ void route_state_put(struct route_state *s);
 
 /* How strangers' connections for a domain are ended. */
 enum route_tls {
-	ROUTE_TLS_AUTO,        /* TLS with a certificate that the gateway obtains, or of the operator's */
-	ROUTE_TLS_OWN,         /* TLS with a certificate of the operator's only */
+	ROUTE_TLS_AUTO, /* TLS with a certificate that the gateway obtains, or of the operator's */
+	ROUTE_TLS_OWN,  /* TLS with a certificate of the operator's only */
 	ROUTE_TLS_PASSTHROUGH, /* the target ends TLS itself; nothing is looked into but the SNI */
 	ROUTE_TLS_OFF,         /* plain HTTP on port 80, no TLS */
 };
 
 struct route_entry {
 	char domain[ROUTE_DOMAIN_MAX + 1]; /* as configured: lower case, may begin with "*." */
+	const char *path; /* NULL, "" or "/": all of the domain that no other has */
 	uint8_t tunnel[16], target[16];
 	struct km_addr agent; /* virtual IP */
 	bool enabled;
 	enum route_tls tls;
 	const struct route_rules *rules; /* NULL: nothing special */
-	uint64_t serial; /* another one for every version of every entry */
+	uint64_t serial;                 /* another one for every version of every entry */
 	struct route_state *state;
 };
 
@@ -48,10 +50,13 @@ struct route_table *route_table_new(void);
 /* No reader may be left. Accepts NULL. */
 void route_table_free(struct route_table *t);
 
-/* Writer: the tunnel e->tunnel is now as e says (domain, target, agent, enabled, tls are copied, of
- * rules a reference is taken; serial and state are the table's). Takes effect with route_publish. KM_EINVAL: the domain is none;
- * KM_EEXIST: another tunnel has it; KM_ENOMEM. A tunnel that fails keeps its older version. */
-int route_set(struct route_table *t, const struct route_entry *e)
+/* Writer: the tunnel e->tunnel is now as e says (domain, path, target, agent, enabled, tls are
+ * copied, of rules a reference is taken; serial and state are the table's). Takes effect with
+ * route_publish. The tunnels of a domain have different paths and the same tls; with passthrough
+ * there is only one, without a path. KM_EINVAL: the domain or the path is none; KM_EEXIST: this
+ * does not go together with another tunnel; KM_ENOMEM; each with a sentence. A tunnel that fails
+ * keeps its older version. */
+int route_set(struct route_table *t, const struct route_entry *e, struct km_errtext *err)
     __attribute__((warn_unused_result));
 /* Writer: the tunnel goes; an unknown one is no error. */
 void route_remove(struct route_table *t, const uint8_t tunnel[static 16]);
@@ -62,15 +67,21 @@ int route_publish(struct route_table *t) __attribute__((warn_unused_result));
 /* Writer: every entry, in no order. */
 void route_each(const struct route_table *t, void (*each)(void *arg, const struct route_entry *e),
 		void *arg);
+/* Writer: one entry of every domain, the one that route_find finds. */
+void route_each_domain(const struct route_table *t,
+		       void (*each)(void *arg, const struct route_entry *e), void *arg);
+/* Tunnels. */
 size_t route_count(const struct route_table *t);
 
-/* Reader: what a request needs to know of its tunnel, copied out, with references to state and rules. */
+/* Reader: what a request needs to know of its tunnel, copied out, with references to state and
+ * rules. */
 struct route {
 	uint8_t tunnel[16], target[16];
 	struct km_addr agent;
 	bool enabled;
 	enum route_tls tls;
-	bool wildcard; /* found by "*.parent" */
+	bool wildcard;     /* found by "*.parent" */
+	uint16_t path_len; /* bytes of the tunnel's path, which the request's begins with; 0: all */
 	uint64_t serial;
 	const struct route_rules *rules; /* NULL: nothing special */
 	struct route_state *state;
@@ -78,9 +89,25 @@ struct route {
 /* Gives back what route_find has given. */
 void route_drop(struct route *r);
 
-/* The tunnel of a host name (lower case, no port): the name itself, else "*.parent" of its parent
- * (one label, as certificates have it). False: none. out may be NULL. Any registered thread. */
+/* The domain of a host name (lower case, no port): the name itself, else "*.parent" of its parent
+ * (one label, as certificates have it); of its tunnels the one with the shortest path. False: none.
+ * out may be NULL. Any registered thread. */
 bool route_find(const struct route_table *t, const char *host, struct route *out);
+
+enum route_found {
+	ROUTE_FOUND,
+	ROUTE_NO_HOST, /* no such domain */
+	ROUTE_NO_PATH, /* none of the domain's tunnels has this path */
+	ROUTE_UNCLEAR, /* the path could be read in two ways that lead to different tunnels: see
+			  path.h */
+};
+/* The tunnel of a request: of the host's domain (as route_find; a domain that is there by name
+ * hides
+ * "*.parent" for all paths) the one with the longest path that fits the target's, n bytes in
+ * origin-form or "*" or nothing, which both stand for "/". *out is filled with ROUTE_FOUND only.
+ * Allocates nothing; costs what route_find costs where the domain has one tunnel without a path. */
+enum route_found route_match(const struct route_table *t, const char *host, const char *target,
+			     size_t n, struct route *out);
 
 /* Whether any tunnel has ROUTE_TLS_PASSTHROUGH. Any registered thread. */
 bool route_any_passthrough(const struct route_table *t);

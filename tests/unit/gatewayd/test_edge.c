@@ -203,7 +203,7 @@ static void obtained_put(const char *name)
 
 static void tunnel_set_main(void *arg)
 {
-	assert_int_equal(route_set(g.routes, arg), 0);
+	assert_int_equal(route_set(g.routes, arg, NULL), 0);
 	assert_int_equal(route_publish(g.routes), 0);
 }
 
