@@ -197,9 +197,13 @@ bench-peers: $(BUILD)/bench-peers
 bench-certs: all $(BUILD)/bench-certs
 	@sh packaging/setup.sh build check bench
 	/usr/bin/python3 -B tests/bench/certs.py --build $(BUILD) --json build/bench/certs.json $(ARGS)
-$(BUILD)/bench-certs: $(OBJ)/tests/bench/certs.o $(BUILD)/libgatewayd.a $(BUILD)/libkm.a
+$(BUILD)/bench-certs $(BUILD)/bench-heads: $(BUILD)/bench-%: $(OBJ)/tests/bench/%.o $(BUILD)/libgatewayd.a $(BUILD)/libkm.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(KM_CFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+# What the heads of HTTP/1.1 messages cost; a second.
+bench-heads: $(BUILD)/bench-heads
+	$(BUILD)/bench-heads
 
 # Streams through the engine while peers come and go beside them, at real time; a stall above 1 s fails it.
 SOAK_TIME ?= 3600
@@ -254,6 +258,6 @@ install: all
 clean:
 	rm -rf build
 .SECONDARY:
-.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-wg-sanitized wg-load check-e2e check-bulk check-vm soak-vm bench-wg bench-handshake bench-edge testssl bench-sni bench-peers bench-certs soak-wg soak-acme lint \
+.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-wg-sanitized wg-load check-e2e check-bulk check-vm soak-vm bench-wg bench-handshake bench-edge testssl bench-sni bench-peers bench-certs bench-heads soak-wg soak-acme lint \
         headers tidy cppcheck install schemas fuzz fuzz-run $(TIDY) $(ALONE)
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

@@ -1,45 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "gatewayd/edge/h1.h"
+#include "gatewayd/edge/http_bytes.h"
 #include <limits.h>
 #include <string.h>
 #include <strings.h>
-
-/* ---- bytes ---- */
-
-enum { TOKEN = 1, VALUE = 2, TARGET = 4, DIGIT = 8 };
-
-/* RFC 9110 section 5.6.2 (tchar), section 5.5 (field-vchar, SP, HTAB, obs-text); a target's bytes
- * are the visible ones but '#'. */
-static unsigned char class_of(unsigned char c)
-{
-	static const char marks[] = "!#$%&'*+-.^_`|~";
-	unsigned char k = 0;
-	if (c >= '0' && c <= '9')
-		return TOKEN | VALUE | TARGET | DIGIT;
-	if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c && strchr(marks, c)))
-		k |= TOKEN;
-	if (c == '\t' || (c >= 0x20 && c != 0x7f))
-		k |= VALUE;
-	if (c > 0x20 && c < 0x7f && c != '#')
-		k |= TARGET;
-	return k;
-}
-
-static unsigned char classes[256];
-
-__attribute__((constructor)) static void classes_fill(void)
-{
-	for (int i = 0; i < 256; i++)
-		classes[i] = class_of((unsigned char)i);
-}
-
-static bool all_of(struct http_str s, unsigned char k)
-{
-	unsigned char all = k;
-	for (size_t i = 0; i < s.n; i++)
-		all &= classes[(unsigned char)s.p[i]];
-	return all != 0;
-}
 
 static struct http_str str(const char *p, size_t n)
 {
@@ -81,59 +45,38 @@ static struct http_str next_line(struct http_str *rest)
 	return line;
 }
 
-int h1_scan(const char *p, size_t n, size_t *at, size_t max)
-{
-	if (n && !(classes[(unsigned char)p[0]] & TOKEN))
-		return -400;
-	while (*at < n) {
-		const char *nl = memchr(p + *at, '\n', n - *at);
-		if (!nl)
-			break;
-		size_t len = (size_t)(nl - (p + *at));
-		if (!len || memchr(p + *at, '\r', len) != nl - 1)
-			return -400;
-		*at += len + 1;
-		if (*at > max)
-			return *at == len + 1 ? -414 : -431;
-		if (len == 1)
-			return (int)*at;
-	}
-	if (n >= max)
-		return *at ? -431 : -414;
-	return 0;
-}
-
 /* ---- fields ---- */
 
-/* One line `name: value`. */
-static const char *field_read(struct http_field *f, struct http_str line)
+/* Takes a line `name: value` CRLF off *rest. */
+static const char *field_take(struct http_str *rest, struct http_field *f)
 {
-	bool colon;
-	f->name = cut(&line, ':', &colon);
-	if (!colon)
-		return "header line without a colon";
-	if (!f->name.n || !all_of(f->name, TOKEN))
+	size_t n = http_span(rest->p, rest->n, HTTP_B_TOKEN);
+	f->name = str(rest->p, n);
+	if (n == rest->n || rest->p[n] != ':' || !n)
 		return "malformed header name";
-	if (!all_of(line, VALUE))
+	const char *v = rest->p + n + 1, *end = rest->p + rest->n;
+	size_t len = http_value_span(v, (size_t)(end - v));
+	if (end - (v + len) < 2 || v[len] != '\r' || v[len + 1] != '\n')
 		return "control byte in a header";
-	f->value = trim(line);
+	f->value = trim(str(v, len));
+	*rest = str(v + len + 2, (size_t)(end - (v + len + 2)));
 	http_field_know(f);
 	return NULL;
 }
 
 bool h1_field_next(struct http_str *rest, struct http_field *f)
 {
-	return rest->n && !field_read(f, next_line(rest));
+	return rest->n && !field_take(rest, f);
 }
 
 /* What both kinds of heads say with their fields. */
 struct said {
 	struct http_str host, expect, upgrade, accept, content_length, transfer_encoding;
 	size_t hosts, expects, upgrades, content_lengths, transfer_encodings;
-	struct http_str named[H1_CONNECTION_MAX];
-	size_t n_named;
 	bool close, keep_alive, upgrade_named, te_trailers, trailers_told;
 	bool others_named; /* in Connection: fields that may stand in trailers too */
+	size_t n_named;
+	struct http_str named[H1_CONNECTION_MAX]; /* not zeroed */
 };
 
 static void named_note(struct said *s, struct http_str name)
@@ -150,7 +93,7 @@ static const char *connection_read(struct said *s, struct http_str value)
 		struct http_str name = trim(cut(&value, ',', NULL));
 		if (!name.n)
 			continue;
-		if (!all_of(name, TOKEN))
+		if (!http_all(name, HTTP_B_TOKEN))
 			return "malformed Connection";
 		if (http_str_is(name, "close"))
 			s->close = true;
@@ -228,20 +171,19 @@ static void drop_named(struct http_field *fields, size_t n, const struct said *s
 static int fields_read(struct http_field *fields, size_t *n, struct said *s, struct http_str rest,
 		       size_t max, const char **why)
 {
-	for (;;) {
-		struct http_str line = next_line(&rest);
-		if (!line.n)
-			break;
+	while (rest.n && rest.p[0] != '\r') {
 		if (*n >= max) {
 			*why = "too many header fields";
 			return 431;
 		}
-		if ((*why = field_read(&fields[*n], line)) || (*why = field_note(s, &fields[*n])))
+		struct http_field *f = &fields[*n];
+		if ((*why = field_take(&rest, f)) ||
+		    (f->id != HTTP_OTHER && (*why = field_note(s, f))))
 			return 400;
 		(*n)++;
 	}
-	if (rest.n) {
-		*why = "bytes behind the head";
+	if (rest.n != 2 || rest.p[1] != '\n') {
+		*why = "the head does not end where it should";
 		return 400;
 	}
 	drop_named(fields, *n, s);
@@ -253,7 +195,7 @@ static int fields_read(struct http_field *fields, size_t *n, struct said *s, str
 static bool digits_read(struct http_str s, uint64_t *out)
 {
 	uint64_t v = 0;
-	if (!s.n || !all_of(s, DIGIT))
+	if (!s.n || !http_all(s, HTTP_B_DIGIT))
 		return false;
 	for (size_t i = 0; i < s.n; i++) {
 		unsigned d = (unsigned)(s.p[i] - '0');
@@ -280,7 +222,8 @@ static int framing_read(const struct said *s, uint8_t minor, enum http_body *bod
 		*why = "malformed Content-Length";
 	else if (s->transfer_encodings && !http_str_is(s->transfer_encoding, "chunked")) {
 		*why = "Transfer-Encoding other than chunked";
-		return all_of(s->transfer_encoding, TOKEN) && s->transfer_encoding.n ? 501 : 400;
+		return http_all(s->transfer_encoding, HTTP_B_TOKEN) && s->transfer_encoding.n ? 501
+											      : 400;
 	} else {
 		*body = s->transfer_encodings ? HTTP_BODY_CHUNKED
 			: s->content_lengths  ? HTTP_BODY_LENGTH
@@ -294,8 +237,8 @@ static int framing_read(const struct said *s, uint8_t minor, enum http_body *bod
 
 static int version_read(struct http_str s, uint8_t *minor, const char **why)
 {
-	if (s.n != 8 || memcmp(s.p, "HTTP/", 5) || !(classes[(unsigned char)s.p[5]] & DIGIT) ||
-	    s.p[6] != '.' || !(classes[(unsigned char)s.p[7]] & DIGIT)) {
+	if (s.n != 8 || memcmp(s.p, "HTTP/", 5) || !(http_byte_is(s.p[5], HTTP_B_DIGIT)) ||
+	    s.p[6] != '.' || !(http_byte_is(s.p[7], HTTP_B_DIGIT))) {
 		*why = "malformed request line";
 		return 400;
 	}
@@ -307,18 +250,31 @@ static int version_read(struct http_str s, uint8_t *minor, const char **why)
 	return 0;
 }
 
+static bool method_is(const struct http_request *r, const char *name, size_t n)
+{
+	return r->method.n == n && !memcmp(r->method.p, name, n);
+}
+
 static void method_know(struct http_request *r)
 {
-	static const char *const safe[] = {"GET", "HEAD", "OPTIONS"};
-	static const char *const idempotent[] = {"PUT", "DELETE"};
-	for (size_t i = 0; i < sizeof(safe) / sizeof(safe[0]); i++)
-		if (r->method.n == strlen(safe[i]) && !memcmp(r->method.p, safe[i], r->method.n))
-			r->safe = r->idempotent = true;
-	for (size_t i = 0; i < sizeof(idempotent) / sizeof(idempotent[0]); i++)
-		if (r->method.n == strlen(idempotent[i]) &&
-		    !memcmp(r->method.p, idempotent[i], r->method.n))
-			r->idempotent = true;
-	r->head = r->method.n == 4 && !memcmp(r->method.p, "HEAD", 4);
+	r->head = method_is(r, "HEAD", 4);
+	r->safe = method_is(r, "GET", 3) || r->head || method_is(r, "OPTIONS", 7);
+	r->idempotent = r->safe || method_is(r, "PUT", 3) || method_is(r, "DELETE", 6);
+}
+
+/* Servers differ about a path with a backslash (some take it for a slash), with a '%' that begins
+ * no byte, or with a NUL; what is behind '?' is theirs alone. */
+static bool path_ok(struct http_str t)
+{
+	for (size_t i = 0;; i += 3) {
+		i += http_span(t.p + i, t.n - i, HTTP_B_PATH);
+		if (i == t.n || t.p[i] == '?')
+			return true;
+		if (t.p[i] != '%' || t.n - i < 3 || !http_byte_is(t.p[i + 1], HTTP_B_HEX) ||
+		    !http_byte_is(t.p[i + 2], HTTP_B_HEX) ||
+		    (t.p[i + 1] == '0' && t.p[i + 2] == '0'))
+			return false;
+	}
 }
 
 /* "http://authority/path?query": gives authority and cuts target down. */
@@ -342,21 +298,24 @@ static const char *absolute_read(struct http_request *r, struct http_str *author
 
 static int target_read(struct http_request *r, struct http_str *authority, const char **why)
 {
+	bool options = method_is(r, "OPTIONS", 7);
 	*why = "malformed request target";
-	if (!r->target.n || !all_of(r->target, TARGET))
+	if (!r->target.n || !http_all(r->target, HTTP_B_TARGET))
 		return 400;
-	if (http_str_is(r->method, "CONNECT") || http_str_is(r->method, "TRACE")) {
+	if (method_is(r, "CONNECT", 7) || method_is(r, "TRACE", 5)) {
 		*why = "method not offered";
 		return 405;
 	}
-	if (r->target.p[0] == '/')
+	if (options && r->target.n == 1 && r->target.p[0] == '*')
 		return 0;
-	if (r->target.n == 1 && r->target.p[0] == '*')
-		return r->method.n == 7 && !memcmp(r->method.p, "OPTIONS", 7) ? 0 : 400;
-	const char *bad = absolute_read(r, authority);
-	if (bad)
-		*why = bad;
-	return bad ? 400 : 0;
+	if (r->target.p[0] != '/' && (*why = absolute_read(r, authority)))
+		return 400;
+	*why = "malformed path";
+	if (!path_ok(r->target))
+		return 400;
+	if (options && !r->target.n)
+		r->target = str("*", 1); /* RFC 9112 section 3.2.4 */
+	return 0;
 }
 
 static int request_line_read(struct http_request *r, struct http_str line,
@@ -366,7 +325,7 @@ static int request_line_read(struct http_request *r, struct http_str line,
 	*why = "malformed request line";
 	r->method = cut(&line, ' ', &one);
 	r->target = cut(&line, ' ', &two);
-	if (!one || !two || !r->method.n || !all_of(r->method, TOKEN))
+	if (!one || !two || !r->method.n || !http_all(r->method, HTTP_B_METHOD))
 		return 400;
 	int status = version_read(line, &r->minor, why);
 	if (status)
@@ -427,7 +386,7 @@ int h1_request_parse(struct http_request *r, const char *p, size_t n, const stru
 	size_t max = lim->fields < HTTP_FIELDS_MAX ? lim->fields : HTTP_FIELDS_MAX;
 
 	memset(r, 0, offsetof(struct http_request, fields));
-	memset(&s, 0, sizeof(s));
+	memset(&s, 0, offsetof(struct said, named));
 	*why = NULL;
 	int status = request_line_read(r, next_line(&rest), &absolute, why);
 	if (!status)
@@ -464,11 +423,11 @@ static const char *status_line_read(struct http_response *r, struct http_str lin
 		return "malformed status line";
 	struct http_str code = str(line.p + 9, 3);
 	struct http_str rest = str(line.p + 12, line.n - 12);
-	if (!all_of(code, DIGIT) || code.p[0] < '1' || code.p[0] > '5')
+	if (!http_all(code, HTTP_B_DIGIT) || code.p[0] < '1' || code.p[0] > '5')
 		return "malformed status code";
 	if (rest.n && rest.p[0] != ' ')
 		return "malformed status line";
-	if (!all_of(rest, VALUE))
+	if (http_value_span(rest.p, rest.n) != rest.n)
 		return "control byte in the status line";
 	r->minor = (uint8_t)(line.p[7] - '0');
 	r->status = (code.p[0] - '0') * 100 + (code.p[1] - '0') * 10 + (code.p[2] - '0');
@@ -493,13 +452,17 @@ int h1_response_parse(struct http_response *r, const char *p, size_t n, bool hea
 	size_t max = lim->fields < HTTP_FIELDS_MAX ? lim->fields : HTTP_FIELDS_MAX;
 
 	memset(r, 0, offsetof(struct http_response, fields));
-	memset(&s, 0, sizeof(s));
+	memset(&s, 0, offsetof(struct said, named));
 	*why = status_line_read(r, next_line(&rest));
 	if (*why || fields_read(r->fields, &r->n_fields, &s, rest, max, why) ||
 	    framing_read(&s, r->minor, &r->body, &r->length, why))
 		return -1;
-	*why = NULL;
 	r->has_length = r->body == HTTP_BODY_LENGTH;
+	if (r->status < 200 && (r->body == HTTP_BODY_CHUNKED || r->length)) {
+		*why = "an interim answer with a body";
+		return -1;
+	}
+	*why = NULL;
 	if (r->body == HTTP_BODY_NONE)
 		r->body = HTTP_BODY_CLOSE;
 	bool tempted = body_tempting(r, head);

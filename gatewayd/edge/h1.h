@@ -9,7 +9,9 @@
 
 #define H1_CONNECTION_MAX 16   /* names in Connection */
 #define H1_CHUNK_LINE_MAX 1024 /* bytes of chunk extensions in one chunk */
-#define H1_TRAILER_MAX 16384   /* bytes of trailers */
+#define H1_CHUNK_EXCESS_MAX                                                                        \
+	16384                /* bytes of extensions in one body, beyond 16 a chunk and 2 a byte */
+#define H1_TRAILER_MAX 16384 /* bytes of trailers */
 
 /* Looks for the end of a head in the n bytes at p. *at says how much an earlier call has already
  * looked at (0 at first) and is moved on. Returns the head's length when the empty line is there,
@@ -30,8 +32,9 @@ int h1_response_parse(struct http_response *r, const char *p, size_t n, bool hea
 struct h1_chunked {
 	uint8_t state;
 	uint8_t digits;
-	uint32_t line; /* bytes of extensions or trailers so far */
-	uint64_t left; /* bytes of the chunk to come */
+	uint32_t line;   /* bytes of extensions or trailers so far */
+	uint32_t excess; /* bytes of extensions that no body made good */
+	uint64_t left;   /* bytes of the chunk to come */
 };
 enum h1_chunk {
 	H1_CHUNK_BAD = -1,    /* not a chunked body */

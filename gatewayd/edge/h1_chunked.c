@@ -2,12 +2,18 @@
 /* The chunked coding, RFC 9112 section 7.1. Extensions are checked and skipped, trailers given out.
  */
 #include "gatewayd/edge/h1.h"
-#include <string.h>
+#include "gatewayd/edge/http_bytes.h"
 
 enum {
-	SIZE,      /* hex digits */
-	EXTENSION, /* behind ';' up to CR */
-	SIZE_LF,   /* the LF of the chunk's line */
+	SIZE,        /* hex digits */
+	EXT_NAME,    /* behind ';' */
+	EXT_NAME_ON, /* its second byte and later */
+	EXT_VALUE,   /* behind '=' */
+	EXT_TOKEN,
+	EXT_QUOTED,
+	EXT_QUOTED_PAIR, /* behind '\\' */
+	EXT_QUOTED_END,  /* behind the closing '"' */
+	SIZE_LF,         /* the LF of the chunk's line */
 	DATA,
 	DATA_CR,
 	DATA_LF,
@@ -29,14 +35,21 @@ static int hex(char c)
 
 static bool token(char c)
 {
-	return (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z') ||
-	       (c && strchr("!#$%&'*+-.^_`|~", c));
+	return http_byte_is(c, HTTP_B_TOKEN);
 }
 
 static bool text(char c)
 {
-	unsigned char u = (unsigned char)c;
-	return u == '\t' || (u >= 0x20 && u != 0x7f);
+	return http_byte_is(c, HTTP_B_VALUE);
+}
+
+/* What may end an extension, or the size: another extension, or the line's end. */
+static bool ext_ends(struct h1_chunked *c, char b)
+{
+	if (b != ';' && b != '\r')
+		return false;
+	c->state = b == ';' ? EXT_NAME : SIZE_LF;
+	return true;
 }
 
 static bool size_byte(struct h1_chunked *c, char b)
@@ -49,27 +62,62 @@ static bool size_byte(struct h1_chunked *c, char b)
 		c->left = c->left * 16 + (unsigned)d;
 		return true;
 	}
-	if (!c->digits || (b != ';' && b != '\r'))
-		return false;
 	c->line = 0;
-	c->state = b == ';' ? EXTENSION : SIZE_LF;
-	return true;
+	return c->digits && ext_ends(c, b);
+}
+
+/* chunk-ext of RFC 9112 section 7.1.1, without the white space that a sender must not send. */
+static bool ext_byte(struct h1_chunked *c, char b)
+{
+	if (b != '\r' && ++c->line > H1_CHUNK_LINE_MAX)
+		return false;
+	switch (c->state) {
+	case EXT_NAME:
+		c->state = EXT_NAME_ON;
+		return token(b);
+	case EXT_NAME_ON:
+		if (b == '=')
+			c->state = EXT_VALUE;
+		return b == '=' || token(b) || ext_ends(c, b);
+	case EXT_VALUE:
+		c->state = b == '"' ? EXT_QUOTED : EXT_TOKEN;
+		return b == '"' || token(b);
+	case EXT_TOKEN:
+		return token(b) || ext_ends(c, b);
+	case EXT_QUOTED:
+		if (b == '"' || b == '\\')
+			c->state = b == '"' ? EXT_QUOTED_END : EXT_QUOTED_PAIR;
+		return text(b);
+	case EXT_QUOTED_PAIR:
+		c->state = EXT_QUOTED;
+		return text(b);
+	default:
+		return ext_ends(c, b);
+	}
+}
+
+/* The line of a chunk is whole. What extensions cost beyond what the body's bytes make good is
+ * bounded. */
+static bool size_end(struct h1_chunked *c)
+{
+	uint64_t credit = c->left < H1_CHUNK_EXCESS_MAX ? 16 + 2 * c->left : H1_CHUNK_EXCESS_MAX;
+	c->excess += c->line;
+	c->excess = c->excess > credit ? (uint32_t)(c->excess - credit) : 0;
+	c->line = 0;
+	c->state = c->left ? DATA : TRAILER;
+	return c->excess <= H1_CHUNK_EXCESS_MAX;
 }
 
 /* One byte of the framing; false: malformed. */
 static bool framing_byte(struct h1_chunked *c, char b)
 {
+	if (c->state >= EXT_NAME && c->state <= EXT_QUOTED_END)
+		return ext_byte(c, b);
 	switch (c->state) {
 	case SIZE:
 		return size_byte(c, b);
-	case EXTENSION:
-		if (b == '\r')
-			c->state = SIZE_LF;
-		return b == '\r' || (text(b) && ++c->line <= H1_CHUNK_LINE_MAX);
 	case SIZE_LF:
-		c->line = 0;
-		c->state = c->left ? DATA : TRAILER;
-		return b == '\n';
+		return b == '\n' && size_end(c);
 	case DATA_CR:
 		c->state = DATA_LF;
 		return b == '\r';

@@ -58,19 +58,43 @@ static const struct {
     {"proxy-authorization", HTTP_OTHER, HEAD_ONLY},
 };
 
+/* Lower case, and '-' for '_'. */
+static inline unsigned char fold(char c)
+{
+	unsigned char u = (unsigned char)c;
+	return u >= 'A' && u <= 'Z' ? u | 0x20 : u == '_' ? '-' : u;
+}
+
+/* No two known names have the same (a unit test says so: one would not be found). */
+static inline unsigned char hash(const char *p, size_t n)
+{
+	return (unsigned char)(n + 19 * fold(p[0]) + fold(p[n / 2]) + fold(p[n - 2]));
+}
+
+static struct {
+	unsigned char index, n; /* n 0: nobody's */
+} slots[256];
+
+__attribute__((constructor)) static void slots_fill(void)
+{
+	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
+		size_t n = strlen(known[i].name);
+		unsigned char h = hash(known[i].name, n);
+		slots[h].index = (unsigned char)i;
+		slots[h].n = (unsigned char)n;
+	}
+}
+
+/* *masked: it is the name but for some '_' in the place of '-'. */
 static bool same_name(struct http_str s, const char *name, bool *masked)
 {
-	*masked = false;
+	unsigned char differ = 0, low = 0;
 	for (size_t i = 0; i < s.n; i++) {
-		char c = s.p[i];
-		if (c >= 'A' && c <= 'Z')
-			c = (char)(c | 0x20);
-		if (c == '_' && name[i] == '-')
-			*masked = true;
-		else if (c != name[i])
-			return false;
+		differ |= fold(s.p[i]) ^ (unsigned char)name[i];
+		low |= s.p[i] == '_';
 	}
-	return true;
+	*masked = low;
+	return !differ;
 }
 
 void http_field_know(struct http_field *f)
@@ -78,13 +102,15 @@ void http_field_know(struct http_field *f)
 	bool masked;
 	f->id = HTTP_OTHER;
 	f->hop = f->head_only = false;
-	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
-		if (strlen(known[i].name) != f->name.n ||
-		    !same_name(f->name, known[i].name, &masked))
-			continue;
-		f->id = masked ? HTTP_OTHER : known[i].id;
-		f->hop = (masked && known[i].id != HTTP_OTHER) || (known[i].flags & HOP);
-		f->head_only = true;
+	if (f->name.n < 2)
 		return;
-	}
+	unsigned char h = hash(f->name.p, f->name.n);
+	if (slots[h].n != f->name.n)
+		return;
+	size_t i = slots[h].index;
+	if (!same_name(f->name, known[i].name, &masked))
+		return;
+	f->id = masked ? HTTP_OTHER : known[i].id;
+	f->hop = (masked && known[i].id != HTTP_OTHER) || (known[i].flags & HOP);
+	f->head_only = true;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The smaller grammars of http.h: authorities and Accept. */
-#include "gatewayd/edge/http.h"
+#include "gatewayd/edge/http_bytes.h"
 #include <arpa/inet.h>
 #include <string.h>
 #include <strings.h>
@@ -12,7 +12,7 @@ bool http_str_is(struct http_str s, const char *what)
 
 static bool digit(char c)
 {
-	return c >= '0' && c <= '9';
+	return http_byte_is(c, HTTP_B_DIGIT);
 }
 
 /* "", or ":" and up to five digits. *port: 0 when there is none. */
@@ -55,19 +55,16 @@ bool http_host_normal(struct http_str a, char out[static HTTP_HOST_MAX + 1], uin
 		return close && v6_host(a, end, out) &&
 		       port_read(a.p + end + 1, a.n - end - 1, port);
 	}
-	for (; n < a.n && a.p[n] != ':'; n++) {
+	for (char last = '.'; n < a.n && a.p[n] != ':'; n++) {
 		char c = a.p[n];
-		if (n > HTTP_HOST_MAX)
+		if (!http_byte_is(c, HTTP_B_HOST) || (c == '.' && last == '.'))
 			return false;
+		last = c;
 		if (c >= 'A' && c <= 'Z')
 			c = (char)(c | 0x20);
-		if (!digit(c) && !(c >= 'a' && c <= 'z') && c != '-' && c != '.' && c != '_')
-			return false;
-		if (c == '.' && (n == 0 || a.p[n - 1] == '.'))
-			return false;
 		if (n < HTTP_HOST_MAX)
 			out[n] = c;
-		else if (c != '.')
+		else if (c != '.' || n > HTTP_HOST_MAX)
 			return false;
 	}
 	size_t len = n > HTTP_HOST_MAX ? HTTP_HOST_MAX : n;

@@ -114,6 +114,30 @@ static const struct {
     {"GET http://u@a.test/ HTTP/1.1\r\n" H END, 400},
     {"GET http://b.test/ HTTP/1.1\r\n" H END, 400},
     {"GET http://a.test:81/ HTTP/1.1\r\n" H END, 400},
+    {"GET http://a.test@b.test/ HTTP/1.1\r\n" H END, 400},
+    {"GET http://a.test/#x HTTP/1.1\r\n" H END, 400},
+    {"GET http://a.test\\x HTTP/1.1\r\n" H END, 400},
+    {"GET http:/a.test/ HTTP/1.1\r\n" H END, 400},
+    {"GET //a.test/ HTTP/1.1\r\nHost: \r\n" END, 400},
+    {"GET a.test:80 HTTP/1.1\r\n" H END, 400},
+    {"GET ?x HTTP/1.1\r\n" H END, 400},
+    {"GET \\x HTTP/1.1\r\n" H END, 400},
+    {"GET /a\\b HTTP/1.1\r\n" H END, 400},
+    {"GET http://a.test/a\\b HTTP/1.1\r\n" H END, 400},
+    {"GET /a%00b HTTP/1.1\r\n" H END, 400},
+    {"GET /a% HTTP/1.1\r\n" H END, 400},
+    {"GET /a%4 HTTP/1.1\r\n" H END, 400},
+    {"GET /a%4?b HTTP/1.1\r\n" H END, 400},
+    {"GET /a%4g HTTP/1.1\r\n" H END, 400},
+    {"GET /a%%41 HTTP/1.1\r\n" H END, 400},
+    {"POST * HTTP/1.1\r\n" H END, 400},
+    {"OPTIONS ** HTTP/1.1\r\n" H END, 400},
+    {"OPTIONS *?x HTTP/1.1\r\n" H END, 400},
+    {"get / HTTP/1.1\r\n" H END, 400},
+    {"GeT / HTTP/1.1\r\n" H END, 400},
+    {"GET! / HTTP/1.1\r\n" H END, 400},
+    {"GET: / HTTP/1.1\r\n" H END, 400},
+    {"GET/ HTTP/1.1\r\n" H END, 400},
     {"CONNECT a.test:443 HTTP/1.1\r\n" H END, 405},
     {"TRACE / HTTP/1.1\r\n" H END, 405},
     /* line ends and control bytes */
@@ -227,7 +251,10 @@ static void test_refused(void **state)
 static const char *const taken[] = {
     GET H END,
     "GET /a/b?c=d&e=%20 HTTP/1.1\r\n" H END,
-    "GET /|^{}[]\"<>`\\ HTTP/1.1\r\n" H END,
+    "GET /|^{}[]\"<>`?\\%%0% HTTP/1.1\r\n" H END,
+    "GET /a%5Cb%2f%7F%ff? HTTP/1.1\r\n" H END,
+    "GET //a//b/../c;d=e HTTP/1.1\r\n" H END,
+    "OPTIONS http://a.test HTTP/1.1\r\n" H END,
     "OPTIONS * HTTP/1.1\r\n" H END,
     "M-SEARCH / HTTP/1.1\r\n" H END,
     "GET / HTTP/1.0\r\n" H END,
@@ -258,6 +285,49 @@ static void test_taken(void **state)
 	(void)state;
 	for (size_t i = 0; i < sizeof(taken) / sizeof(taken[0]); i++)
 		check_status(taken[i], strlen(taken[i]), 0);
+}
+
+/* One byte after the other. */
+static int scan_slowly(const char *p, size_t n)
+{
+	size_t line = 0;
+	for (size_t i = 0; i < n; i++) {
+		if ((p[i] == '\n') != (i > 0 && p[i - 1] == '\r'))
+			return -400;
+		if (p[i] == '\n' && i - line == 1)
+			return (int)i + 1;
+		if (p[i] == '\n')
+			line = i + 1;
+	}
+	return 0;
+}
+
+/* All ways to put CR, LF and another byte in eight places, wherever in a block of the scanner they
+ * come, and wherever the bytes that have come end. */
+static void test_scan(void **state)
+{
+	enum { PLACES = 8, WAYS = 6561, BEFORE = 70 };
+	char text[BEFORE + PLACES];
+	(void)state;
+	memset(text, 'a', sizeof(text));
+	for (size_t before = 1; before < BEFORE; before++) {
+		size_t n = before + PLACES;
+		for (int way = 0; way < WAYS; way++) {
+			size_t at = 0, at2 = 0;
+			for (int i = 0, w = way; i < PLACES; i++, w /= 3)
+				text[before + (size_t)i] = "a\r\n"[w % 3];
+			int want = scan_slowly(text, n), cut = 1 + way % (int)(n - 1);
+			char *g = guarded(text, n);
+			if (h1_scan(g, n, &at, 65536) != want)
+				print_error("way %d at %zu\n", way, before);
+			at = 0;
+			assert_int_equal(h1_scan(g, n, &at, 65536), want);
+			int part = h1_scan(guarded(text, (size_t)cut), (size_t)cut, &at2, 65536);
+			if (part == 0)
+				part = h1_scan(guarded(text, n), n, &at2, 65536);
+			assert_int_equal(part, want);
+		}
+	}
 }
 
 static struct http_request *parsed(const char *text)
@@ -317,8 +387,14 @@ static void test_request_facts(void **state)
 	r = parsed("GET / HTTP/1.1\r\n" H "Connection: x, close\r\n" END);
 	assert_false(r->keep_alive);
 	free(r);
-	r = parsed("get / HTTP/1.1\r\n" H END);
-	assert_false(r->safe);
+	r = parsed("OPTIONS http://a.test HTTP/1.1\r\n" H END);
+	assert_str(r->target, "*");
+	free(r);
+	r = parsed("OPTIONS http://a.test/ HTTP/1.1\r\n" H END);
+	assert_str(r->target, "/");
+	free(r);
+	r = parsed("GETX / HTTP/1.1\r\n" H END);
+	assert_false(r->safe || r->idempotent);
 	free(r);
 	r = parsed("PUT / HTTP/1.1\r\n" H "Content-Length: 12\r\nExpect: 100-Continue\r\n" END);
 	assert_true(r->idempotent && !r->safe && r->expect_continue);
@@ -491,6 +567,10 @@ static const struct {
      false},
     {"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n" END, false, 204, HTTP_BODY_NONE, 0, true},
     {"HTTP/1.1 100 Continue\r\n" END, false, 100, HTTP_BODY_NONE, 0, true},
+    {"HTTP/1.1 101 Switching Protocols\r\nContent-Length: 0\r\n" END, false, 101, HTTP_BODY_NONE, 0,
+     true},
+    {"HTTP/1.1 100 Continue\r\nContent-Length: 5\r\n" END, false, 0, 0, 0, false},
+    {"HTTP/1.1 103 Early Hints\r\nTransfer-Encoding: chunked\r\n" END, false, 0, 0, 0, false},
     {"HTTP/1.1 099 x\r\n" END, false, 0, 0, 0, false},
     {"HTTP/1.1 600 x\r\n" END, false, 0, 0, 0, false},
     {"HTTP/1.1 20 x\r\n" END, false, 0, 0, 0, false},
@@ -570,6 +650,7 @@ static const struct {
     {"A\r\n0123456789\r\n0\r\n\r\n", "0123456789", 0},
     {"0000000000000003\r\nabc\r\n0\r\n\r\n", "abc", 0},
     {"3;a=b;c=\"d\"\r\nabc\r\n0;x\r\n\r\n", "abc", 0},
+    {"3;a=\"\";b=\";\\\" \xff\t\";c\r\nabc\r\n0\r\n\r\n", "abc", 0},
     {"3\r\n\r\n\r\r\n0\r\n\r\n", "\r\n\r", 0},
     {"1\r\na\r\n0\r\nX: y\r\nZ:\r\n\r\nrest", "a", 4},
 };
@@ -588,6 +669,28 @@ static const char *const chunks_bad[] = {
     "1\r\na\r0\r\n\r\n",
     "1\ra\r\n",
     "1;\n",
+    "1;\r\na\r\n0\r\n\r\n",
+    "1;;a\r\na\r\n0\r\n\r\n",
+    "1;a=\r\na\r\n0\r\n\r\n",
+    "1;a=b=c\r\n",
+    "1; a\r\n",
+    "1;a \r\n",
+    "1;a =b\r\n",
+    "1;a= b\r\n",
+    "1;a=\"b\r\n\"\r\n",
+    "1;a=\"b\\\r\n\"\r\n",
+    "1;a=\"b\"c\r\n",
+    "1;a=\"b\n\"\r\n",
+    "1;a\ra\r\n",
+    "1;\xff\r\n",
+    "1\t\r\na",
+    "1_0\r\n",
+    "1,\r\n",
+    "\t1\r\n",
+    "0\r\nX: \r\r\n\r\n",
+    "0\r\nX: a\rb\r\n\r\n",
+    "0\r\nX: a\r\n b\r\n\r\n",
+    "0\r\n\xffX: a\r\n\r\n",
     "1;\x01\r\n",
     "1;\x7f\r\n",
     "00000000000000001\r\n",
@@ -652,6 +755,120 @@ static void test_chunk_bounds(void **state)
 		memcpy(text + i, "a:\r\n", 4);
 	memcpy(text, "0\r\n", 3);
 	assert_int_equal(decode(text, sizeof(text) - 5, 11, out, &n, &used), H1_CHUNK_BAD);
+}
+
+/* Many chunks of a byte, each with an extension: a little of that is borne, not as much as is sent.
+ */
+static void test_chunk_excess(void **state)
+{
+	static char text[1 << 20];
+	size_t n = 0, used, len;
+	const char *data;
+	enum h1_chunk v;
+	struct h1_chunked c = {0};
+	(void)state;
+	for (int i = 0; i < 1000; i++)
+		n += (size_t)sprintf(text + n, "1;%0100d\r\na\r\n", 0);
+	size_t at = 0;
+	do
+		v = h1_chunked_next(&c, text + at, n - at, &used, &data, &len);
+	while ((at += used) < n && v == H1_CHUNK_DATA);
+	assert_int_equal(v, H1_CHUNK_BAD);
+	assert_in_range(at, H1_CHUNK_EXCESS_MAX, 2 * H1_CHUNK_EXCESS_MAX);
+	/* As an upload in signed pieces is. */
+	memset(text, 'a', sizeof(text));
+	memset(&c, 0, sizeof(c));
+	for (int i = 0; i < 1000; i++) {
+		at = (size_t)sprintf(text, "200;chunk-signature=%064d\r\n", 0);
+		memcpy(text + at + 0x200, "\r\n", 2);
+		n = at + 0x202;
+		assert_int_equal(h1_chunked_next(&c, text, n, &used, &data, &len), H1_CHUNK_DATA);
+		assert_int_equal(len, 0x200);
+		assert_int_equal(h1_chunked_next(&c, text + used, n - used, &used, &data, &len),
+				 H1_CHUNK_MORE);
+	}
+}
+
+static void test_names(void **state)
+{
+	static const char *const only[] = {
+	    "TE",
+	    "Age",
+	    "Date",
+	    "HOST",
+	    "Vary",
+	    "Range",
+	    "Accept",
+	    "Cookie",
+	    "Expect",
+	    "Pragma",
+	    "Expires",
+	    "Trailer",
+	    "Upgrade",
+	    "Warning",
+	    "If-Match",
+	    "If-Range",
+	    "Location",
+	    "Forwarded",
+	    "X-Real-IP",
+	    "Connection",
+	    "Keep-Alive",
+	    "Set-Cookie",
+	    "Retry-After",
+	    "Content-Type",
+	    "Max-Forwards",
+	    "Authorization",
+	    "Cache-Control",
+	    "Content-Range",
+	    "If-None-Match",
+	    "Content-Length",
+	    "HTTP2-Settings",
+	    "X-Forwarded-For",
+	    "X-Forwarded-SSL",
+	    "Content-Encoding",
+	    "Proxy-Connection",
+	    "WWW-Authenticate",
+	    "X-Forwarded-Host",
+	    "X-Forwarded-Port",
+	    "If-Modified-Since",
+	    "Transfer-Encoding",
+	    "X-Forwarded-Proto",
+	    "Proxy-Authenticate",
+	    "X-Forwarded-Scheme",
+	    "X-Forwarded-Server",
+	    "If-Unmodified-Since",
+	    "Proxy-Authorization",
+	};
+	static const char *const other[] = {
+	    "",
+	    "a",
+	    "x",
+	    "ta",
+	    "ETag",
+	    "hosts",
+	    "Content-MD5",
+	    "X-Forwarded-Foo",
+	    "X-Forwarded",
+	    "content.length",
+	    "Content-Lengtg",
+	    "Grpc-Status",
+	    "Upgrade-Insecure-Requests",
+	};
+	(void)state;
+	for (size_t i = 0; i < sizeof(only) / sizeof(only[0]); i++) {
+		size_t n = strlen(only[i]);
+		struct http_field f = {.name = {guarded(only[i], n), n}};
+		http_field_know(&f);
+		if (!f.head_only)
+			print_error("%s\n", only[i]);
+		assert_true(f.head_only);
+	}
+	for (size_t i = 0; i < sizeof(other) / sizeof(other[0]); i++) {
+		size_t n = strlen(other[i]);
+		struct http_field f = {.name = {guarded(other[i], n), n}};
+		http_field_know(&f);
+		assert_true(!f.head_only && !f.hop && f.id == HTTP_OTHER);
+	}
 }
 
 /* Flipping any bit of a good message never makes the parsers leave their bytes. */
@@ -743,8 +960,9 @@ int main(void)
 	    cmocka_unit_test(test_trailer_wishes), cmocka_unit_test(test_upgrade),
 	    cmocka_unit_test(test_limits),         cmocka_unit_test(test_responses),
 	    cmocka_unit_test(test_chunks),         cmocka_unit_test(test_chunk_bounds),
-	    cmocka_unit_test(test_bit_flips),      cmocka_unit_test(test_accept),
-	    cmocka_unit_test(test_host),
+	    cmocka_unit_test(test_chunk_excess),   cmocka_unit_test(test_names),
+	    cmocka_unit_test(test_scan),           cmocka_unit_test(test_bit_flips),
+	    cmocka_unit_test(test_accept),         cmocka_unit_test(test_host),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
