@@ -69,6 +69,8 @@ void exchange_drop(struct exchange *x, bool politely)
 		DL_DELETE(w->running, x);
 	account(x);
 	km_buf_free(&x->again);
+	body_end(&x->req);
+	body_end(&x->resp);
 	memset(&x->state, 0, sizeof(*x) - offsetof(struct exchange, state));
 	km_buf_init(&x->again, max);
 }
@@ -179,6 +181,7 @@ void exchange_begin(struct exchange *x, const struct http_request *r)
 
 	x->state = EXCHANGE_RUNS;
 	x->upgrade = r->upgrade;
+	x->trailers = r->te_trailers;
 	km_buf_clear(&w->head);
 	if (heads_request(&w->head, r, &c->addr, c->secure)) {
 		fail(x, 502, "no memory");
@@ -194,6 +197,8 @@ void exchange_begin(struct exchange *x, const struct http_request *r)
 	body_begin(&x->req, r->body, r->length,
 		   u->back->encodes &&
 		       (r->body == HTTP_BODY_CHUNKED || r->body == HTTP_BODY_CLOSE));
+	if (r->trailers_ok)
+		body_keep_trailers(&x->req);
 	if (u->back->request(u, km_buf_head(&w->head), w->head.len) ||
 	    (u->reused && r->idempotent && whole &&
 	     km_buf_add(&x->again, km_buf_head(&w->head), w->head.len))) {
@@ -280,6 +285,7 @@ static int upgraded(struct exchange *x, const struct http_response *r)
 	x->answer_begun = true;
 	x->status = 101;
 	x->state = EXCHANGE_RAW;
+	body_end(&x->req);
 	body_begin(&x->req, HTTP_BODY_CLOSE, 0, false);
 	body_begin(&x->resp, HTTP_BODY_CLOSE, 0, false);
 	limit_time(x, TIMER_UPGRADE);
@@ -303,6 +309,8 @@ static int final(struct exchange *x, const struct http_response *r)
 	x->status = r->status;
 	int rc = x->front->head(x, r, &encode);
 	body_begin(&x->resp, r->body, r->length, encode);
+	if (r->trailers_ok && (x->trailers || r->trailers_told))
+		body_keep_trailers(&x->resp);
 	return rc;
 }
 

@@ -36,12 +36,12 @@ static struct http_str trim(struct http_str s)
 	return s;
 }
 
-/* The next line without its CRLF; lines are known to end so. */
+/* The next line without its CRLF; empty when it does not end so. */
 static struct http_str next_line(struct http_str *rest)
 {
 	struct http_str line = cut(rest, '\n', NULL);
-	if (line.n)
-		line.n--;
+	bool cr = line.n && line.p[line.n - 1] == '\r';
+	line.n = cr ? line.n - 1 : 0;
 	return line;
 }
 

@@ -68,6 +68,15 @@ class Stream:
         return out
 
 
+def trailers(s):
+    """What stands behind the last chunk."""
+    fields = {}
+    while (line := s.until(b"\r\n")) != b"\r\n":
+        name, value = line[:-2].decode("latin-1").split(": ", 1)
+        fields[name.lower()] = value
+    return fields
+
+
 class Agent:
     def __init__(self, address=VIP, port=80):
         self.server = socket.create_server((address, port), backlog=512)
@@ -116,8 +125,7 @@ class Agent:
             while True:
                 n = int(s.until(b"\r\n").strip(), 16)
                 if n == 0:
-                    assert s.until(b"\r\n") == b"\r\n"
-                    return
+                    return trailers(s)
                 sink(s.exactly(n))
                 assert s.exactly(2) == b"\r\n"
         left = int(headers.get("content-length", 0))
@@ -127,6 +135,7 @@ class Agent:
             data, s.buf = s.buf[:left], s.buf[left:]
             left -= len(data)
             sink(data)
+        return {}
 
     def request(self, s, info):
         head = s.until(b"\r\n\r\n")
@@ -151,8 +160,8 @@ class Agent:
             n += len(data)
         if r["headers"].get("expect") == "100-continue":
             s.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self.body(s, r["headers"], sink)
-        out = json.dumps({**r, "length": n, "sha256": digest.hexdigest()}).encode()
+        behind = self.body(s, r["headers"], sink)
+        out = json.dumps({**r, "length": n, "sha256": digest.hexdigest(), "trailers": behind}).encode()
         s.sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
                        % len(out) + (b"" if r["method"] == "HEAD" else out))
         return True
@@ -369,8 +378,9 @@ class Gateway:
 
 
 class Answer:
-    def __init__(self, status, headers, body, clean):
+    def __init__(self, status, headers, body, clean, trailers=None):
         self.status, self.headers, self.body, self.clean = status, headers, body, clean
+        self.trailers = trailers or {}
 
 
 def read_answer(sock, method="GET"):
@@ -400,14 +410,14 @@ class Client:
 
     def answer(self, method="GET"):
         status, headers = self.head()
-        body, clean = b"", True
+        body, clean, behind = b"", True, None
         if method == "HEAD" or status in (204, 304) or status < 200:
             pass
         elif headers.get("transfer-encoding") == "chunked":
             while True:
                 n = int(self.s.until(b"\r\n"), 16)
                 if not n:
-                    assert self.s.until(b"\r\n") == b"\r\n"
+                    behind = trailers(self.s)
                     break
                 body += self.s.exactly(n)
                 assert self.s.exactly(2) == b"\r\n"
@@ -418,7 +428,7 @@ class Client:
                 while True:
                     self.s.more()
             body, self.s.buf = self.s.buf, b""
-        return Answer(status, headers, body, clean)
+        return Answer(status, headers, body, clean, behind)
 
     def get(self, path="/", host="hello.test", extra=""):
         self.send(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n{extra}\r\n")
@@ -499,8 +509,9 @@ def test_client_headers(client):
     assert h["x-forwarded-proto"] == "https" and h["x-forwarded-host"] == "hello.test"
     assert h["forwarded"] == 'for=127.0.0.1;proto=https;host="hello.test"'
     assert h["x-own"] == "1"
-    for gone in ("x_forwarded_for", "x-private", "keep-alive", "te", "proxy-connection", "connection"):
+    for gone in ("x_forwarded_for", "x-private", "keep-alive", "proxy-connection"):
         assert gone not in h
+    assert h["te"] == "trailers" and h["connection"] == "TE"
     assert "6.6.6.6" not in a.body.decode()
 
 
@@ -757,13 +768,15 @@ def test_chunked_request(client):
     client.send("0\r\nX-T: 1\r\nContent-Length: 5\r\n\r\n")
     r = json.loads(client.answer().body)
     assert r["length"] == len(data) and r["sha256"] == hashlib.sha256(data).hexdigest()
-    assert r["headers"]["transfer-encoding"] == "chunked" and "trailer" not in r["headers"]
+    assert r["headers"]["transfer-encoding"] == "chunked" and r["headers"]["trailer"] == "X-T"
+    assert r["trailers"] == {"x-t": "1"}
     assert client.get("/echo").status == 200
 
 
 def test_chunked_answer(client):
     a = client.get("/chunked/1000")
     assert a.body == b"abcde" * 1000 and a.headers["transfer-encoding"] == "chunked"
+    assert a.headers["trailer"] == "X-T" and a.trailers == {"x-t": "1"}
     assert client.get("/echo").status == 200
 
 
