@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "controld/api/input.h"
+#include "controld/api/input_parts.h"
 #include "libkm/base/addr.h"
 #include "libkm/base/util.h"
 #include <ctype.h>
@@ -9,7 +9,6 @@
 #include <string.h>
 
 #define MAX_DETAILS 100
-#define MAX_DESCRIPTION 1000
 #define MAX_REGION 64
 
 void details_add(struct details *d, const char *field, const char *fmt, ...)
@@ -57,7 +56,7 @@ bool input_is_json(const char *content_type)
 	return *rest == '\0' || *rest == ';';
 }
 
-static bool known(const char *key, const char *const *keys)
+bool input_known(const char *key, const char *const *keys)
 {
 	for (; *keys; keys++)
 		if (strcmp(key, *keys) == 0)
@@ -65,22 +64,32 @@ static bool known(const char *key, const char *const *keys)
 	return false;
 }
 
-static void refuse_unknown(const json_t *body, const char *prefix, const char *const *keys,
-			   struct details *d)
+char *input_at(char out[static INPUT_AT_LEN], const char *at, const char *key)
+{
+	snprintf(out, INPUT_AT_LEN, "%s%s%s", at, at[0] ? "." : "", key);
+	return out;
+}
+
+char *input_at_n(char out[static INPUT_AT_LEN], const char *at, size_t i)
+{
+	snprintf(out, INPUT_AT_LEN, "%s[%zu]", at, i);
+	return out;
+}
+
+void input_refuse_unknown(const json_t *o, const char *at, const char *const *keys,
+			  struct details *d)
 {
 	const char *key;
 	json_t *v;
-	json_object_foreach((json_t *)(uintptr_t)body, key, v)
+	json_object_foreach((json_t *)(uintptr_t)o, key, v)
 	{
-		char field[160];
-		snprintf(field, sizeof(field), "%s%s", prefix, key);
-		if (!known(key, keys))
-			details_add(d, field, "is not a field of this request");
+		char field[INPUT_AT_LEN];
+		if (!input_known(key, keys))
+			details_add(d, input_at(field, at, key), "is not a field of this request");
 	}
 }
 
-/* The string of a field, or NULL: absent, or not a string (then said so). */
-static const char *text_of(const json_t *v, const char *field, bool required, struct details *d)
+const char *input_text(const json_t *v, const char *field, bool required, struct details *d)
 {
 	if (!v && required)
 		details_add(d, field, "is required");
@@ -91,6 +100,32 @@ static const char *text_of(const json_t *v, const char *field, bool required, st
 		return NULL;
 	}
 	return json_string_value(v);
+}
+
+bool input_is_object(const json_t *v, const char *field, struct details *d)
+{
+	if (!json_is_object(v))
+		details_add(d, field, "must be an object");
+	return json_is_object(v);
+}
+
+bool input_is_int(const json_t *v, const char *field, json_int_t min, json_int_t max,
+		  struct details *d)
+{
+	json_int_t n = json_integer_value(v);
+	if (json_is_integer(v) && n >= min && n <= max)
+		return true;
+	if (!v)
+		details_add(d, field, "is required");
+	else
+		details_add(d, field, "must be a whole number from %lld to %lld", (long long)min,
+			    (long long)max);
+	return false;
+}
+
+int input_verdict(const struct details *d)
+{
+	return d->list ? KM_EINVAL : 0;
 }
 
 static bool name_ok(const char *s)
@@ -106,7 +141,7 @@ static bool name_ok(const char *s)
 
 static const char *name_of(const json_t *body, bool required, struct details *d)
 {
-	const char *s = text_of(json_object_get(body, "name"), "name", required, d);
+	const char *s = input_text(json_object_get(body, "name"), "name", required, d);
 	if (s && !name_ok(s))
 		details_add(d, "name", "must be 1 to 64 letters, digits, '_' or '-'");
 	return s;
@@ -129,7 +164,7 @@ const char *input_host_check(const char *s)
 static void one_public_ip(struct host_input *out, const json_t *v, const char *field,
 			  struct details *d)
 {
-	const char *s = text_of(v, field, true, d), *why;
+	const char *s = input_text(v, field, true, d), *why;
 	if (!s)
 		return;
 	why = input_host_check(s);
@@ -169,234 +204,67 @@ static void region_of(struct host_input *out, const json_t *v, struct details *d
 	out->has_region = v != NULL;
 	if (!v || json_is_null(v))
 		return;
-	out->region = text_of(v, "region", false, d);
+	out->region = input_text(v, "region", false, d);
 	if (out->region && (strlen(out->region) < 1 || strlen(out->region) > MAX_REGION))
 		details_add(d, "region", "must be 1 to %d bytes", MAX_REGION);
-}
-
-static int verdict(const struct details *d)
-{
-	return d->list ? KM_EINVAL : 0;
 }
 
 int input_agent(struct host_input *out, const json_t *body, bool create, struct details *d)
 {
 	static const char *const keys[] = {"name", NULL};
 	memset(out, 0, sizeof(*out));
-	refuse_unknown(body, "", keys, d);
+	input_refuse_unknown(body, "", keys, d);
 	out->name = name_of(body, create, d);
-	return verdict(d);
+	return input_verdict(d);
 }
 
 int input_gateway(struct host_input *out, const json_t *body, bool create, struct details *d)
 {
 	static const char *const keys[] = {"name", "publicIp", "region", NULL};
 	memset(out, 0, sizeof(*out));
-	refuse_unknown(body, "", keys, d);
+	input_refuse_unknown(body, "", keys, d);
 	out->name = name_of(body, create, d);
 	public_ip_of(out, json_object_get(body, "publicIp"), d);
 	region_of(out, json_object_get(body, "region"), d);
-	return verdict(d);
+	return input_verdict(d);
 }
 
 int input_token(struct host_input *out, const json_t *body, int64_t now_ms, struct details *d)
 {
 	static const char *const keys[] = {"name", "expiresAt", NULL};
 	memset(out, 0, sizeof(*out));
-	refuse_unknown(body, "", keys, d);
+	input_refuse_unknown(body, "", keys, d);
 	out->name = name_of(body, true, d);
 	const json_t *v = json_object_get(body, "expiresAt");
 	if (v && !json_is_null(v)) {
 		int64_t at;
-		out->expires_at = text_of(v, "expiresAt", false, d);
+		out->expires_at = input_text(v, "expiresAt", false, d);
 		out->has_expires_at = true;
 		if (out->expires_at && km_iso8601_parse(&at, out->expires_at) < 0)
 			details_add(d, "expiresAt", "must be a time such as 2030-01-31T00:00:00Z");
 		else if (out->expires_at && at <= now_ms)
 			details_add(d, "expiresAt", "must lie in the future");
 	}
-	return verdict(d);
+	return input_verdict(d);
 }
 
-/* ---- tunnels ---- */
-
-struct tunnel_fields {
-	const json_t *domain, *agent_id, *target;
-	const char *domain_at, *agent_at, *target_at; /* how the request names them */
-};
-
-static void protocol_must_be_http(const json_t *v, const char *field, struct details *d)
+/* A filter of the list; false: it has none of this name. */
+static bool filter_param(struct page_input *p, const char *key, const char *value,
+			 struct details *d)
 {
-	const char *s = v ? text_of(v, field, false, d) : NULL;
-	if (s && strcmp(s, "http") != 0)
-		details_add(d, field, "only \"http\" is supported by this version");
-}
-
-static void not_built(const json_t *v, const char *field, struct details *d)
-{
-	if (v && !json_is_null(v))
-		details_add(d, field, "is not supported by this version");
-}
-
-static void full_match(struct tunnel_fields *f, const json_t *match, struct details *d)
-{
-	static const char *const keys[] = {"domain", "path", "port", "protocol", NULL};
-	if (!json_is_object(match)) {
-		details_add(d, "match", "must be an object");
-		return;
-	}
-	refuse_unknown(match, "match.", keys, d);
-	not_built(json_object_get(match, "path"), "match.path", d);
-	not_built(json_object_get(match, "port"), "match.port", d);
-	protocol_must_be_http(json_object_get(match, "protocol"), "match.protocol", d);
-	if (f->domain)
-		details_add(d, "match", "give either match or domain");
-	f->domain = json_object_get(match, "domain");
-	f->domain_at = "match.domain";
-}
-
-/* A value that may be given because it is what would be so anyway. */
-static void only_default(const json_t *v, const json_t *def, const char *field, struct details *d)
-{
-	if (v && !json_equal(v, def)) {
-		char *text = json_dumps(def, JSON_ENCODE_ANY);
-		details_add(d, field, "only %s is supported by this version", text ? text : "");
-		free(text);
-	}
-}
-
-static void full_targets(struct tunnel_fields *f, const json_t *targets, struct details *d)
-{
-	static const char *const keys[] = {"id",       "agentId", "target",   "protocol", "weight",
-					   "priority", "enabled", "draining", NULL};
-	if (!json_is_array(targets) || json_array_size(targets) == 0) {
-		details_add(d, "targets", "must be an array of one target");
-		return;
-	}
-	if (json_array_size(targets) > 1) {
-		details_add(d, "targets", "several targets are not supported by this version");
-		return;
-	}
-	const json_t *t = json_array_get(targets, 0);
-	if (!json_is_object(t)) {
-		details_add(d, "targets[0]", "must be an object");
-		return;
-	}
-	refuse_unknown(t, "targets[0].", keys, d);
-	protocol_must_be_http(json_object_get(t, "protocol"), "targets[0].protocol", d);
-	json_t *one = json_integer(1), *zero = json_integer(0);
-	only_default(json_object_get(t, "weight"), one, "targets[0].weight", d);
-	only_default(json_object_get(t, "priority"), zero, "targets[0].priority", d);
-	only_default(json_object_get(t, "enabled"), json_true(), "targets[0].enabled", d);
-	only_default(json_object_get(t, "draining"), json_false(), "targets[0].draining", d);
-	json_decref(one);
-	json_decref(zero);
-	if (f->target || f->agent_id)
-		details_add(d, "targets", "give either targets or agentId and target");
-	f->agent_id = json_object_get(t, "agentId");
-	f->target = json_object_get(t, "target");
-	f->agent_at = "targets[0].agentId";
-	f->target_at = "targets[0].target";
-}
-
-static void tunnel_strings(struct tunnel_input *out, const struct tunnel_fields *f, bool create,
-			   struct details *d)
-{
+	static const char *const choices[] = {"pending",     "issuing", "ready",
+					      "renewal_due", "error",   NULL};
 	struct km_errtext err;
-	struct km_target target;
-	const char *s = text_of(f->domain, f->domain_at, create, d);
-	out->has_domain = s != NULL;
-	if (s && domain_normalize(out->domain, s, &err) < 0)
-		details_add(d, f->domain_at, "%s", err.text);
-	out->agent_id = text_of(f->agent_id, f->agent_at, create, d);
-	out->has_agent_id = out->agent_id != NULL;
-	if (out->agent_id && !km_uuid_ok(out->agent_id))
-		details_add(d, f->agent_at, "must be the id (UUID) of an agent");
-	out->target = text_of(f->target, f->target_at, create, d);
-	out->has_target = out->target != NULL;
-	if (out->target && km_target_parse(&target, out->target, &err) < 0)
-		details_add(d, f->target_at, "%s", err.text);
-	else if (out->target && !target.is_unix && !target.hp.host[0])
-		details_add(d, f->target_at, "must name a host: host:port or unix:/path");
-}
-
-static void tls_of(struct tunnel_input *out, const json_t *v, struct details *d)
-{
-	static const char *const choices[] = {"auto", "own", "passthrough", "off", NULL};
-	const char *s = text_of(v, "tls", false, d);
-	out->has_tls = s != NULL;
-	if (s && !known(s, choices))
-		details_add(d, "tls", "must be \"auto\" (gateways obtain a certificate), \"own\" (one "
-				      "that you put on them), \"passthrough\" (the target does TLS) or "
-				      "\"off\" (plain HTTP)");
-	else if (s)
-		out->tls = s;
-}
-
-int input_tunnel(struct tunnel_input *out, const json_t *body, bool create, struct details *d)
-{
-	static const char *const keys[] = {"domain",      "agentId", "target",  "enabled",
-					   "description", "match",   "targets", "protocol",
-					   "path",        "port",    "tls",     NULL};
-	memset(out, 0, sizeof(*out));
-	out->enabled = true;
-	out->tls = "auto";
-	out->description = "";
-	refuse_unknown(body, "", keys, d);
-	struct tunnel_fields f = {json_object_get(body, "domain"),
-				  json_object_get(body, "agentId"),
-				  json_object_get(body, "target"),
-				  "domain",
-				  "agentId",
-				  "target"};
-	const json_t *v = json_object_get(body, "match");
-	if (v)
-		full_match(&f, v, d);
-	v = json_object_get(body, "targets");
-	if (v)
-		full_targets(&f, v, d);
-	protocol_must_be_http(json_object_get(body, "protocol"), "protocol", d);
-	not_built(json_object_get(body, "path"), "path", d);
-	not_built(json_object_get(body, "port"), "port", d);
-	tunnel_strings(out, &f, create, d);
-	tls_of(out, json_object_get(body, "tls"), d);
-	v = json_object_get(body, "enabled");
-	if (v && !json_is_true(v) && !json_is_false(v)) {
-		details_add(d, "enabled", "must be true or false");
-	} else if (v) {
-		out->has_enabled = true;
-		out->enabled = json_is_true(v);
-	}
-	v = json_object_get(body, "description");
-	if (json_is_null(v)) {
-		out->has_description = true;
-	} else if (v) {
-		const char *s = text_of(v, "description", false, d);
-		if (s && strlen(s) > MAX_DESCRIPTION)
-			details_add(d, "description", "must not be longer than %d bytes",
-				    MAX_DESCRIPTION);
-		out->has_description = s != NULL;
-		out->description = s ? s : "";
-	}
-	return verdict(d);
-}
-
-/* One of a list of certificates; false: it is none. */
-static bool filter_param(struct page_input *p, const char *key, const char *value, struct details *d)
-{
-	static const char *const choices[] = {"pending", "issuing", "ready", "renewal_due", "error",
-					      NULL};
-	struct km_errtext err;
-	if (strcmp(key, "domain") == 0) {
+	if ((p->filters & PAGE_DOMAIN) && strcmp(key, "domain") == 0) {
 		if (domain_normalize(p->domain, value, &err) < 0)
 			details_add(d, key, "%s", err.text);
-	} else if (strcmp(key, "gateway") == 0) {
+	} else if ((p->filters & PAGE_GATEWAY) && strcmp(key, "gateway") == 0) {
 		p->gateway = value;
 		if (!name_ok(value))
 			details_add(d, key, "must be the name or the id of a gateway");
-	} else if (strcmp(key, "status") == 0) {
+	} else if ((p->filters & PAGE_STATUS) && strcmp(key, "status") == 0) {
 		p->status = value;
-		if (!known(value, choices))
+		if (!input_known(value, choices))
 			details_add(d, key,
 				    "must be pending, issuing, ready, renewal_due or error");
 	} else {
@@ -416,7 +284,7 @@ void input_page_param(struct page_input *p, const char *key, const char *value, 
 			details_add(d, "limit", "must be a number from 1 to %d", PAGE_MAX);
 		else
 			p->n = n;
-	} else if (!p->certificates || !filter_param(p, key, value, d)) {
+	} else if (!filter_param(p, key, value, d)) {
 		details_add(d, key, "is not a parameter of this request");
 	}
 }

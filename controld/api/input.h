@@ -38,14 +38,6 @@ struct host_input {
 	bool has_expires_at;
 	const char *expires_at; /* NULL with has_expires_at: never */
 };
-struct tunnel_input {
-	bool has_domain, has_agent_id, has_target, has_enabled, has_description, has_tls;
-	char domain[DOMAIN_STRLEN];
-	const char *agent_id, *target;
-	bool enabled;            /* true when absent */
-	const char *description; /* "" when absent */
-	const char *tls;         /* "auto" when absent */
-};
 
 /* Each reads a body; create: required fields must be there (POST), else all are optional (PATCH).
  * Every mistake, unknown fields included, goes into d; KM_EINVAL when there was one. */
@@ -56,23 +48,19 @@ int input_gateway(struct host_input *out, const json_t *body, bool create, struc
 /* now_ms: wall clock, for expiresAt. */
 int input_token(struct host_input *out, const json_t *body, int64_t now_ms, struct details *d)
     __attribute__((warn_unused_result));
-/* Takes the short form {domain, agentId, target, …} and of the full form {match, targets, …} what
- * exists today: one match of a domain over http, one target. */
-int input_tunnel(struct tunnel_input *out, const json_t *body, bool create, struct details *d)
-    __attribute__((warn_unused_result));
-
 #define PAGE_DEFAULT 100
 #define PAGE_MAX 1000
-/* A page of a list from its query parameters limit (1 to PAGE_MAX) and cursor; of certificates also
- * domain, gateway (name or id) and status. */
+enum page_filter { PAGE_DOMAIN = 1, PAGE_GATEWAY = 2, PAGE_STATUS = 4 };
+/* A page of a list from its query parameters limit (1 to PAGE_MAX) and cursor; of some lists also
+ * domain, gateway (name or id) and status (of a certificate). */
 struct page_input {
 	long n;
 	const char *cursor; /* NULL: the first page */
-	bool certificates;
+	unsigned filters; /* those that the list has */
 	char domain[DOMAIN_STRLEN];   /* "": any */
 	const char *gateway, *status; /* NULL: any */
 };
-/* Set n to PAGE_DEFAULT, and certificates, first. One query parameter; unknown ones and malformed values go into d. */
+/* Set n to PAGE_DEFAULT, and filters, first. One query parameter; unknown ones and malformed values go into d. */
 void input_page_param(struct page_input *p, const char *key, const char *value, struct details *d);
 
 #endif

@@ -12,6 +12,8 @@
 #include <sys/queue.h>
 #include <utlist.h>
 
+#define MAX_TRIES 20 /* of a request that others were in the way of */
+
 static void req_free(struct req *rq)
 {
 	DL_DELETE(rq->api->reqs, rq);
@@ -23,6 +25,7 @@ static void req_free(struct req *rq)
 	if (rq->join_token)
 		km_wipe(rq->join_token, strlen(rq->join_token));
 	free(rq->join_token);
+	free(rq->clash);
 	free(rq);
 }
 
@@ -48,7 +51,10 @@ static bool read_query(struct req *rq)
 	struct evkeyval *kv;
 	if (text && evhttp_parse_query_str(text, &rq->query) < 0)
 		details_add(&d, "query", "is malformed");
-	rq->page.certificates = rq->route->flags & ROUTE_FILTER;
+	if (rq->route->flags & ROUTE_FILTER)
+		rq->page.filters = PAGE_DOMAIN | PAGE_GATEWAY | PAGE_STATUS;
+	else if (rq->route->flags & ROUTE_DOMAIN)
+		rq->page.filters = PAGE_DOMAIN;
 	TAILQ_FOREACH(kv, &rq->query, next) input_page_param(&rq->page, kv->key, kv->value, &d);
 	if (!d.list)
 		return true;
@@ -154,7 +160,6 @@ struct constraint {
 static const struct constraint conflicts[] = {
     {"agents_name_key", "name", "another agent has this name"},
     {"gateways_name_key", "name", "another gateway has this name"},
-    {"tunnels_domain_path_key", "domain", "another tunnel has this domain"},
     {"agents_wireguard_public_key_key", "wireguardPublicKey", "another agent has this key"},
     {"gateways_wireguard_public_key_key", "wireguardPublicKey", "another gateway has this key"},
     {"wireguard_keys_pkey", "wireguardPublicKey", "another host has this key"},
@@ -163,6 +168,13 @@ static const struct constraint conflicts[] = {
 static void fail_conflict(struct req *rq, const struct store_error *e)
 {
 	struct details d = {NULL};
+	if (rq->clash && strcmp(e->constraint, "tunnels_domain_path_key") == 0) {
+		details_add(&d, "domain", "another tunnel has %s", rq->clash);
+		if (strchr(rq->clash, '/'))
+			details_add(&d, "path", "another tunnel has %s", rq->clash);
+		req_error(rq, 409, "CONFLICT", &d, "another tunnel has %s", rq->clash);
+		return;
+	}
 	for (size_t i = 0; i < KM_ARRAY_LEN(conflicts); i++)
 		if (strcmp(conflicts[i].name, e->constraint) == 0) {
 			details_add(&d, conflicts[i].field, "%s", conflicts[i].message);
@@ -236,7 +248,9 @@ static void on_db(void *arg, const struct store_error *error, PGresult *const *r
 {
 	struct req *rq = arg;
 	rq->db = NULL;
-	if (error)
+	if (error && rq->again && strcmp(error->sqlstate, "40001") == 0 && rq->tries++ < MAX_TRIES)
+		rq->again(rq);
+	else if (error)
 		fail(rq, error);
 	else
 		rq->done(rq, res, n);
@@ -476,11 +490,14 @@ void req_list(struct req *rq, const char *rows_sql, const char *count_sql)
 		k = key;
 		id = cut + 1;
 	}
-	if (rq->page.certificates) {
-		const struct page_input *p = &rq->page;
-		const char *domain = p->domain[0] ? p->domain : NULL;
+	const struct page_input *p = &rq->page;
+	const char *domain = p->domain[0] ? p->domain : NULL;
+	if (p->filters & PAGE_STATUS) {
 		tx_add(&tx, count_sql, domain, p->gateway, p->status);
 		tx_add(&tx, rows_sql, limit, k, id, domain, p->gateway, p->status);
+	} else if (p->filters) {
+		tx_add(&tx, count_sql, domain);
+		tx_add(&tx, rows_sql, limit, k, id, domain);
 	} else {
 		tx_add(&tx, count_sql, NULL);
 		tx.s[0].n = 0;

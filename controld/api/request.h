@@ -33,6 +33,9 @@ struct req {
 	char *join_token; /* likewise */
 	char peer[KM_ADDR_STRLEN];
 	char actor[32]; /* "token kmt_abcd" */
+	char *clash;      /* what a 409 for a tunnel's place says is taken: its domain, and path */
+	void (*again)(struct req *rq); /* goes on when others were in the way (SQLSTATE 40001), or NULL */
+	unsigned tries;
 	char token_id[KM_UUID_STRLEN], role[16];
 	char token[SECRET_STRLEN]; /* what was brought; wiped once it is known */
 	struct evkeyvalq query;
@@ -86,7 +89,7 @@ void req_get(struct req *rq, const char *sql, const char *id);
 /* A list's page. rows_sql selects JSON text and cursor text; its parameters are $1 the number of
  * rows wanted, $2 and $3 the two halves of the cursor (KEY_UUID; NULL on the first page).
  * count_sql selects the total. With ROUTE_FILTER the filters domain, gateway and status (NULL: any) follow:
- * $4 to $6 of rows_sql, $1 to $3 of count_sql. */
+ * $4 to $6 of rows_sql, $1 to $3 of count_sql; with ROUTE_DOMAIN domain alone. */
 void req_list(struct req *rq, const char *rows_sql, const char *count_sql);
 
 /* A new secret in out: prefix ("agt_") and 256 random bits; shown gets its first 8 characters. */

@@ -21,7 +21,7 @@ const struct route routes[] = {
     {EVHTTP_REQ_POST, "/api/gateways/:id/approve-key", hosts_approve_key, 0, &host_gateway},
     {EVHTTP_REQ_POST, "/api/gateways/:id/revoke", hosts_revoke, 0, &host_gateway},
     {EVHTTP_REQ_POST, "/api/gateways/:id/join-token", hosts_join_token, 0, &host_gateway},
-    {EVHTTP_REQ_GET, "/api/tunnels", tunnels_list, 0, NULL},
+    {EVHTTP_REQ_GET, "/api/tunnels", tunnels_list, ROUTE_DOMAIN, NULL},
     {EVHTTP_REQ_POST, "/api/tunnels", tunnels_create, ROUTE_BODY, NULL},
     {EVHTTP_REQ_GET, "/api/tunnels/:id", tunnels_get, 0, NULL},
     {EVHTTP_REQ_PATCH, "/api/tunnels/:id", tunnels_update, ROUTE_BODY, NULL},

@@ -15,6 +15,7 @@ enum route_flags {
 	ROUTE_OPEN = 1, /* without a token */
 	ROUTE_BODY = 2, /* wants a JSON object */
 	ROUTE_FILTER = 4, /* a list of certificates: takes filters in its query */
+	ROUTE_DOMAIN = 8, /* a list with the filter `domain` */
 };
 struct route {
 	enum evhttp_cmd_type method;

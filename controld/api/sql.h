@@ -22,9 +22,12 @@
 /* A page in the order of creation, for req_list: the page is cut out of the table t before anything
  * else is looked up for its rows. */
 #define SQL_USEC(t) "(extract(epoch FROM " t ".created_at) * 1000000)::bigint"
-#define SQL_LIST(view, table, t, joins)                                                            \
+#define SQL_LIST(view, table, t, joins) SQL_LIST_OF(view, table, t, joins, "true")
+/* The same of those x for which the condition holds. */
+#define SQL_LIST_OF(view, table, t, joins, condition)                                              \
 	"SELECT " view ", " SQL_USEC(t) " || '_' || " t ".id FROM (SELECT * FROM " table " x "     \
-	"WHERE $2::bigint IS NULL OR (" SQL_USEC("x") ", x.id) > ($2::bigint, $3::uuid) "          \
+	"WHERE ($2::bigint IS NULL OR (" SQL_USEC("x") ", x.id) > ($2::bigint, $3::uuid)) "        \
+	"AND (" condition ") "                                                                     \
 	"ORDER BY x.created_at, x.id LIMIT $1::int) " t " " joins                                  \
 	" ORDER BY " t ".created_at, " t ".id"
 

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include "controld/api/input_tunnel.h"
 #include "controld/api/request.h"
 #include "controld/api/route.h"
 #include "controld/api/sql.h"
@@ -13,8 +14,9 @@
 #define REPORTED "(a.report->'tunnels'->(t.id::text))"
 /* What the agent's probes say; nothing is known of an agent that is away. */
 #define VIEW                                                                                       \
-	"json_build_object('id', t.id, 'domain', t.domain, 'agentId', g.agent_id, "                \
-	"'target', g.address, 'targetId', g.id, 'enabled', t.enabled, "                            \
+	"json_build_object('id', t.id, 'domain', t.domain, 'path', t.path, "                       \
+	"'agentId', g.agent_id, 'target', g.address, 'targetProtocol', g.protocol, "               \
+	"'targetId', g.id, 'enabled', t.enabled, 'options', km_options_view(t.options), "          \
 	"'description', t.description, 'protocol', t.protocol, 'tls', t.tls, "                     \
 	"'match', json_build_object('domain', t.domain, 'path', t.path, 'port', t.port, "          \
 	"'protocol', t.protocol), "                                                                \
@@ -35,9 +37,12 @@
 
 /* clang-format on */
 
+#define OF_DOMAIN(p) p "::text IS NULL OR domain = " p
+
 void tunnels_list(struct req *rq)
 {
-	req_list(rq, SQL_LIST(VIEW, "tunnels", "t", JOINS), "SELECT count(*) FROM tunnels");
+	req_list(rq, SQL_LIST_OF(VIEW, "tunnels", "t", JOINS, OF_DOMAIN("$4")),
+		 "SELECT count(*) FROM tunnels WHERE " OF_DOMAIN("$1"));
 }
 
 void tunnels_get(struct req *rq)
@@ -45,25 +50,73 @@ void tunnels_get(struct req *rq)
 	req_get(rq, SELECT_ONE, rq->id);
 }
 
-/* For the audit log, with the values as they are stored. */
+/* For the audit log, with the values as they are stored; of options the names alone, for header
+ * rules may hold secrets. */
 static char *details_of(const struct tunnel_input *in)
 {
-	json_t *o = json_object();
+	json_t *o = json_object(), *names = json_array();
+	const char *key;
+	json_t *v;
 	if (in->has_domain)
 		json_object_set_new(o, "domain", json_string(in->domain));
-	if (in->has_agent_id)
+	if (in->has_path)
+		json_object_set_new(o, "path", in->path[0] ? json_string(in->path) : json_null());
+	if (in->agent_id)
 		json_object_set_new(o, "agentId", json_string(in->agent_id));
-	if (in->has_target)
+	if (in->target[0])
 		json_object_set_new(o, "target", json_string(in->target));
+	if (in->protocol)
+		json_object_set_new(o, "targetProtocol", json_string(in->protocol));
 	if (in->has_enabled)
 		json_object_set_new(o, "enabled", json_boolean(in->enabled));
 	if (in->has_description)
 		json_object_set_new(o, "description", json_string(in->description));
-	if (in->has_tls)
+	if (in->tls)
 		json_object_set_new(o, "tls", json_string(in->tls));
+	json_object_foreach(in->options, key, v) json_array_append_new(names, json_string(key));
+	if (in->has_options)
+		json_object_set(o, "options", in->options ? names : json_null());
 	char *text = json_dumps(o, JSON_COMPACT);
+	json_decref(names);
 	json_decref(o);
 	return text;
+}
+
+/* What a request wants, and the texts that its statements take. */
+struct wish {
+	struct tunnel_input in;
+	struct options_tunnel is;
+	char *details, *options;
+};
+
+/* Fills w, of a tunnel that was so (NULL: a new one). False: rq has been answered; w is to be
+ * cleared in either case. */
+static bool wish_read(struct wish *w, struct req *rq, const struct options_tunnel *was)
+{
+	struct details d = {NULL};
+	int rc = input_tunnel(&w->in, rq->body, !was, &d);
+	w->is = input_tunnel_whole(&w->in, was);
+	if (rc == 0 || !was) /* of a new one all mistakes at once */
+		options_check(&w->is, &d);
+	if (d.list) {
+		req_invalid(rq, &d);
+		return false;
+	}
+	w->details = details_of(&w->in);
+	w->options = json_dumps(w->is.options, JSON_COMPACT);
+	free(rq->clash);
+	rq->clash = w->is.path[0] ? km_xasprintf("the domain \"%s\" and the path \"%s\"",
+						 w->is.domain, w->is.path)
+				  : km_xasprintf("the domain \"%s\"", w->is.domain);
+	return true;
+}
+
+static void wish_clear(struct wish *w)
+{
+	json_decref((json_t *)(uintptr_t)w->is.options);
+	input_tunnel_clear(&w->in);
+	free(w->details);
+	free(w->options);
 }
 
 static void tunnel_created(struct req *rq, PGresult *const *res, size_t n)
@@ -74,70 +127,99 @@ static void tunnel_created(struct req *rq, PGresult *const *res, size_t n)
 
 void tunnels_create(struct req *rq)
 {
-	struct tunnel_input in;
-	struct details d = {NULL};
+	struct wish w = {.details = NULL};
 	struct tx tx = {.n = 0};
-	if (input_tunnel(&in, rq->body, true, &d) < 0) {
-		req_invalid(rq, &d);
-		return;
-	}
+	if (!wish_read(&w, rq, NULL))
+		goto out;
 	km_uuid_new(rq->id);
 	km_uuid_new(rq->child);
-	char *details = details_of(&in);
 	tx_add(&tx,
-	       "INSERT INTO tunnels (id, domain, enabled, description, tls) "
-	       "VALUES ($1::uuid, $2, $3::boolean, $4, $5)",
-	       rq->id, in.domain, in.enabled ? "true" : "false", in.description, in.tls);
+	       "INSERT INTO tunnels (id, domain, path, enabled, description, tls, options) "
+	       "VALUES ($1::uuid, $2, nullif($3, ''), $4::boolean, $5, $6, $7::jsonb)",
+	       rq->id, w.is.domain, w.is.path, w.in.enabled ? "true" : "false", w.in.description,
+	       w.is.tls, w.options);
 	tx_add(&tx,
-	       "INSERT INTO targets (id, tunnel_id, agent_id, address) "
-	       "VALUES ($1::uuid, $2::uuid, $3::uuid, $4)",
-	       rq->child, rq->id, in.agent_id, in.target);
-	tx_audit(&tx, rq, "tunnel.create", details);
+	       "INSERT INTO targets (id, tunnel_id, agent_id, address, protocol) "
+	       "VALUES ($1::uuid, $2::uuid, $3::uuid, $4, $5)",
+	       rq->child, rq->id, w.in.agent_id, w.is.target, w.is.protocol);
+	tx_audit(&tx, rq, "tunnel.create", w.details);
 	tx_add(&tx, SELECT_ONE, rq->id);
 	tx_add(&tx, "SELECT km_change('tunnel', 'create', $1::uuid)", rq->id);
 	req_run(rq, &tx, tunnel_created);
-	free(details);
+out:
+	wish_clear(&w);
 }
+
+/* ---- an update is judged by the tunnel that it makes: it is read, then written unless it has
+ * changed meanwhile ---- */
 
 static void tunnel_updated(struct req *rq, PGresult *const *res, size_t n)
 {
 	(void)n;
-	req_reply_row(rq, 200, res[4]);
+	req_reply_row(rq, 200, res[5]);
+}
+
+static void update_run(struct req *rq, const struct wish *w, const char *version)
+{
+	struct tx tx = {.n = 0};
+	tx_add(&tx, "SELECT km_before('tunnel', $1::uuid)", rq->id);
+	tx_add(&tx, "SELECT km_tunnel_still($1::uuid, $2)", rq->id, version);
+	tx_add(&tx,
+	       "UPDATE tunnels SET domain = $2, path = nullif($3, ''), "
+	       "enabled = coalesce($4::boolean, enabled), description = coalesce($5, description), "
+	       "tls = $6, options = $7::jsonb, updated_at = now() WHERE id = $1::uuid",
+	       rq->id, w->is.domain, w->is.path,
+	       !w->in.has_enabled ? NULL
+	       : w->in.enabled    ? "true"
+				  : "false",
+	       w->in.has_description ? w->in.description : NULL, w->is.tls, w->options);
+	tx_add(&tx,
+	       /* Another place is another target, and so is another way to speak to it: connections
+		* that gateways keep to the old one carry its id, and an agent that has not heard
+		* yet does not know the new one. */
+	       "UPDATE targets SET agent_id = coalesce($2::uuid, agent_id), address = $3, "
+	       "protocol = $4, id = CASE WHEN (agent_id, address, protocol) = "
+	       "(coalesce($2::uuid, agent_id), $3, $4) THEN id "
+	       "ELSE gen_random_uuid() END WHERE tunnel_id = $1::uuid",
+	       rq->id, w->in.agent_id, w->is.target, w->is.protocol);
+	tx_audit(&tx, rq, "tunnel.update", w->details);
+	tx_add(&tx, SELECT_ONE, rq->id);
+	tx_add(&tx, "SELECT km_change('tunnel', 'update', $1::uuid)", rq->id);
+	req_run(rq, &tx, tunnel_updated);
+}
+
+static void tunnel_read(struct req *rq, PGresult *const *res, size_t n)
+{
+	struct wish w = {.details = NULL};
+	(void)n;
+	if (PQntuples(res[0]) == 0) {
+		req_error(rq, 404, "NOT_FOUND", NULL, "no such tunnel");
+		return;
+	}
+	json_t *options = json_loads(PQgetvalue(res[0], 0, 5), 0, NULL);
+	const struct options_tunnel was = {
+	    .domain = PQgetvalue(res[0], 0, 0),
+	    .path = PQgetvalue(res[0], 0, 1),
+	    .tls = PQgetvalue(res[0], 0, 2),
+	    .target = PQgetvalue(res[0], 0, 3),
+	    .protocol = PQgetvalue(res[0], 0, 4),
+	    .options = options,
+	};
+	if (wish_read(&w, rq, &was))
+		update_run(rq, &w, PQgetvalue(res[0], 0, 6));
+	wish_clear(&w);
+	json_decref(options);
 }
 
 void tunnels_update(struct req *rq)
 {
-	struct tunnel_input in;
-	struct details d = {NULL};
 	struct tx tx = {.n = 0};
-	if (input_tunnel(&in, rq->body, false, &d) < 0) {
-		req_invalid(rq, &d);
-		return;
-	}
-	char *details = details_of(&in);
-	tx_add(&tx, "SELECT km_before('tunnel', $1::uuid)", rq->id);
+	rq->again = tunnels_update;
 	tx_add(&tx,
-	       "UPDATE tunnels SET domain = coalesce($2, domain), "
-	       "enabled = coalesce($3::boolean, enabled), description = coalesce($4, description), "
-	       "tls = coalesce($5, tls), updated_at = now() WHERE id = $1::uuid",
-	       rq->id, in.has_domain ? in.domain : NULL,
-	       !in.has_enabled ? NULL
-	       : in.enabled    ? "true"
-			       : "false",
-	       in.has_description ? in.description : NULL, in.has_tls ? in.tls : NULL);
-	tx_add(&tx,
-	       /* Another place is another target: connections that gateways keep to the old one
-		* carry its id, and an agent that has not heard yet does not know the new one. */
-	       "UPDATE targets SET agent_id = coalesce($2::uuid, agent_id), "
-	       "address = coalesce($3, address), id = CASE WHEN (agent_id, address) = "
-	       "(coalesce($2::uuid, agent_id), coalesce($3, address)) THEN id "
-	       "ELSE gen_random_uuid() END WHERE tunnel_id = $1::uuid",
-	       rq->id, in.agent_id, in.target);
-	tx_audit(&tx, rq, "tunnel.update", details);
-	tx_add(&tx, SELECT_ONE, rq->id);
-	tx_add(&tx, "SELECT km_change('tunnel', 'update', $1::uuid)", rq->id);
-	req_run(rq, &tx, tunnel_updated);
-	free(details);
+	       "SELECT t.domain, t.path, t.tls, g.address, g.protocol, t.options, t.xmin "
+	       "FROM tunnels t JOIN targets g ON g.tunnel_id = t.id WHERE t.id = $1::uuid",
+	       rq->id);
+	req_read(rq, &tx, tunnel_read);
 }
 
 static void tunnel_deleted(struct req *rq, PGresult *const *res, size_t n)

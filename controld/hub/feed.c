@@ -68,6 +68,16 @@ static void tell_self(struct client *c, json_t *host, int64_t revision)
 		c->come_again = true;
 }
 
+/* The thing that has changed, as c is told of it: options of tunnels concern gateways only. */
+static json_t *payload_for(const struct client *c, const struct change *ch)
+{
+	if (c->gateway || strcmp(ch->entity, "tunnel") != 0)
+		return json_incref(ch->payload);
+	json_t *o = json_copy(ch->payload);
+	json_object_del(o, "options");
+	return o;
+}
+
 static void tell(struct client *c, const struct change *ch)
 {
 	const char *verb = verb_for(c, ch);
@@ -87,7 +97,7 @@ static void tell(struct client *c, const struct change *ch)
 		json_object_set_new(m, "id", json_string(ch->id));
 		report_forget(c, ch->entity, ch->id);
 	} else {
-		json_object_set(m, ch->entity, ch->payload);
+		json_object_set_new(m, ch->entity, payload_for(c, ch));
 	}
 	snprintf(type, sizeof(type), "%s_%s", ch->entity, verb);
 	c->sent = ch->revision;
@@ -152,11 +162,11 @@ static void whole_read(void *arg, const struct store_error *error, PGresult *con
 /* The same as km_tunnel_json and km_agent_json, which are made for one thing, for all at once: a
  * hundred thousand tunnels must fit into the time of one request. */
 /* clang-format off */
-#define TUNNELS_JSON(which)                                                                        \
+#define TUNNELS_JSON(options, which)                                                               \
 	"SELECT jsonb_strip_nulls(jsonb_build_object('id', t.id, 'domain', t.domain, "             \
 	"'path', t.path, 'protocol', t.protocol, 'enabled', t.enabled, 'agentId', g.agent_id, "    \
 	"'agentVirtualIp', host(a.virtual_ip), 'targetId', g.id, 'target', g.address, "            \
-	"'tls', t.tls)) "                                                                          \
+	"'targetProtocol', nullif(g.protocol, 'http'), 'tls', t.tls, 'options', " options ")) "    \
 	"FROM (SELECT DISTINCT ON (x.tunnel_id) x.* FROM targets x " which                         \
 	"ORDER BY x.tunnel_id, NOT x.enabled, x.priority, x.created_at, x.id) g "                  \
 	"JOIN tunnels t ON t.id = g.tunnel_id JOIN agents a ON a.id = g.agent_id"
@@ -179,7 +189,7 @@ static void read_whole(struct client *c)
 	     .params = {c->id}},
 	    {.sql = "SELECT km_gateway_json(id) FROM gateways WHERE revoked_at IS NULL "
 		    "ORDER BY number"},
-	    {.sql = TUNNELS_JSON("WHERE x.tunnel_id IN (SELECT y.tunnel_id FROM targets y "
+	    {.sql = TUNNELS_JSON("NULL::jsonb", "WHERE x.tunnel_id IN (SELECT y.tunnel_id FROM targets y "
 				 "WHERE y.agent_id = $1::uuid) ") " WHERE g.agent_id = $1::uuid",
 	     .n = 1,
 	     .params = {c->id}},
@@ -196,7 +206,7 @@ static void read_whole(struct client *c)
 		    "AND revoked_at IS NULL ORDER BY number",
 	     .n = 1,
 	     .params = {c->id}},
-	    {.sql = TUNNELS_JSON("")},
+	    {.sql = TUNNELS_JSON("nullif(t.options, '{}')", "")},
 	    {.sql = AGENTS_JSON},
 	    {.sql = "SELECT json_build_object('domain', domain, 'expiresAt', "
 		    "km_time(max(not_after))) FROM certificates "

@@ -6,7 +6,7 @@
 #include <stdint.h>
 /* cmocka wants the four above first. */
 #include <cmocka.h>
-#include "controld/api/input.h"
+#include "controld/api/input_tunnel.h"
 #include <string.h>
 
 #define AGENT "\"agentId\":\"6f1c1f60-3b4e-4a55-9d4e-0b6a5a3f7c11\""
@@ -67,7 +67,7 @@ static const struct row rows[] = {
     {TUNNEL_POST,
      "{\"domain\":\"a.b\"," AGENT ",\"target\":\"x:1\",\"protocol\":\"tcp\",\"path\":\"/\","
      "\"port\":1}",
-     "protocol path port"},
+     "protocol port"},
     {TUNNEL_POST,
      "{\"match\":{\"domain\":\"a.b\",\"protocol\":\"http\"},\"targets\":[{" AGENT
      ",\"target\":\"x:1\",\"weight\":1,\"priority\":0,\"enabled\":true,\"draining\":false}]}",
@@ -75,8 +75,7 @@ static const struct row rows[] = {
     {TUNNEL_POST,
      "{\"match\":{\"domain\":\"a\",\"path\":\"/\",\"port\":1,\"protocol\":\"udp\",\"x\":1},"
      "\"targets\":[{" AGENT ",\"target\":\"x\",\"weight\":2,\"protocol\":\"h2c\",\"y\":1}]}",
-     "match.x match.path match.port match.protocol targets[0].y targets[0].protocol "
-     "targets[0].weight "
+     "match.x match.port match.protocol targets[0].y targets[0].weight "
      "match.domain targets[0].target"},
     {TUNNEL_POST, "{\"domain\":\"a.b\",\"targets\":[{},{}]}", "targets agentId target"},
     {TUNNEL_POST,
@@ -95,6 +94,7 @@ static int take(const struct row *r, const json_t *body, struct details *d)
 {
 	struct host_input h;
 	struct tunnel_input t;
+	int rc;
 	switch (r->kind) {
 	case AGENT_POST:
 	case AGENT_PATCH:
@@ -105,7 +105,9 @@ static int take(const struct row *r, const json_t *body, struct details *d)
 	case TOKEN_POST:
 		return input_token(&h, body, NOW, d);
 	default:
-		return input_tunnel(&t, body, r->kind == TUNNEL_POST, d);
+		rc = input_tunnel(&t, body, r->kind == TUNNEL_POST, d);
+		input_tunnel_clear(&t);
+		return rc;
 	}
 }
 
@@ -152,8 +154,9 @@ static void tunnel_values(void **state)
 	assert_string_equal(in.target, "[::1]:80");
 	assert_string_equal(in.agent_id, "6f1c1f60-3b4e-4a55-9d4e-0b6a5a3f7c11");
 	assert_true(in.has_enabled && !in.enabled && !in.has_description);
-	assert_true(!in.has_tls);
-	assert_string_equal(in.tls, "auto");
+	assert_null(in.tls);
+	assert_null(in.protocol);
+	assert_true(!in.has_path && !in.has_options);
 	json_decref(body);
 }
 
@@ -228,7 +231,7 @@ static void filters(void **state)
 	assert_int_equal(json_array_size(d.list), 1);
 	json_decref(d.list);
 	d.list = NULL;
-	p.certificates = true;
+	p.filters = PAGE_DOMAIN | PAGE_GATEWAY | PAGE_STATUS;
 	input_page_param(&p, "status", "renewal_due", &d);
 	input_page_param(&p, "gateway", "gateway-1", &d);
 	input_page_param(&p, "domain", "*.A.example.", &d);
