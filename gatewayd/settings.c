@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "gatewayd/settings.h"
 #include "libkm/base/addr.h"
+#include "libkm/base/prefixes.h"
 #include "libkm/base/util.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -74,6 +75,22 @@ static const struct km_opt opts[] = {
      .def = "[::]:80",
      .help = "Where plain HTTP is redirected to HTTPS, http-01 challenges are answered, and tunnels with "
 	     "tls = off are served."},
+    {.key = "proxy_https_listen",
+     .type = KM_OPT_LIST,
+     .offset = AT(proxy_https_listen),
+     .help = "Where HTTPS is served behind a load balancer: every connection begins with a PROXY header "
+	     "(version 1 or 2), which names the client. Without one it is refused."},
+    {.key = "proxy_http_listen",
+     .type = KM_OPT_LIST,
+     .offset = AT(proxy_http_listen),
+     .help = "The same for what http_listen serves."},
+    {.key = "proxy_protocol_from",
+     .type = KM_OPT_LIST,
+     .offset = AT(proxy_protocol_from),
+     .check = km_prefix_check,
+     .def = "127.0.0.0/8 ::1/128",
+     .help = "The load balancers (addresses or prefixes) whose PROXY headers are believed; "
+	     "connections to proxy_https_listen and proxy_http_listen from elsewhere are refused."},
     {.key = "certificate_dir",
      .type = KM_OPT_PATH,
      .offset = AT(certificate_dir),
@@ -246,14 +263,24 @@ static const struct km_opt opts[] = {
      .def = "16384",
      .min = 16,
      .max = 1000000,
-     .help = "Connections of strangers served at once; further ones wait in the kernel's queue."},
+     .help = "Connections of strangers served at once; further ones wait in the kernel's queue. In the last "
+	     "sixteenth of them those that have been idle longest are closed."},
+    {.key = "max_connections_per_address",
+     .type = KM_OPT_INT,
+     .offset = AT(max_connections_per_address),
+     .def = "1024",
+     .min = 0,
+     .max = 1000000,
+     .help = "Connections that one IPv4 address, or one /64 of IPv6, may have open; further ones are "
+	     "reset. 0: any number."},
     {.key = "header_timeout",
      .type = KM_OPT_DURATION,
      .offset = AT(header_timeout),
      .def = "10s",
      .min = 100,
      .max = 3600000,
-     .help = "For the TLS handshake, and for a request's head once it has begun."},
+     .help = "For the TLS handshake (and a PROXY header before it), and for a request's head once it has "
+	     "begun."},
     {.key = "idle_timeout",
      .type = KM_OPT_DURATION,
      .offset = AT(idle_timeout),

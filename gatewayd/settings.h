@@ -12,6 +12,7 @@ struct gw_settings {
 	struct km_host_settings host;
 	struct km_strlist public_ip;
 	struct km_strlist https_listen, http_listen;
+	struct km_strlist proxy_https_listen, proxy_http_listen, proxy_protocol_from;
 	char *certificate_dir;
 	int certificate_key; /* enum gw_certificate_key */
 	int64_t certificate_cache;
@@ -28,7 +29,7 @@ struct gw_settings {
 	char *dns_provider_file, *dns_hook;
 	int64_t dns_timeout;
 	struct km_strlist allow_domains;
-	int64_t workers, max_connections;
+	int64_t workers, max_connections, max_connections_per_address;
 	int64_t header_timeout, idle_timeout, body_timeout, upstream_timeout, connect_timeout;
 	int64_t upgrade_timeout, drain_timeout;
 	int64_t max_header_size, max_header_fields;

@@ -2,9 +2,9 @@
 /* A stranger's connection from accept to close; its requests are in front_h1.c. */
 #include "gatewayd/edge/conn.h"
 #include "gatewayd/edge/front_h1.h"
+#include "gatewayd/edge/worker.h"
 #include "libkm/base/util.h"
 #include <errno.h>
-#include <poll.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,21 +18,64 @@ static void on_woken(struct io *io)
 }
 
 static void on_late(struct timer *t);
+static void conn_free(struct conn *c);
 
-void conn_new(struct worker *w, int fd, const struct sockaddr *sa, bool secure)
+void conn_refused(struct worker *w, const struct km_addr *who, enum refused kind, const char *why)
+{
+	struct edge_shared *sh = w->sh;
+	char ip[KM_ADDR_STRLEN];
+	uint32_t held;
+	km_metric_add(sh->m_refused[kind], 1);
+	if (km_log_allow(&sh->refused_log, w->now, 10, 10000, &held))
+		km_info("connection refused", km_ks("client", km_addr_str(who, ip)),
+			km_ks("why", why), km_ki("held", held));
+}
+
+bool conn_admit(struct conn *c)
+{
+	if (admit_enter(c->w->sh->admit, &c->addr, &c->counted))
+		return true;
+	conn_refused(c->w, &c->addr, REFUSED_ADDRESS, "too many connections of this address");
+	conn_over(c, false);
+	return false;
+}
+
+void conn_begin(struct conn *c)
+{
+	if (!c->secure)
+		c->state = CONN_HEAD;
+	else if (route_any_passthrough(c->w->sh->routes))
+		c->state = CONN_PEEK;
+	else
+		conn_tls_begin(c);
+}
+
+static void first_state(struct conn *c, const struct listener *l)
+{
+	if (!l->proxied) {
+		if (conn_admit(c))
+			conn_begin(c);
+		return;
+	}
+	c->state = CONN_PROXIED;
+	if (admit_proxy(c->w->sh->admit, &c->addr))
+		return;
+	conn_refused(c->w, &c->addr, REFUSED_PROXY, "not in proxy_protocol_from");
+	conn_over(c, false);
+}
+
+void conn_new(struct worker *w, int fd, const struct sockaddr *sa, const struct listener *l)
 {
 	struct conn *c = calloc(1, sizeof(*c));
-	SSL *ssl = NULL;
-	bool peek = secure && route_any_passthrough(w->sh->routes);
-	if (!c || km_addr_from_sa(&c->addr, &c->port, sa))
-		goto fail;
-	if (secure && !peek && !(ssl = tls_accept(w->sh->tls, &c->peer)))
-		goto fail;
-	if (io_open(&c->io, w->loop, fd, ssl, on_woken))
-		goto fail;
+	if (!c || km_addr_from_sa(&c->addr, &c->port, sa) ||
+	    io_open(&c->io, w->loop, fd, NULL, on_woken)) {
+		close(fd);
+		free(c);
+		worker_conn_gone(w);
+		return;
+	}
 	c->w = w;
-	c->secure = secure;
-	c->state = peek ? CONN_PEEK : secure ? CONN_TLS : CONN_HEAD;
+	c->secure = l->secure;
 	c->timer.fired = on_late;
 	km_buf_init(&c->in, w->sh->buf_max);
 	km_buf_init(&c->out, w->sh->buf_max);
@@ -41,12 +84,9 @@ void conn_new(struct worker *w, int fd, const struct sockaddr *sa, bool secure)
 	km_metric_add(w->sh->m_accepted, 1);
 	km_metric_add(w->sh->m_conns, 1);
 	timer_set(&w->timers, &c->timer, w->draining ? TIMER_LINGER : TIMER_HEADER, w->now);
-	return;
-fail:
-	SSL_free(ssl);
-	close(fd);
-	free(c);
-	atomic_fetch_sub_explicit(&w->sh->conns, 1, memory_order_relaxed);
+	first_state(c, l);
+	if (c->state == CONN_OVER)
+		conn_free(c);
 }
 
 /* The handshake waits no longer, for better or worse. */
@@ -75,8 +115,10 @@ static void conn_free(struct conn *c)
 		LL_DELETE2(w->later, c, later_next);
 	DL_DELETE(w->conns, c);
 	km_metric_add(w->sh->m_conns, -1);
-	atomic_fetch_sub_explicit(&w->sh->conns, 1, memory_order_relaxed);
+	if (c->counted)
+		admit_leave(w->sh->admit, &c->addr);
 	free(c);
+	worker_conn_gone(w);
 }
 
 void conn_over(struct conn *c, bool polite)
@@ -123,8 +165,7 @@ static void wait_begin(struct conn *c)
 
 static bool wait_step(struct conn *c)
 {
-	struct pollfd p = {.fd = io_fd(&c->io), .events = POLLRDHUP};
-	if (c->io.can_read && poll(&p, 1, 0) > 0) {
+	if (c->io.can_read && io_hung_up(&c->io)) {
 		conn_over(c, false);
 		return false;
 	}
@@ -203,6 +244,9 @@ static void on_late(struct timer *t)
 	case CONN_PASS:
 		pass_late(c);
 		break;
+	case CONN_PROXIED:
+		proxied_late(c);
+		break;
 	case CONN_WAIT:
 		c->peer.wait_late = true; /* the alert says so */
 		break;
@@ -219,7 +263,7 @@ static void on_late(struct timer *t)
 
 void conn_drain(struct conn *c)
 {
-	bool waits = c->state == CONN_PEEK || c->state == CONN_TLS || c->state == CONN_WAIT ||
+	bool waits = c->state == CONN_PROXIED || c->state == CONN_PEEK || c->state == CONN_TLS || c->state == CONN_WAIT ||
 		     (c->state == CONN_HEAD && !c->in.len && !c->out.len);
 	if (waits)
 		timer_set(&c->w->timers, &c->timer, TIMER_LINGER, c->w->now);
@@ -230,6 +274,8 @@ void conn_drain(struct conn *c)
 static bool step(struct conn *c)
 {
 	switch (c->state) {
+	case CONN_PROXIED:
+		return proxied_step(c);
 	case CONN_PEEK:
 		return peek_step(c);
 	case CONN_TLS:

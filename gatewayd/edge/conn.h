@@ -3,6 +3,7 @@
 #ifndef GATEWAYD_EDGE_CONN_H
 #define GATEWAYD_EDGE_CONN_H
 
+#include "gatewayd/edge/admit.h"
 #include "gatewayd/edge/exchange.h"
 #include "gatewayd/edge/io.h"
 #include "gatewayd/edge/timers.h"
@@ -18,6 +19,9 @@
 #define CONN_LINGER_BYTES (1 << 20) /* read and dropped after our last answer */
 #define CONN_INTERIM_MAX 16         /* 1xx answers to one request */
 
+/* Why a connection is closed before anything else. */
+enum refused { REFUSED_ADDRESS, REFUSED_PROXY, REFUSED_KINDS };
+
 /* What all workers share. */
 struct edge_shared {
 	const struct gw_settings *settings;
@@ -28,15 +32,17 @@ struct edge_shared {
 	struct http_limits limits;
 	size_t buf_max;
 	int64_t max_conns;
+	struct admit *admit;
 	int https_port; /* for redirects */
 	struct km_mailbox *to_main;
 	_Atomic int64_t conns;
 	struct km_metric *m_conns, *m_accepted, *m_requests, *m_bad, *m_bytes_in, *m_bytes_out,
 	    *m_upstream_errors, *m_handshake_errors, *m_paused, *m_challenged, *m_waiting,
-	    *m_passed;
-	struct km_log_limit bad_log, upstream_log, accept_log;
+	    *m_passed, *m_refused[REFUSED_KINDS], *m_shed;
+	struct km_log_limit bad_log, upstream_log, accept_log, refused_log;
 };
 
+struct listener;
 struct worker {
 	struct edge_shared *sh;
 	struct loop *loop;
@@ -55,6 +61,7 @@ struct worker {
 };
 
 enum conn_state {
+	CONN_PROXIED,  /* behind a load balancer: waits for its PROXY header */
 	CONN_PEEK,     /* whose the server name is, before anything is read */
 	CONN_TLS,      /* handshake */
 	CONN_WAIT,     /* handshake that waits for a certificate */
@@ -80,10 +87,12 @@ struct conn {
 	struct io io;
 	enum conn_state state;
 	bool secure, later_on, polite;
+	bool counted; /* among the connections of its address */
 	size_t lingered;
 	struct km_buf in, out;
 	struct km_addr addr;
-	uint16_t port;
+	uint16_t port, local_port;
+	struct km_addr local; /* by what address it came, as a PROXY header says; else of no family */
 	struct tls_peer peer;
 	struct timer timer;
 	struct h1_conn h1;
@@ -93,7 +102,13 @@ struct conn {
 };
 
 /* conn.c: takes over an accepted descriptor (closes it when there is no memory). */
-void conn_new(struct worker *w, int fd, const struct sockaddr *sa, bool secure);
+void conn_new(struct worker *w, int fd, const struct sockaddr *sa, const struct listener *l);
+/* conn.c: whose it is has become clear: TLS, or the first request. */
+void conn_begin(struct conn *c);
+/* conn.c: counts it as one of its address; false: those are too many, and it is over. */
+bool conn_admit(struct conn *c);
+/* conn.c: counts and logs a refusal. */
+void conn_refused(struct worker *w, const struct km_addr *who, enum refused kind, const char *why);
 /* Goes on with a connection as far as it goes now; may free it. */
 void conn_drive(struct conn *c);
 /* Ends it when conn_drive returns; not politely: with a reset. */
@@ -110,6 +125,9 @@ void conn_drain(struct conn *c);
 /* Frees it at once, whatever it does. */
 void conn_cut(struct conn *c);
 
+/* proxied.c: the PROXY header. */
+bool proxied_step(struct conn *c);
+void proxied_late(struct conn *c);
 /* pass.c: the server name is looked at while the bytes stay in the socket; those of a tunnel with
  * passthrough go to its agent as they are, all others' handshake begins (conn_tls_begin). */
 bool peek_step(struct conn *c);

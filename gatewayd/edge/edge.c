@@ -145,26 +145,44 @@ void edge_cut(struct edge *e)
 
 /* ---- start ---- */
 
+/* On each of these addresses, like l. */
+static int listeners_of(struct edge *e, const struct km_strlist *where, struct listener l,
+			struct km_errtext *err)
+{
+	for (size_t i = 0; i < where->n; i++) {
+		uint16_t port;
+		int rc = listen_open(&l.fd, &port, where->items[i], err);
+		if (rc)
+			return rc;
+		/* Behind a load balancer strangers see its port. */
+		if (e->n_listeners == 0 && l.secure && !l.proxied)
+			e->sh.https_port = port;
+		e->listeners[e->n_listeners++] = l;
+	}
+	return 0;
+}
+
 static int listeners_open(struct edge *e, struct km_errtext *err)
 {
 	const struct gw_settings *s = e->sh.settings;
-	size_t n = s->https_listen.n + s->http_listen.n;
+	const struct {
+		const struct km_strlist *where;
+		bool secure, proxied;
+	} kinds[] = {{&s->https_listen, true, false},
+		     {&s->proxy_https_listen, true, true},
+		     {&s->http_listen, false, false},
+		     {&s->proxy_http_listen, false, true}};
+	size_t n = 0;
+	for (size_t k = 0; k < KM_ARRAY_LEN(kinds); k++)
+		n += kinds[k].where->n;
 	e->listeners = calloc(n ? n : 1, sizeof(*e->listeners));
 	if (!e->listeners)
 		return KM_ENOMEM;
-	for (size_t i = 0; i < n; i++) {
-		struct listener *l = &e->listeners[i];
-		uint16_t port;
-		l->secure = i < s->https_listen.n;
-		int rc = listen_open(&l->fd, &port,
-				     l->secure ? s->https_listen.items[i]
-					       : s->http_listen.items[i - s->https_listen.n],
-				     err);
+	for (size_t k = 0; k < KM_ARRAY_LEN(kinds); k++) {
+		const struct listener l = {.secure = kinds[k].secure, .proxied = kinds[k].proxied};
+		int rc = listeners_of(e, kinds[k].where, l, err);
 		if (rc)
 			return rc;
-		e->n_listeners++;
-		if (i == 0 && l->secure)
-			e->sh.https_port = port;
 	}
 	return 0;
 }
@@ -191,6 +209,9 @@ static int64_t connections_bearable(int64_t wanted)
 static void metrics_make(struct edge_shared *sh)
 {
 #define COUNTER(name, help) km_metric(KM_METRIC_COUNTER, "kakuremichi_" name, "", help)
+#define REFUSED(why)                                                                               \
+	km_metric(KM_METRIC_COUNTER, "kakuremichi_connections_refused_total", "reason=\"" why "\"",  \
+		  "Connections closed at once: too many of an address, or no proper PROXY header.")
 	sh->m_conns = km_metric(KM_METRIC_GAUGE, "kakuremichi_connections", "",
 				"Open connections of strangers.");
 	sh->m_accepted = COUNTER("connections_total", "Connections accepted from strangers.");
@@ -203,6 +224,10 @@ static void metrics_make(struct edge_shared *sh)
 	sh->m_handshake_errors = COUNTER("tls_handshake_errors_total", "Failed TLS handshakes.");
 	sh->m_paused =
 	    COUNTER("accept_paused_total", "Times that accepting was paused for lack of room.");
+	sh->m_refused[REFUSED_ADDRESS] = REFUSED("address");
+	sh->m_refused[REFUSED_PROXY] = REFUSED("proxy");
+	sh->m_shed = COUNTER("connections_shed_total",
+			     "Idle connections closed early, so that others have room.");
 	sh->m_passed = km_metric(KM_METRIC_COUNTER, "kakuremichi_passthrough_total", "",
 				 "Connections whose TLS the target ends itself.");
 	sh->m_waiting = km_metric(KM_METRIC_GAUGE, "kakuremichi_tls_waiting", "",
@@ -210,6 +235,7 @@ static void metrics_make(struct edge_shared *sh)
 	sh->m_challenged =
 	    km_metric(KM_METRIC_COUNTER, "kakuremichi_acme_challenges_answered_total",
 		      "type=\"http-01\"", "Challenges of CAs answered.");
+#undef REFUSED
 #undef COUNTER
 }
 
@@ -261,6 +287,8 @@ int edge_start(struct edge **out, const struct edge_opts *o, struct km_errtext *
 	e->sh.max_conns = connections_bearable(s->max_connections);
 	e->asked = o->asked;
 	e->asked_arg = o->arg;
+	if (!(e->sh.admit = admit_new(s, e->sh.max_conns)))
+		goto fail;
 	if (o->asked && s->acme_wait && !(e->sh.waits = waits_new()))
 		goto fail;
 	const struct tls_opts tls = {.routes = o->routes,
@@ -322,6 +350,7 @@ void edge_free(struct edge *e)
 		event_free(e->late);
 	tls_free(e->sh.tls);
 	waits_free(e->sh.waits);
+	admit_free(e->sh.admit);
 	km_mailbox_free(e->sh.to_main, note_drop);
 	free(e);
 }

@@ -303,6 +303,12 @@ bool io_gone(struct io *io)
 	return io->broken;
 }
 
+bool io_hung_up(const struct io *io)
+{
+	struct pollfd p = {.fd = io_fd(io), .events = POLLRDHUP};
+	return poll(&p, 1, 0) > 0;
+}
+
 /* ---- writing ---- */
 
 static enum io_got tls_write(struct io *io, struct km_buf *b, size_t *n)

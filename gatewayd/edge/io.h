@@ -60,6 +60,8 @@ enum io_got io_read(struct io *io, struct km_buf *b, size_t want);
 /* After the end: whether the other side is gone altogether (a reset), as far as can be known without
  * sending. Looks once after each event. */
 bool io_gone(struct io *io);
+/* Whether the other side has ended its own, or is gone, whatever may be left to read. */
+bool io_hung_up(const struct io *io);
 /* Writes as much of b as goes; *n counts it. IO_BYTES (something went), IO_WAIT, IO_BROKEN. */
 enum io_got io_write(struct io *io, struct km_buf *b, size_t *n);
 /* Before a thread that has used TLS ends. */

@@ -5,7 +5,6 @@
 #include "gatewayd/edge/hello.h"
 #include "libkm/base/util.h"
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -20,14 +19,16 @@ static void pass_failed(struct conn *c, const char *why)
 /* x.route is held from here on; exchange_drop gives it back. */
 static void pass_begin(struct conn *c)
 {
-	struct pool_client client = {.src = c->addr, .src_port = c->port};
+	struct pool_client client = {
+	    .src = c->addr, .src_port = c->port, .dst = c->local, .dst_port = c->local_port};
 	struct sockaddr_storage ss;
 	socklen_t len = sizeof(ss);
 	exchange_hold(&c->x);
 	c->state = CONN_PASS;
 	km_metric_add(c->w->sh->m_passed, 1);
-	if (getsockname(io_fd(&c->io), (struct sockaddr *)&ss, &len) ||
-	    km_addr_from_sa(&client.dst, &client.dst_port, (struct sockaddr *)&ss)) {
+	if (!client.dst.family &&
+	    (getsockname(io_fd(&c->io), (struct sockaddr *)&ss, &len) ||
+	     km_addr_from_sa(&client.dst, &client.dst_port, (struct sockaddr *)&ss))) {
 		pass_failed(c, strerror(errno));
 		return;
 	}
@@ -51,12 +52,6 @@ static bool passes(struct conn *c, const char *sni)
 	return false;
 }
 
-static bool client_gone(struct conn *c)
-{
-	struct pollfd p = {.fd = io_fd(&c->io), .events = POLLRDHUP};
-	return poll(&p, 1, 0) > 0;
-}
-
 bool peek_step(struct conn *c)
 {
 	uint8_t bytes[HELLO_PEEK_MAX];
@@ -75,7 +70,7 @@ bool peek_step(struct conn *c)
 	if (rc == KM_ETRUNC) {
 		c->io.can_read =
 		    false; /* the next bytes have an edge of their own; an end may have had it */
-		if (client_gone(c))
+		if (io_hung_up(&c->io))
 			conn_over(c, false);
 		return false;
 	}

@@ -22,6 +22,16 @@ void timer_set(struct timers *ts, struct timer *t, enum timer_kind kind, int64_t
 	DL_APPEND(ts->list[kind], t);
 }
 
+bool timers_hurry(struct timers *ts, enum timer_kind kind)
+{
+	struct timer *t = ts->list[kind];
+	if (!t)
+		return false;
+	timer_stop(ts, t);
+	t->fired(t);
+	return true;
+}
+
 void timers_run(struct timers *ts, int64_t now)
 {
 	for (int k = 0; k < TIMER_KINDS; k++) {

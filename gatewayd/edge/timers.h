@@ -34,6 +34,8 @@ struct timers {
 /* Sets t to end ms[kind] after now, whatever it was before. */
 void timer_set(struct timers *ts, struct timer *t, enum timer_kind kind, int64_t now);
 void timer_stop(struct timers *ts, struct timer *t);
+/* Calls `fired` of the one of this kind that is next, before its time; false: there is none. */
+bool timers_hurry(struct timers *ts, enum timer_kind kind);
 /* Calls `fired` of each whose time has come. */
 void timers_run(struct timers *ts, int64_t now);
 

@@ -15,6 +15,7 @@
 #include <utlist.h>
 
 #define ACCEPT_BATCH 32 /* per wakeup, so that other workers and connections have their turn */
+#define SPARE_PART 16
 #define TICK_MS 100
 #define COMMANDS 64
 
@@ -76,10 +77,28 @@ static void accept_resume(struct worker_thread *t)
 		(void)accept_from(t, &t->accepting[i]);
 }
 
-static bool full(const struct worker_thread *t)
+static int64_t room(const struct worker_thread *t)
 {
 	const struct edge_shared *sh = t->w.sh;
-	return atomic_load_explicit(&sh->conns, memory_order_relaxed) >= sh->max_conns;
+	return sh->max_conns - atomic_load_explicit(&sh->conns, memory_order_relaxed);
+}
+
+void worker_conn_gone(struct worker *w)
+{
+	struct worker_thread *t = (struct worker_thread *)((char *)w - offsetof(struct worker_thread, w));
+	atomic_fetch_sub_explicit(&w->sh->conns, 1, memory_order_relaxed);
+	if (t->paused && room(t) > 0)
+		accept_resume(t);
+}
+
+/* When the last sixteenth of the room is being taken, connections that wait for a next request go, those that
+ * have waited longest first: strangers that do nothing must not keep others out. */
+static void shed(struct worker_thread *t)
+{
+	struct edge_shared *sh = t->w.sh;
+	int64_t spare = sh->max_conns / SPARE_PART;
+	while (room(t) < spare && timers_hurry(&t->w.timers, TIMER_IDLE))
+		km_metric_add(sh->m_shed, 1);
 }
 
 /* Whether accept's failure concerns one connection only (accept(2): treat them like EAGAIN, go on).
@@ -129,7 +148,7 @@ static bool accept_one(struct worker_thread *t, const struct listener *l)
 		return false;
 	}
 	atomic_fetch_add_explicit(&t->w.sh->conns, 1, memory_order_relaxed);
-	conn_new(&t->w, fd, (struct sockaddr *)&ss, l->secure);
+	conn_new(&t->w, fd, (struct sockaddr *)&ss, l);
 	return true;
 }
 
@@ -140,7 +159,8 @@ static void on_accept(struct loop_fd *f, uint32_t events)
 	(void)events;
 	t->w.now = km_now_ms();
 	for (int i = 0; i < ACCEPT_BATCH; i++) {
-		if (full(t)) { /* strangers wait in the kernel's queue until one has gone */
+		shed(t);
+		if (room(t) <= 0) { /* strangers wait in the kernel's queue until one has gone */
 			km_metric_add(t->w.sh->m_paused, 1);
 			accept_pause(t);
 			return;
@@ -179,7 +199,8 @@ static void on_tick(struct worker_thread *t)
 {
 	timers_run(&t->w.timers, t->w.now);
 	waiting_wake(t);
-	if (t->paused && !full(t))
+	shed(t); /* for the others, too, which may have none */
+	if (t->paused && room(t) > 0)
 		accept_resume(t);
 	drained_check(t);
 }
@@ -207,10 +228,10 @@ static void drain(struct worker_thread *t)
 static void unlisten(struct worker_thread *t)
 {
 	accept_pause(t);
+	t->unlistened = true;
 	for (size_t i = 0; i < t->n_accepting; i++)
 		while (accept_one(t, t->accepting[i].l))
 			;
-	t->unlistened = true;
 	tell(t, &t->note_unlistened, WORKER_UNLISTENED);
 	drained_check(t);
 }

@@ -10,11 +10,13 @@
 #include <stddef.h>
 
 struct edge_shared;
+struct worker;
 struct worker_thread;
 
 struct listener {
 	int fd;
 	bool secure;
+	bool proxied; /* each connection begins with a PROXY header */
 };
 
 /* What comes out of to_main; belongs to the worker, but for struct worker_ask. */
@@ -45,6 +47,8 @@ void worker_agent_gone(struct worker_thread *t, const struct km_addr *agent);
 void worker_wake(struct worker_thread *t);
 /* Cuts every connection. */
 void worker_cut(struct worker_thread *t);
+/* One of this worker's connections is no more. On its thread. */
+void worker_conn_gone(struct worker *w);
 /* Ends the thread, cutting what it has, and frees it. Accepts NULL. */
 void worker_free(struct worker_thread *t);
 

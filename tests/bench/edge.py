@@ -140,6 +140,7 @@ http_listen = 127.0.0.1:8081
 certificate_dir = {self.dir}/certificates
 acme = off
 workers = 1
+max_connections_per_address = 0
 idle_timeout = 10m
 metrics_listen = 127.0.0.1:9101
 """)

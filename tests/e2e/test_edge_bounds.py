@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: MIT
+"""What keeps one stranger from the room of others: PROXY headers in front, connections of one address and
+in all, clients that are slow on purpose. The gateway and its stand-in agent are those of test_edge.py."""
+import socket
+import ssl
+import struct
+
+import pytest
+
+import test_edge as base
+from test_edge import Client
+
+SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+GET = b"GET /echo HTTP/1.1\r\nHost: hello.test\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def agent():
+    a = base.Agent()
+    yield a
+    a.close()
+
+
+# ---- PROXY headers ------------------------------------------------------------------------------
+
+def v2(command=0x21, family=0x11, body=socket.inet_aton("203.0.113.7") + socket.inet_aton("192.0.2.1") +
+       struct.pack("!HH", 4711, 443), length=None):
+    return SIGNATURE + struct.pack("!BBH", command, family, len(body) if length is None else length) + body
+
+
+def tls_over(raw, sni="hello.test"):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context.wrap_socket(raw, server_hostname=sni)
+
+
+@pytest.fixture(scope="module")
+def proxied(agent):
+    ports = base.free_port(), base.free_port()
+    with base.running(proxy_https_listen=f"127.0.0.1:{ports[0]}", proxy_http_listen=f"127.0.0.1:{ports[1]}",
+                      proxy_protocol_from="127.0.0.1 127.0.0.3", header_timeout="2s") as g:
+        g.proxied_https, g.proxied_http = ports
+        yield g
+
+
+def connect(port, source="127.0.0.1"):
+    return socket.create_connection(("127.0.0.1", port), timeout=20, source_address=(source, 0))
+
+
+def forwarded_for(sock):
+    c = Client(sock)
+    c.send(GET)
+    a = c.answer()
+    assert a.status == 200
+    return base.json.loads(a.body)["headers"]["x-forwarded-for"]
+
+
+def refused(g, reason="proxy"):
+    return g.metric(f'kakuremichi_connections_refused_total{{reason="{reason}"}}')
+
+
+def is_cut(sock):
+    with sock:
+        try:
+            return sock.recv(1) == b""
+        except ConnectionResetError:
+            return True
+
+
+def cut_at_once(port, source, data=GET):
+    """Even before connect, or send, returns."""
+    try:
+        s = connect(port, source)
+        s.sendall(data)
+    except (ConnectionResetError, BrokenPipeError):
+        return True
+    return is_cut(s)
+
+
+@pytest.mark.parametrize("header, client", [
+    (b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n", "203.0.113.7"),
+    (b"PROXY TCP6 2001:db8::7 2001:db8::1 4711 443\r\n", "2001:db8::7"),
+    (b"PROXY TCP6 ::ffff:203.0.113.7 ::ffff:192.0.2.1 4711 443\r\n", "203.0.113.7"),
+    (b"PROXY UNKNOWN\r\n", "127.0.0.1"),
+    (v2(), "203.0.113.7"),
+    (v2(0x20, 0, b""), "127.0.0.1"),
+    (v2(0x20), "127.0.0.1"),
+    (v2(0x21, 0, b""), "127.0.0.1"),
+    (v2(0x21, 0x31, bytes(216)), "127.0.0.1"),
+], ids=["v1-tcp4", "v1-tcp6", "v1-mapped", "v1-unknown", "v2-tcp4", "v2-local", "v2-local-addresses",
+        "v2-unspec", "v2-unix"])
+def test_a_load_balancer_names_the_client(proxied, header, client):
+    with tls_over_after(proxied, header) as s:
+        assert forwarded_for(s) == client
+
+
+def tls_over_after(g, header, pieces=1, source="127.0.0.1"):
+    raw = connect(g.proxied_https, source)
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    n = -(-len(header) // pieces)
+    for i in range(0, len(header), n):
+        raw.sendall(header[i:i + n])
+    return tls_over(raw)
+
+
+def test_a_header_in_pieces(proxied):
+    with tls_over_after(proxied, v2(), pieces=len(v2()), source="127.0.0.3") as s:
+        assert forwarded_for(s) == "203.0.113.7"
+
+
+def test_a_header_together_with_what_follows(proxied):
+    with connect(proxied.proxied_http) as s:
+        s.sendall(b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 80\r\nGET / HTTP/1.1\r\nHost: hello.test\r\n\r\n")
+        a = Client(s).answer()
+        assert (a.status, a.headers["location"]) == (301, f"https://hello.test:{proxied.https}/")
+
+
+@pytest.mark.parametrize("bytes_", [
+    b"\x16\x03\x01\x02\x00\x01\x00", GET, b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\n",
+    b"PROXY TCP4 203.0.113.7 192.0.2.1 4711\r\n", b"PROXY " + b"x" * 102, v2(0x31), v2(0x22), v2(0x21, 0x12),
+    v2(0x21, 0x11, bytes(11)), v2(length=65535), v2(body=bytes(12) + b"\x03\x00\x04\x00\x00\x00\x00"),
+], ids=["tls", "http", "v1-lf", "v1-short", "v1-long", "v2-version", "v2-command", "v2-udp", "v2-cut", "v2-long",
+        "v2-crc"])
+def test_what_is_no_proper_header_ends_the_connection(proxied, bytes_):
+    before = refused(proxied)
+    s = connect(proxied.proxied_https)
+    s.sendall(bytes_)
+    assert is_cut(s)
+    assert refused(proxied) == before + 1
+
+
+def test_who_may_not_say_for_whom_is_refused(proxied):
+    before = refused(proxied)
+    assert cut_at_once(proxied.proxied_https, "127.0.0.2", v2())
+    assert refused(proxied) == before + 1
+    proxied.wait_log("connection refused client=")
+
+
+def test_half_a_header(proxied):
+    before = refused(proxied)
+    s = connect(proxied.proxied_https)
+    s.sendall(v2()[:20])
+    s.shutdown(socket.SHUT_WR)
+    assert is_cut(s)
+    s = connect(proxied.proxied_https)
+    s.sendall(v2()[:20])
+    assert is_cut(s)  # by header_timeout
+    assert refused(proxied) == before + 2
+
+
+def test_elsewhere_a_header_is_no_header(proxied):
+    with proxied.plain() as s:
+        s.sendall(b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 80\r\n" + GET)
+        assert Client(s).answer().status == 400
+
+
+# ---- connections --------------------------------------------------------------------------------
+
+def test_connections_of_one_address(agent):
+    port = base.free_port()
+    with base.running(max_connections_per_address=4, proxy_http_listen=f"127.0.0.1:{port}") as g:
+        held = [connect(g.http) for _ in range(4)]
+        g.until(lambda: g.metric("kakuremichi_connections") == 4)
+        assert cut_at_once(g.http, "127.0.0.1") and refused(g, "address") == 1
+        other = connect(g.http, "127.0.0.2")
+        other.sendall(GET)
+        assert other.recv(12) == b"HTTP/1.1 301"
+        held.pop().close()
+        g.until(lambda: not cut_at_once(g.http, "127.0.0.1"))
+        # Behind a load balancer the client is whom the header names; the balancer may have any number.
+        inside = [connect(port) for _ in range(6)]
+        for i, s in enumerate(inside):
+            s.sendall(b"PROXY TCP6 2001:db8::%d 2001:db8::1 1 80\r\n" % i + GET)
+        assert sorted(answers(inside)) == [b""] * 2 + [b"HTTP/1.1 301"] * 4
+        for s in (*held, other, *inside):
+            s.close()
+
+
+def answers(socks):
+    for s in socks:
+        try:
+            yield s.recv(12)
+        except ConnectionResetError:
+            yield b""
+
+
+def test_idle_connections_make_room(agent):
+    with base.running(max_connections=32, idle_timeout="60s", workers=2) as g:
+        idle = []
+        for _ in range(30):  # the last 2 of 32 are spare
+            c = Client(g.tls())
+            assert c.get("/echo").status == 200
+            idle.append(c)
+        g.until(lambda: g.metric("kakuremichi_connections") == 30)
+        for _ in range(20):
+            c = Client(g.tls())
+            assert c.get("/echo").status == 200
+            idle.append(c)
+        assert g.metric("kakuremichi_connections_shed_total") >= 18
+        # The longest idle have gone, of whichever worker; the newest have not.
+        assert idle[-1].get("/echo").status == 200
+        g.until(lambda: g.metric("kakuremichi_connections") <= 31)
+        for c in idle:
+            c.sock.close()
