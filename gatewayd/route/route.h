@@ -14,10 +14,11 @@
 
 #define ROUTE_DOMAIN_MAX 253
 
-/* Counters of one tunnel; relaxed atomics, added to by workers. */
+/* What one tunnel has gathered; relaxed atomics, added to by workers. */
 struct route_state {
 	_Atomic uint32_t refs;
 	_Atomic uint64_t requests, bytes_in, bytes_out, errors;
+	_Atomic int64_t full_at; /* the bucket of its request rate: edge/limit.h */
 };
 struct route_state *route_state_ref(struct route_state *s);
 /* Gives a reference back; the last one frees. Accepts NULL. Any thread. */

@@ -54,16 +54,20 @@ void route_rules_put(const struct route_rules *r)
 
 #define YEAR_NS INT64_C(31622400000000000)
 
-static void rate_compile(struct route_rate *out, const struct km_msg_rate *m)
+struct route_rate route_rate_of(int64_t requests, int64_t per_ms, int64_t burst)
+{
+	int64_t per = per_ms < YEAR_NS / 1000000 ? per_ms * 1000000 : YEAR_NS;
+	struct route_rate r = {.interval_ns = per / requests > 0 ? per / requests : 1};
+	r.burst = burst < YEAR_NS / r.interval_ns ? burst : YEAR_NS / r.interval_ns;
+	return r;
+}
+
+static struct route_rate rate_compile(const struct km_msg_rate *m)
 {
 	if (!m)
-		return;
-	int64_t per = (m->has_per ? m->per : 1000) * 1000000;
-	out->interval_ns = per / m->requests > 0 ? per / m->requests : 1;
-	out->burst = m->has_burst ? m->burst : m->requests;
-	/* A full bucket is never worth more than a year, so that times fit into 64 bits. */
-	if (out->burst > YEAR_NS / out->interval_ns)
-		out->burst = YEAR_NS / out->interval_ns;
+		return (struct route_rate){0};
+	return route_rate_of(m->requests, m->has_per ? m->per : 1000,
+			     m->has_burst ? m->burst : m->requests);
 }
 
 /* ---- header rules ---- */
@@ -197,8 +201,8 @@ static int options_compile(struct route_rules *r, const struct km_msg_tunnel *t,
 	r->strip_path = o->strip_path;
 	r->max_body = o->has_max_body ? o->max_body : -1;
 	r->max_connections = o->max_connections;
-	rate_compile(&r->rate, o->rate_limit);
-	rate_compile(&r->address_rate, o->address_rate_limit);
+	r->rate = rate_compile(o->rate_limit);
+	r->address_rate = rate_compile(o->address_rate_limit);
 	if ((rc = rules_target(r, t, o, err)) ||
 	    (rc = fields_compile(r, &r->request, &r->n_request, o->request_headers,
 				 o->n_request_headers, err)) ||

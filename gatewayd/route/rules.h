@@ -26,6 +26,9 @@ enum route_proto {
 struct route_rate {
 	int64_t interval_ns, burst;
 };
+/* `requests` in per_ms, at most `burst` at once; all above 0. A full bucket is never worth more than a year,
+ * so that times fit into 64 bits. */
+struct route_rate route_rate_of(int64_t requests, int64_t per_ms, int64_t burst);
 
 /* A field to set; with set false, one to take away. */
 struct rules_field {
