@@ -53,6 +53,17 @@ static int by_name(const void *a, const void *b)
 	return strcasecmp(name_of(*(json_t *const *)a), name_of(*(json_t *const *)b));
 }
 
+static size_t bytes_of(const json_t *rules)
+{
+	const json_t *one;
+	size_t i, n = 0;
+	json_array_foreach(rules, i, one)
+	{
+		n += strlen(name_of(one)) + json_string_length(json_object_get(one, "value")) + 4;
+	}
+	return n;
+}
+
 /* In the order of names, so that the same rules are stored in the same form. */
 static json_t *sorted(json_t *rules)
 {
@@ -117,6 +128,8 @@ json_t *option_headers(const json_t *v, const char *at, struct details *d)
 	read_remove(rules, json_object_get(v, "remove"), input_at(field, at, "remove"), d);
 	if (json_array_size(rules) > MAX_RULES)
 		details_add(d, at, "may have at most %d rules", MAX_RULES);
+	if (bytes_of(rules) > KM_FIELD_RULES_BYTES)
+		details_add(d, at, "must not be longer than %d bytes in all", KM_FIELD_RULES_BYTES);
 	rules = sorted(rules);
 	if (json_array_size(rules) == 0) {
 		json_decref(rules);
@@ -161,10 +174,10 @@ static int read_from(char out[static PLACE_PATH_STRLEN + 1], bool *star, const c
 static size_t origin(const char *url, struct km_hostport *hp)
 {
 	char text[300];
-	size_t scheme = strncasecmp(url, "https://", 8) == 0  ? 8
-			: strncasecmp(url, "http://", 7) == 0 ? 7
-							      : 0,
-	       n = scheme ? strcspn(url + scheme, "/?#") : 0;
+	size_t scheme = strncmp(url, "https://", 8) == 0  ? 8
+			: strncmp(url, "http://", 7) == 0 ? 7
+							  : 0,
+	       n = scheme ? strcspn(url + scheme, "/?") : 0;
 	if (n == 0 || n > 280)
 		return 0;
 	snprintf(text, sizeof(text), "%.*s", (int)n, url + scheme);
@@ -181,10 +194,10 @@ static int check_to(const char *to, bool star, struct km_errtext *err)
 	char text[MAX_TO + 1], path[PLACE_PATH_STRLEN];
 	struct km_hostport hp;
 	for (const char *p = to; *p; p++)
-		if (*p <= ' ' || *p >= 0x7f || strchr("\"<>\\^`{|}", *p))
-			return km_errtext_set(
-			    err, KM_EINVAL,
-			    "may hold visible ASCII only; percent-encode other bytes");
+		if (*p <= ' ' || *p >= 0x7f || strchr("\"<>\\^`{|}#", *p))
+			return km_errtext_set(err, KM_EINVAL,
+					      "may hold visible ASCII only, and no fragment; "
+					      "percent-encode other bytes");
 	if (strlen(to) > MAX_TO)
 		return km_errtext_set(err, KM_EINVAL, "is longer than %d bytes", MAX_TO);
 	strcpy(text, to);
@@ -198,9 +211,9 @@ static int check_to(const char *to, bool star, struct km_errtext *err)
 		return km_errtext_set(err, KM_EINVAL,
 				      "must be a path or a URL of http or https with a host");
 	/* What stands for "*" comes from the stranger: never in the host. */
-	if (n && !text[n] && strlen(to) > n)
+	if (n && text[n] != '/' && to[strlen(text)])
 		return km_errtext_set(err, KM_EINVAL, "may have \"*\" only behind a path's \"/\"");
-	text[n + strcspn(text + n, "?#")] = '\0';
+	text[n + strcspn(text + n, "?")] = '\0';
 	return text[n] ? place_path(path, text + n, err) : 0;
 }
 
@@ -275,7 +288,7 @@ static bool led_to(char out[static PLACE_PATH_STRLEN], const char *to, const cha
 	if (text[0] != '/' &&
 	    (n == 0 || !same_host(domain, hp.host) || (hp.port != 443 && hp.port != 80)))
 		return false;
-	text[n + strcspn(text + n, "?#")] = '\0';
+	text[n + strcspn(text + n, "?")] = '\0';
 	return place_path(out, text[n] ? text + n : "/", &err) == 0;
 }
 

@@ -11,6 +11,7 @@
 #include <strings.h>
 
 #define MAX_CA_BYTES 65536
+#define MAX_CA 64
 #define MAX_TITLE 200
 #define MAX_TEXT 4000
 #define YEAR_S 31536000
@@ -88,13 +89,15 @@ json_t *option_ca(const json_t *v, const char *at, struct details *d)
 	BIO *out = s ? BIO_new(BIO_s_mem()) : NULL;
 	json_t *got = NULL;
 	char *text;
+	int count = 0;
 	if (!out)
 		goto out;
 	if (strstr(s, "PRIVATE KEY-----")) {
 		details_add(d, at,
 			    "holds a private key, which control must not see; give certificates");
-	} else if (strlen(s) > MAX_CA_BYTES || read_certificates(out, s) == 0) {
-		details_add(d, at, "must be one or more certificates in PEM, at most %d bytes",
+	} else if (strlen(s) > MAX_CA_BYTES || (count = read_certificates(out, s)) == 0 ||
+		   count > MAX_CA) {
+		details_add(d, at, "must be 1 to %d certificates in PEM, at most %d bytes", MAX_CA,
 			    MAX_CA_BYTES);
 	} else {
 		long n = BIO_get_mem_data(out, &text);

@@ -97,6 +97,9 @@ int place_tunnel_path(char out[static PLACE_PATH_STRLEN], const char *in, struct
 	int rc = place_path(out, in, err);
 	if (rc)
 		return rc;
+	if (strchr(out, ';'))
+		return km_errtext_set(
+		    err, KM_EINVAL, "may not hold ';', which some servers take for the path's end");
 	size_t n = strlen(out);
 	if (out[n - 1] == '/')
 		out[n - 1] = '\0';

@@ -16,7 +16,7 @@
  * is longer than 1,024 bytes. */
 int place_path(char out[static PLACE_PATH_STRLEN], const char *in, struct km_errtext *err)
     __attribute__((warn_unused_result));
-/* The same for a tunnel's path, without "/" at its end; "" for the whole domain. */
+/* The same for a tunnel's path, without ";" and "/" at its end; "" for the whole domain. */
 int place_tunnel_path(char out[static PLACE_PATH_STRLEN], const char *in, struct km_errtext *err)
     __attribute__((warn_unused_result));
 /* Whether path is prefix or goes on after it with "/"; prefix is a tunnel's path ("": every path).

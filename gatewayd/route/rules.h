@@ -8,11 +8,12 @@
 
 #include "gatewayd/edge/http.h"
 #include "libkm/base/addr.h"
+#include "libkm/base/field.h"
 #include "libkm/msg/msg.h"
 #include <openssl/types.h>
 #include <stdatomic.h>
 
-#define RULES_FIELDS_BYTES 16384 /* of all header rules of one direction */
+#define RULES_FIELDS_BYTES KM_FIELD_RULES_BYTES /* of all header rules of one direction */
 
 /* How the target is spoken to. */
 enum route_proto {

@@ -6,6 +6,8 @@
 
 #include <stdbool.h>
 
+#define KM_FIELD_RULES_BYTES 16384 /* of all rules of one direction: names, values and 4 for each */
+
 /* Whether s is a token (RFC 9110, 5.6.2). */
 bool km_field_name_ok(const char *s);
 /* Whether s is a field's value (RFC 9110, 5.5) in ASCII: no control byte but a tab, no blank at its

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "controld/store/store.h"
 #include "tests/unit/controld/fixture.h"
+#include <glob.h>
 #include <signal.h>
 
 #define UUID_A "11111111-1111-4111-8111-111111111111"
@@ -124,6 +125,81 @@ static void newer_schema_is_refused(void **state)
 	fix_value(db, "DELETE FROM schema_migrations WHERE version = 9999");
 	assert_int_equal(rc, KM_EUNSUPPORTED);
 	assert_non_null(strstr(err.text, "9999"));
+}
+
+/* A database of its own as a program left it that knew the migrations up to a version. */
+static PGconn *older_schema(int version)
+{
+	char name[16], file[64], sql[128], *text, *conninfo;
+	glob_t g;
+	size_t n;
+
+	snprintf(name, sizeof(name), "older%d", version);
+	snprintf(sql, sizeof(sql), "CREATE DATABASE %s", name);
+	fix_value(db, sql);
+	conninfo = strdup(embedded_conninfo(fix.db));
+	const char *keys[] = {"dbname", "dbname", NULL}, *values[] = {conninfo, name, NULL};
+	PGconn *old = PQconnectdbParams(keys, values, 1);
+	assert_int_equal(PQstatus(old), CONNECTION_OK);
+	assert_string_equal(PQdb(old), name);
+	fix_value(old, "SET client_min_messages = warning");
+	fix_value(
+	    old, "CREATE TABLE schema_migrations (version integer PRIMARY KEY, name text NOT NULL, "
+		 "applied_at timestamptz NOT NULL DEFAULT now())");
+	for (int v = 1; v <= version; v++) {
+		snprintf(file, sizeof(file), "controld/migrations/%04d_*.sql", v);
+		assert_int_equal(glob(file, 0, NULL, &g), 0);
+		assert_int_equal(km_file_read(g.gl_pathv[0], 1 << 20, &text, &n), 0);
+		fix_value(old, text);
+		free(text);
+		globfree(&g);
+		snprintf(sql, sizeof(sql), "INSERT INTO schema_migrations VALUES (%d, 'x')", v);
+		fix_value(old, sql);
+	}
+	free(conninfo);
+	return old;
+}
+
+/* What an older version has stored is what gateways are told by this one, and can be changed. */
+static void older_schemas_are_brought_forward(void **state)
+{
+	static const char tunnel[] = "00000000-0000-4000-8000-00000000000a";
+	char sql[128];
+
+	(void)state;
+	for (int v = 1; v < migrate_known(); v++) {
+		struct km_errtext err = {""};
+		PGconn *old = older_schema(v);
+		int from, to;
+
+		fix_value(old, NEW_AGENT(UUID_A, "a"));
+		snprintf(sql, sizeof(sql), "INSERT INTO tunnels (id, domain) VALUES ('%s', 'a.b')",
+			 tunnel);
+		fix_value(old, sql);
+		fix_value(old,
+			  "INSERT INTO targets (id, tunnel_id, agent_id, address) SELECT '" UUID_B
+			  "', id, '" UUID_A "', 'x:1' FROM tunnels");
+		if (migrate_run(old, &from, &to, &err))
+			fail_msg("from %d: %s", v, err.text);
+		assert_int_equal(from, v);
+		assert_int_equal(to, migrate_known());
+		assert_string_equal(
+		    fix_value(old, "SELECT km_tunnel_json(id) - 'agentVirtualIp' FROM tunnels"),
+		    "{\"id\": \"00000000-0000-4000-8000-00000000000a\", \"tls\": \"auto\", "
+		    "\"domain\": \"a.b\", "
+		    "\"target\": \"x:1\", \"agentId\": \"" UUID_A "\", \"enabled\": true, "
+		    "\"protocol\": \"http\", \"targetId\": \"" UUID_B "\"}");
+		assert_string_equal(fix_value(old, "SELECT km_options_view(options) FROM tunnels"),
+				    "{}");
+		fix_value(old, "UPDATE tunnels SET path = '/p', options = '{\"maxBody\": 5}'; "
+			       "UPDATE targets SET protocol = 'h2c'");
+		assert_string_equal(fix_value(old,
+					      "SELECT (j->>'path') || (j->>'targetProtocol') || "
+					      "(j->'options') FROM (SELECT km_tunnel_json(id) AS j "
+					      "FROM tunnels) t"),
+				    "/ph2c{\"maxBody\": 5}");
+		PQfinish(old);
+	}
 }
 
 /* ---- requests ---- */
@@ -594,6 +670,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    T(migrations_run_once),
 	    T(newer_schema_is_refused),
+	    T(older_schemas_are_brought_forward),
 	    T(results_come_in_order),
 	    T(bad_requests_are_refused),
 	    T(all_or_nothing),
