@@ -93,7 +93,7 @@ void exchange_failed(struct exchange *x, int status, const char *why)
 	km_metric_add(sh->m_upstream_errors, 1);
 	atomic_fetch_add_explicit(&x->route.state->errors, 1, memory_order_relaxed);
 	if (km_log_allow(&sh->upstream_log, x->c->w->now, 10, 10000, &held))
-		km_warn("no answer from the target",
+		km_warn(status ? "no answer from the target" : "no connection to the agent",
 			km_ks("tunnel", km_uuid_str(x->route.tunnel, id)), km_ki("status", status),
 			km_ks("why", why), km_ki("held", held));
 }

@@ -98,7 +98,8 @@ void exchange_late(struct exchange *x);
 /* Gives back what it holds (upstream connection, route, counters); politely: the upstream
  * connection is ended with a FIN, else with a reset. Any time. */
 void exchange_drop(struct exchange *x, bool politely);
-/* Counts and logs that a target gave no whole answer. */
+/* Counts and logs that a target gave no whole answer; status 0: that its agent could not be reached, and
+ * nobody can be told (passthrough). */
 void exchange_failed(struct exchange *x, int status, const char *why);
 /* An empty buffer gives its memory back. */
 void exchange_quiet(struct km_buf *b);
