@@ -33,6 +33,9 @@ struct gw_settings {
 	int64_t header_timeout, idle_timeout, body_timeout, upstream_timeout, connect_timeout;
 	int64_t upgrade_timeout, drain_timeout;
 	int64_t max_header_size, max_header_fields;
+	bool http2;
+	int64_t h2_max_streams, h2_stream_window, h2_connection_window;
+	char *h2_resets;
 	int64_t pool_idle_timeout, pool_size;
 };
 

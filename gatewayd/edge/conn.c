@@ -2,6 +2,7 @@
 /* A stranger's connection from accept to close; its requests are in front_h1.c. */
 #include "gatewayd/edge/conn.h"
 #include "gatewayd/edge/front_h1.h"
+#include "gatewayd/edge/front_h2.h"
 #include "gatewayd/edge/worker.h"
 #include "libkm/base/util.h"
 #include <errno.h>
@@ -107,6 +108,7 @@ static void conn_free(struct conn *c)
 	wait_end(c);
 	timer_stop(&w->timers, &c->timer);
 	exchange_drop(&c->x, c->polite);
+	h2_free(c, c->polite);
 	io_close(&c->io, c->polite);
 	tls_peer_clear(&c->peer);
 	km_buf_free(&c->in);
@@ -204,6 +206,8 @@ static bool tls_step(struct conn *c)
 	}
 	if (rc == 1) {
 		c->state = CONN_HEAD;
+		if (tls_is_h2(c->io.ssl))
+			h2_begin(c);
 		return true;
 	}
 	if (error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE)
@@ -241,6 +245,9 @@ static void on_late(struct timer *t)
 	case CONN_EXCHANGE:
 		exchange_late(&c->x);
 		break;
+	case CONN_H2:
+		h2_late(c);
+		break;
 	case CONN_PASS:
 		pass_late(c);
 		break;
@@ -265,6 +272,8 @@ void conn_drain(struct conn *c)
 {
 	bool waits = c->state == CONN_PROXIED || c->state == CONN_PEEK || c->state == CONN_TLS || c->state == CONN_WAIT ||
 		     (c->state == CONN_HEAD && !c->in.len && !c->out.len);
+	if (c->state == CONN_H2)
+		h2_drain(c);
 	if (waits)
 		timer_set(&c->w->timers, &c->timer, TIMER_LINGER, c->w->now);
 }
@@ -286,6 +295,8 @@ static bool step(struct conn *c)
 		return h1_head_step(c);
 	case CONN_EXCHANGE:
 		return exchange_step(&c->x);
+	case CONN_H2:
+		return h2_step(c);
 	case CONN_PASS:
 		return pass_step(c);
 	case CONN_LINGER:

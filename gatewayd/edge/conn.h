@@ -27,6 +27,7 @@ struct edge_shared {
 	const struct gw_settings *settings;
 	const struct route_table *routes;
 	struct tls *tls;
+	struct h2_shared *h2; /* NULL: not offered */
 	struct waits *waits;           /* NULL: no handshake waits */
 	struct challenges *challenges; /* NULL: none are answered */
 	struct http_limits limits;
@@ -55,6 +56,7 @@ struct worker {
 	_Atomic bool wake;        /* some of them have waited long enough: set by the main loop */
 	int64_t now; /* monotonic, of this turn of the loop */
 	bool draining;
+	bool closing; /* the turn of the loop is at its end: what was collected goes out */
 	struct http_request req; /* of the connection at hand */
 	struct http_response resp;
 	struct km_buf head; /* a head being written */
@@ -67,6 +69,7 @@ enum conn_state {
 	CONN_WAIT,     /* handshake that waits for a certificate */
 	CONN_HEAD,     /* HTTP/1: waits for a request's head */
 	CONN_EXCHANGE, /* HTTP/1: an exchange has it */
+	CONN_H2,       /* HTTP/2: a session has it */
 	CONN_PASS,     /* TLS that the target ends itself: bytes both ways */
 	CONN_LINGER,   /* answered for the last time; waits for the client to close */
 	CONN_OVER,     /* to be freed */
@@ -96,6 +99,7 @@ struct conn {
 	struct tls_peer peer;
 	struct timer timer;
 	struct h1_conn h1;
+	struct h2 *h2; /* with CONN_H2 */
 	struct exchange x; /* HTTP/1's, one after another; passthrough's */
 	struct conn *prev, *next, *later_next;
 	struct conn *wait_prev, *wait_next;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "gatewayd/edge/edge.h"
 #include "gatewayd/edge/conn.h"
+#include "gatewayd/edge/front_h2.h"
 #include "gatewayd/edge/listen.h"
 #include "gatewayd/edge/worker.h"
 #include "libkm/base/util.h"
@@ -289,6 +290,8 @@ int edge_start(struct edge **out, const struct edge_opts *o, struct km_errtext *
 	e->asked_arg = o->arg;
 	if (!(e->sh.admit = admit_new(s, e->sh.max_conns)))
 		goto fail;
+	if (s->http2 && !(e->sh.h2 = h2_shared_new(s)))
+		goto fail;
 	if (o->asked && s->acme_wait && !(e->sh.waits = waits_new()))
 		goto fail;
 	const struct tls_opts tls = {.routes = o->routes,
@@ -296,6 +299,7 @@ int edge_start(struct edge **out, const struct edge_opts *o, struct km_errtext *
 				     .challenges = o->challenges,
 				     .waits = e->sh.waits,
 				     .ask = ask_main,
+				     .http2 = s->http2,
 				     .arg = e};
 	if (!(e->sh.to_main = km_mailbox_new(2 * WAITS_MAX)) || !(e->sh.tls = tls_new(&tls)) ||
 	    !(e->notes = event_new(base, km_mailbox_fd(e->sh.to_main), EV_READ | EV_PERSIST,
@@ -349,6 +353,7 @@ void edge_free(struct edge *e)
 	if (e->late)
 		event_free(e->late);
 	tls_free(e->sh.tls);
+	h2_shared_free(e->sh.h2);
 	waits_free(e->sh.waits);
 	admit_free(e->sh.admit);
 	km_mailbox_free(e->sh.to_main, note_drop);

@@ -35,6 +35,7 @@ void exchange_init(struct exchange *x, struct conn *c, const struct front *front
 	x->in = in;
 	x->out = out;
 	x->timer = timer;
+	x->high = CONN_HIGH;
 	km_buf_init(&x->again, c->w->sh->buf_max);
 }
 
@@ -181,7 +182,7 @@ void exchange_begin(struct exchange *x, const struct http_request *r)
 
 	x->state = EXCHANGE_RUNS;
 	x->upgrade = r->upgrade;
-	x->trailers = r->te_trailers;
+	x->trailers = r->te_trailers || r->major == 2;
 	km_buf_clear(&w->head);
 	if (heads_request(&w->head, r, &c->addr, c->secure)) {
 		fail(x, 502, "no memory");
@@ -225,7 +226,7 @@ static bool connect_check(struct exchange *x)
 
 static bool client_read(struct exchange *x)
 {
-	if (x->in->len >= CONN_READ || (!x->req.done && x->up->out.len >= CONN_HIGH))
+	if (x->in->len >= CONN_READ || (!x->req.done && x->up->out.len >= x->high))
 		return false;
 	return x->front->read(x);
 }
@@ -247,7 +248,7 @@ static bool request_move(struct exchange *x)
 		return false;
 	if (x->up->no_write) {
 		km_buf_clear(x->in); /* the target takes no more of it */
-	} else if (body_move(&x->req, x->in, &x->up->out, CONN_HIGH, &x->bytes_in) ||
+	} else if (body_move(&x->req, x->in, &x->up->out, x->high, &x->bytes_in) ||
 		   (x->in_ended && !x->in->len && body_source_ended(&x->req, &x->up->out))) {
 		request_bad(x);
 		return true;
@@ -268,8 +269,10 @@ static bool up_read(struct exchange *x)
 {
 	struct up *u = x->up;
 	size_t head = x->c->w->sh->limits.head;
-	size_t most = x->answer_begun || head < CONN_HIGH ? CONN_HIGH : head;
-	if (!u->connected || u->ended || x->out->len >= CONN_HIGH || !u->back->read(u, most))
+	size_t most = x->answer_begun || head < x->high ? x->high : u->in.len + x->high;
+	if (!x->answer_begun && most > head)
+		most = head;
+	if (!u->connected || u->ended || x->out->len >= x->high || !u->back->read(u, most))
 		return false;
 	x->answer_any |= u->in.len > 0;
 	return true;
@@ -282,6 +285,9 @@ static int upgraded(struct exchange *x, const struct http_response *r)
 {
 	if (!x->upgrade || !r->upgrade)
 		return KM_EPROTO;
+	int rc = x->front->interim(x, r);
+	if (rc)
+		return rc;
 	x->answer_begun = true;
 	x->status = 101;
 	x->state = EXCHANGE_RAW;
@@ -289,7 +295,7 @@ static int upgraded(struct exchange *x, const struct http_response *r)
 	body_begin(&x->req, HTTP_BODY_CLOSE, 0, false);
 	body_begin(&x->resp, HTTP_BODY_CLOSE, 0, false);
 	limit_time(x, TIMER_UPGRADE);
-	return x->front->interim(x, r);
+	return 0;
 }
 
 static int interim(struct exchange *x, const struct http_response *r)
@@ -367,7 +373,7 @@ static bool answer_move(struct exchange *x)
 	size_t before = u->in.len;
 	if (!x->answer_begun)
 		return false;
-	if (body_move(&x->resp, &u->in, x->out, CONN_HIGH, &x->bytes_out)) {
+	if (body_move(&x->resp, &u->in, x->out, x->high, &x->bytes_out)) {
 		fail(x, 502, "malformed body of the answer");
 		return true;
 	}

@@ -59,6 +59,7 @@ struct exchange {
 	const struct front *front;
 	struct km_buf *in, *out; /* what has come from the client; what goes to it */
 	struct timer *timer;
+	size_t high; /* bytes of either body that are held at most, about: CONN_HIGH or less */
 	/* All below is one request's. */
 	enum exchange_state state;
 	struct up *up; /* NULL: none (yet) */

@@ -96,6 +96,11 @@ static bool name_ok(struct http_str name)
 	return !bad;
 }
 
+bool h2_field_ok(struct http_str name, struct http_str value)
+{
+	return name_ok(name) && value_ok(value);
+}
+
 /* Fields that speak of one connection (RFC 9113 section 8.2.2). */
 static bool connection_specific(struct http_str name, struct http_str value)
 {

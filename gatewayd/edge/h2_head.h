@@ -46,6 +46,8 @@ bool h2_head_bomb(const struct h2_head *h);
  * a few words for the log. r->method and r->head are right, or empty, in any case. */
 int h2_head_end(struct h2_head *h, bool body, const char ws_key[static H2_WS_KEY],
 		struct http_request *r, const char **why);
+/* Whether HTTP/2 may have such a field (RFC 9113 section 8.2.1), as far as HTTP/1 cannot see it. */
+bool h2_field_ok(struct http_str name, struct http_str value);
 void h2_head_free(struct h2_head *h);
 
 #endif

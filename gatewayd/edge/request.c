@@ -14,7 +14,6 @@ void request_refuse(struct exchange *x, int status, const char *why)
 	if (km_log_allow(&sh->bad_log, c->w->now, 10, 10000, &held))
 		km_info("bad request", km_ks("client", km_addr_str(&c->addr, ip)),
 			km_ki("status", status), km_ks("why", why), km_ki("held", held));
-	x->html = x->head = false;
 	exchange_answer(x, status, NULL, true);
 }
 

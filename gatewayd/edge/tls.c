@@ -143,11 +143,12 @@ static int on_certificate(SSL *ssl, void *arg)
 static int on_alpn(SSL *ssl, const unsigned char **out, unsigned char *outlen,
 		   const unsigned char *in, unsigned int inlen, void *arg)
 {
-	static const unsigned char http[] = "\x08http/1.1", acme[] = "\x0a" CHALLENGE_ALPN;
+	static const unsigned char http[] = "\x02h2\x08http/1.1", acme[] = "\x0a" CHALLENGE_ALPN;
+	const struct tls *t = arg;
 	const struct tls_peer *peer = SSL_get_app_data(ssl);
-	const unsigned char *ours = peer->challenge ? acme : http;
-	(void)arg;
-	return SSL_select_next_proto((unsigned char **)out, outlen, ours, 1u + ours[0], in, inlen) ==
+	const unsigned char *ours = peer->challenge ? acme : t->o.http2 ? http : http + 3;
+	unsigned int n = ours == http ? sizeof(http) - 1 : 1u + ours[0];
+	return SSL_select_next_proto((unsigned char **)out, outlen, ours, n, in, inlen) ==
 		       OPENSSL_NPN_NEGOTIATED
 		   ? SSL_TLSEXT_ERR_OK
 		   : SSL_TLSEXT_ERR_ALERT_FATAL;
@@ -231,6 +232,14 @@ static void metrics_make(struct tls *t)
 					  "TLS handshakes refused before they began.");
 	t->challenged = km_metric(KM_METRIC_COUNTER, "kakuremichi_acme_challenges_answered_total",
 				  "type=\"tls-alpn-01\"", "Challenges of CAs answered.");
+}
+
+bool tls_is_h2(const SSL *ssl)
+{
+	const unsigned char *p;
+	unsigned int n;
+	SSL_get0_alpn_selected(ssl, &p, &n);
+	return n == 2 && !memcmp(p, "h2", 2);
 }
 
 struct tls *tls_new(const struct tls_opts *o)

@@ -19,6 +19,7 @@ struct tls_opts {
 	 * or late. False: nobody can be told. Any worker's thread. */
 	bool (*ask)(void *arg, const char *domain);
 	void *arg;
+	bool http2; /* is offered */
 };
 /* What o points to must outlive it. NULL: OpenSSL refused (its queue says why). */
 struct tls *tls_new(const struct tls_opts *o);
@@ -44,5 +45,7 @@ struct tls_peer {
 void tls_peer_clear(struct tls_peer *peer);
 /* A server side without a BIO (io_open, io_secure); peer must outlive it. NULL: no memory. */
 SSL *tls_accept(struct tls *t, struct tls_peer *peer);
+/* Whether the handshake, which is done, has chosen HTTP/2. */
+bool tls_is_h2(const SSL *ssl);
 
 #endif

@@ -209,12 +209,14 @@ static void later_run(struct worker *w)
 {
 	struct conn *c, *list = w->later;
 	w->later = NULL;
+	w->closing = true;
 	LL_FOREACH2(list, c, later_next)
 	c->later_on = false;
 	while ((c = list)) {
 		list = c->later_next;
 		conn_drive(c);
 	}
+	w->closing = false;
 }
 
 static void drain(struct worker_thread *t)

@@ -547,9 +547,11 @@ def test_tls_versions(gw):
         with gw.tls(maximum_version=version, minimum_version=version) as s:
             assert Client(s).get("/echo").status == 200
     with gw.tls(set_alpn_protocols=["h2", "http/1.1"]) as s:
+        assert s.selected_alpn_protocol() == "h2"
+    with gw.tls(set_alpn_protocols=["http/1.1"]) as s:
         assert s.selected_alpn_protocol() == "http/1.1"
     with pytest.raises(ssl.SSLError):
-        gw.tls(set_alpn_protocols=["h2"])
+        gw.tls(set_alpn_protocols=["h3"])
 
 
 def test_session_resumption(gw):
