@@ -10,7 +10,9 @@
 #include "gatewayd/mesh/mesh.h"
 #include "gatewayd/peers.h"
 #include "gatewayd/settings.h"
+#include "gatewayd/tunnel_metrics.h"
 #include "libkm/base/log.h"
+#include "libkm/base/metrics.h"
 #include "libkm/base/util.h"
 #include "libkm/event/httpd.h"
 #include "libkm/host/net.h"
@@ -22,7 +24,7 @@
 struct gateway {
 	struct gw_settings settings;
 	struct event_base *base;
-	struct event *sigterm, *sigint;
+	struct event *sigterm, *sigint, *sighup;
 	struct km_host_net *host_net;
 	struct km_privnet *net; /* NULL while it is being made anew */
 	struct route_table *routes;
@@ -36,6 +38,7 @@ struct gateway {
 	struct edge *edge;
 	struct control *control;
 	struct km_httpd *metrics;
+	struct tunnel_metrics *tunnels;
 	bool draining, drained, quiet; /* quiet: no order's answer is waited for */
 	int status;
 };
@@ -104,6 +107,13 @@ static void on_signal(evutil_socket_t sig, short what, void *arg)
 	edge_drain(g->edge, on_drained, g);
 }
 
+static void on_sighup(evutil_socket_t sig, short what, void *arg)
+{
+	struct gateway *g = arg;
+	(void)sig, (void)what;
+	edge_reopen_logs(g->edge);
+}
+
 static const char *ready(void *arg)
 {
 	struct gateway *g = arg;
@@ -121,7 +131,8 @@ static int signals_make(struct gateway *g, struct km_errtext *err)
 	signal(SIGPIPE, SIG_IGN);
 	g->sigterm = evsignal_new(g->base, SIGTERM, on_signal, g);
 	g->sigint = evsignal_new(g->base, SIGINT, on_signal, g);
-	if (!g->sigterm || !g->sigint || event_add(g->sigterm, NULL) || event_add(g->sigint, NULL))
+	g->sighup = evsignal_new(g->base, SIGHUP, on_sighup, g);
+	if (!g->sighup || event_add(g->sighup, NULL) || !g->sigterm || !g->sigint || event_add(g->sigterm, NULL) || event_add(g->sigint, NULL))
 		return km_errtext_set(err, KM_ENOMEM, "no memory");
 	return 0;
 }
@@ -244,12 +255,18 @@ static int start(struct gateway *g, struct km_errtext *err)
 	if ((rc = control_start(&g->control, &control, err)) ||
 	    (rc = edge_start(&g->edge, &edge, err)))
 		return rc;
+	if (!(g->tunnels = tunnel_metrics_new(g->routes, (size_t)s->metrics_tunnels)))
+		return km_errtext_set(err, KM_ENOMEM, "no memory");
+	km_metrics_also(tunnel_metrics_print, g->tunnels);
 	return km_httpd_start(&g->metrics, g->base, s->host.metrics_listen, ready, g, err);
 }
 
 static void stop(struct gateway *g)
 {
 	km_httpd_free(g->metrics);
+	if (g->tunnels)
+		km_metrics_also(NULL, g->tunnels);
+	tunnel_metrics_free(g->tunnels);
 	edge_free(g->edge);
 	control_free(g->control);
 	acme_mesh(g->acme, NULL);
@@ -264,6 +281,8 @@ static void stop(struct gateway *g)
 			event_free(g->sigterm);
 		if (g->sigint)
 			event_free(g->sigint);
+		if (g->sighup)
+			event_free(g->sighup);
 		event_base_free(g->base);
 	}
 	certs_free(g->certs);

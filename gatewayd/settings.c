@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "gatewayd/settings.h"
+#include "gatewayd/edge/access.h"
 #include "libkm/base/addr.h"
 #include "libkm/base/prefixes.h"
 #include "libkm/base/util.h"
@@ -8,6 +9,7 @@
 #include <string.h>
 
 const char *const gw_certificate_keys[] = {"ecdsa", "rsa", "both", NULL};
+const char *const gw_access_formats[] = {"text", "json", NULL}; /* as enum access_format */
 const char *const gw_dns_providers[] = {"none", "rfc2136", "cloudflare", "route53", "hook", NULL};
 
 static const char *https_url_check(const char *v)
@@ -44,6 +46,19 @@ static const char *rate_check(const char *v)
 {
 	int64_t n, ms;
 	return gw_rate_parse(&n, &ms, v) ? "not a number/time such as 300/3h" : NULL;
+}
+
+static const char *access_log_check(const char *v)
+{
+	return strcmp(v, "off") && strcmp(v, "journald") && v[0] != '/'
+		   ? "not off, journald or the absolute path of a file"
+		   : NULL;
+}
+
+static const char *sample_check(const char *v)
+{
+	uint64_t n;
+	return access_sample_parse(&n, v) ? "not a share such as 1/100 or 2.5%" : NULL;
 }
 
 #define AT(member) offsetof(struct gw_settings, member)
@@ -384,6 +399,42 @@ static const struct km_opt opts[] = {
      .min = 0,
      .max = 4096,
      .help = "Unused connections kept for one target, in each worker."},
+    {.key = "access_log",
+     .type = KM_OPT_STRING,
+     .offset = AT(access_log),
+     .check = access_log_check,
+     .def = "off",
+     .help = "Where each request leaves a line: the absolute path of a file, journald (fields KM_*), or "
+	     "off. A file that was moved away is made anew within a second, at once after SIGHUP. Lines "
+	     "that cannot be written as fast as they come are dropped and counted."},
+    {.key = "access_log_format",
+     .type = KM_OPT_ENUM,
+     .offset = AT(access_log_format),
+     .def = "text",
+     .choices = gw_access_formats,
+     .help = "Of a file: text (the combined format of other servers, then key=value) or json (an object "
+	     "a line). gatewayd(8) lists the fields."},
+    {.key = "access_log_sample",
+     .type = KM_OPT_STRING,
+     .offset = AT(access_log_sample),
+     .check = sample_check,
+     .def = "100%",
+     .help = "How many of the requests are logged, as 1/N or a percentage; those answered with 5xx "
+	     "always are."},
+    {.key = "access_log_query",
+     .type = KM_OPT_BOOL,
+     .offset = AT(access_log_query),
+     .def = "on",
+     .help = "Off: what follows the question mark of a path or a referer, which may be a secret, is not "
+	     "logged."},
+    {.key = "metrics_tunnels",
+     .type = KM_OPT_INT,
+     .offset = AT(metrics_tunnels),
+     .def = "1000",
+     .min = 0,
+     .max = 10000,
+     .help = "So many tunnels have metrics of their own: the first that have requests. All others are "
+	     "summed as domain=\"other\"."},
     KM_HOST_OPTS_OUTPUT(struct gw_settings, host, "9101"),
 };
 

@@ -37,6 +37,11 @@ struct gw_settings {
 	int64_t h2_max_streams, h2_stream_window, h2_connection_window;
 	char *h2_resets;
 	int64_t pool_idle_timeout, pool_size;
+	char *access_log; /* "off", "journald" or a path */
+	int access_log_format; /* enum access_format */
+	char *access_log_sample;
+	bool access_log_query;
+	int64_t metrics_tunnels;
 };
 
 extern const struct km_conf_spec gw_settings_spec;

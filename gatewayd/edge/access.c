@@ -11,40 +11,23 @@
  * fit. */
 #define WORST(n) (6 * ((n) + 3))
 _Static_assert(WORST(ACCESS_PATH_MAX) + WORST(ACCESS_AGENT_MAX) + WORST(ACCESS_REFERER_MAX) +
-		       WORST(HTTP_HOST_MAX) + WORST(HTTP_METHOD_MAX) + 2048 <=
+		       WORST(HTTP_HOST_MAX) + WORST(HTTP_METHOD_MAX) + WORST(ACCESS_ERROR_MAX) +
+		       2048 <=
 		   ACCESS_LINE_MAX,
 	       "an entry fits");
 
-static char *put(char *p, const char *s)
-{
-	size_t n = strlen(s);
-	memcpy(p, s, n);
-	return p + n;
-}
-
-static char *put_num(char *p, uint64_t n)
-{
-	char digits[20], *d = digits + sizeof(digits);
-	do
-		*--d = (char)('0' + n % 10);
-	while (n /= 10);
-	size_t len = (size_t)(digits + sizeof(digits) - d);
-	memcpy(p, d, len);
-	return p + len;
-}
-
 static char *put_ms(char *p, int64_t ms)
 {
-	return put_num(p, ms < 0 ? 0 : (uint64_t)ms);
+	return km_put_u64(p, ms < 0 ? 0 : (uint64_t)ms);
 }
 
 static char *put_addr(char *p, const struct km_addr *a)
 {
 	char text[KM_ADDR_STRLEN];
 	if (a->family != AF_INET)
-		return put(p, a->family ? km_addr_str(a, text) : "-");
+		return stpcpy(p, a->family ? km_addr_str(a, text) : "-");
 	for (int i = 0; i < 4; i++) {
-		p = put_num(p, a->ip[i]);
+		p = km_put_u64(p, a->ip[i]);
 		*p++ = '.';
 	}
 	return p - 1;
@@ -98,9 +81,9 @@ static char *put_utf8(char *p, const char *s, size_t n)
 		if (c == '"' || c == '\\')
 			*p++ = '\\';
 		if (!len) {
-			p = put(p, "\\ufffd");
+			p = stpcpy(p, "\\ufffd");
 		} else if (control) {
-			p = put(p, "\\u00");
+			p = stpcpy(p, "\\u00");
 			*p++ = hex[c >> 4];
 			*p++ = hex[c & 15];
 		} else {
@@ -116,7 +99,7 @@ static char *put_foreign(char *p, enum access_format how, struct http_str s, siz
 {
 	size_t n = s.n > max ? max : s.n;
 	p = how == ACCESS_JSON ? put_utf8(p, s.p, n) : put_ascii(p, s.p, n);
-	return s.n > max ? put(p, "...") : p;
+	return s.n > max ? stpcpy(p, "...") : p;
 }
 
 /* ---- time ---- */
@@ -136,7 +119,7 @@ static void clock_set(struct access_clock *c, int64_t second)
 
 static char *put_iso(char *p, int64_t wall_ms, const struct access_clock *c)
 {
-	p = put(p, c->iso);
+	p = stpcpy(p, c->iso);
 	unsigned ms = wall_ms < 0 ? 0 : (unsigned)(wall_ms % 1000);
 	*p++ = '.';
 	*p++ = (char)('0' + ms / 100);
@@ -150,12 +133,12 @@ static char *put_iso(char *p, int64_t wall_ms, const struct access_clock *c)
 
 static char *put_version(char *p, const struct access_entry *e)
 {
-	p = put(p, "HTTP/");
-	p = put_num(p, e->major);
+	p = stpcpy(p, "HTTP/");
+	p = km_put_u64(p, e->major);
 	if (e->major > 1)
 		return p;
 	*p++ = '.';
-	return put_num(p, e->minor);
+	return km_put_u64(p, e->minor);
 }
 
 static char *put_uuid(char *p, const uint8_t *id)
@@ -177,10 +160,10 @@ static const char *upstream_name(enum access_upstream u)
 static char *put_request_line(char *p, enum access_format how, const struct access_entry *e)
 {
 	if (!e->method.n)
-		return put(p, "-");
+		return stpcpy(p, "-");
 	p = put_foreign(p, how, e->method, HTTP_METHOD_MAX);
 	*p++ = ' ';
-	p = e->path.n ? put_foreign(p, how, e->path, ACCESS_PATH_MAX) : put(p, "/");
+	p = e->path.n ? put_foreign(p, how, e->path, ACCESS_PATH_MAX) : stpcpy(p, "/");
 	*p++ = ' ';
 	return put_version(p, e);
 }
@@ -189,7 +172,7 @@ static char *put_request_line(char *p, enum access_format how, const struct acce
 static char *put_quoted(char *p, struct http_str s, size_t max)
 {
 	*p++ = '"';
-	p = s.n ? put_foreign(p, ACCESS_TEXT, s, max) : put(p, "-");
+	p = s.n ? put_foreign(p, ACCESS_TEXT, s, max) : stpcpy(p, "-");
 	*p++ = '"';
 	return p;
 }
@@ -197,36 +180,38 @@ static char *put_quoted(char *p, struct http_str s, size_t max)
 static char *text(char *p, const struct access_entry *e, const struct access_clock *c)
 {
 	p = put_addr(p, &e->client);
-	p = put(p, " - - [");
-	p = put(p, c->clf);
-	p = put(p, "] \"");
+	p = stpcpy(p, " - - [");
+	p = stpcpy(p, c->clf);
+	p = stpcpy(p, "] \"");
 	p = put_request_line(p, ACCESS_TEXT, e);
-	p = put(p, "\" ");
-	p = put_num(p, (uint64_t)e->status);
+	p = stpcpy(p, "\" ");
+	p = km_put_u64(p, (uint64_t)e->status);
 	*p++ = ' ';
-	p = put_num(p, e->bytes_out);
+	p = km_put_u64(p, e->bytes_out);
 	*p++ = ' ';
 	p = put_quoted(p, e->referer, ACCESS_REFERER_MAX);
 	*p++ = ' ';
 	p = put_quoted(p, e->agent, ACCESS_AGENT_MAX);
-	p = put(p, " time=");
+	p = stpcpy(p, " time=");
 	p = put_iso(p, e->wall_ms, c);
-	p = put(p, " host=");
-	p = e->host.n ? put_quoted(p, e->host, HTTP_HOST_MAX) : put(p, "-");
-	p = put(p, " in=");
-	p = put_num(p, e->bytes_in);
-	p = put(p, " ms=");
+	p = stpcpy(p, " host=");
+	p = e->host.n ? put_quoted(p, e->host, HTTP_HOST_MAX) : stpcpy(p, "-");
+	p = stpcpy(p, " in=");
+	p = km_put_u64(p, e->bytes_in);
+	p = stpcpy(p, " ms=");
 	p = put_ms(p, e->duration_ms);
-	p = put(p, " first_ms=");
-	p = e->first_byte_ms < 0 ? put(p, "-") : put_ms(p, e->first_byte_ms);
-	p = put(p, " tunnel=");
-	p = e->tunnel ? put_uuid(p, e->tunnel) : put(p, "-");
-	p = put(p, " upstream=");
-	p = put(p, e->upstream ? upstream_name(e->upstream) : "-");
-	p = put(p, " tls=");
-	p = put(p, e->tls ? e->tls : "-");
-	p = put(p, " error=");
-	p = put(p, e->error ? e->error : "-");
+	p = stpcpy(p, " first_ms=");
+	p = e->first_byte_ms < 0 ? stpcpy(p, "-") : put_ms(p, e->first_byte_ms);
+	p = stpcpy(p, " tunnel=");
+	p = e->tunnel ? put_uuid(p, e->tunnel) : stpcpy(p, "-");
+	p = stpcpy(p, " upstream=");
+	p = stpcpy(p, e->upstream ? upstream_name(e->upstream) : "-");
+	p = stpcpy(p, " tls=");
+	p = stpcpy(p, e->tls ? e->tls : "-");
+	p = stpcpy(p, " error=");
+	p = e->error
+		? put_quoted(p, (struct http_str){e->error, strlen(e->error)}, ACCESS_ERROR_MAX)
+		: stpcpy(p, "-");
 	*p++ = '\n';
 	return p;
 }
@@ -235,11 +220,11 @@ static char *text(char *p, const struct access_entry *e, const struct access_clo
 static char *key(char *p, enum access_format how, const char *name)
 {
 	if (how == ACCESS_JSON) {
-		p = put(p, ",\"");
-		p = put(p, name);
-		return put(p, "\":");
+		p = stpcpy(p, ",\"");
+		p = stpcpy(p, name);
+		return stpcpy(p, "\":");
 	}
-	p = put(p, "KM_");
+	p = stpcpy(p, "KM_");
 	for (; *name; name++)
 		*p++ = *name >= 'a' && *name <= 'z' ? (char)(*name - 'a' + 'A') : *name;
 	*p++ = '=';
@@ -265,12 +250,12 @@ static char *end(char *p, enum access_format how, bool string)
 
 static char *number(char *p, enum access_format how, const char *name, uint64_t n)
 {
-	return end(put_num(key(p, how, name), n), how, false);
+	return end(km_put_u64(key(p, how, name), n), how, false);
 }
 
 static char *word(char *p, enum access_format how, const char *name, const char *s)
 {
-	return s ? end(put(string_begin(p, how, name), s), how, true) : p;
+	return s ? end(stpcpy(string_begin(p, how, name), s), how, true) : p;
 }
 
 static char *foreign(char *p, enum access_format how, const char *name, struct http_str s,
@@ -300,27 +285,28 @@ static char *members(char *p, enum access_format how, const struct access_entry 
 	p = foreign(p, how, "user_agent", e->agent, ACCESS_AGENT_MAX);
 	p = foreign(p, how, "referer", e->referer, ACCESS_REFERER_MAX);
 	p = word(p, how, "tls", e->tls);
-	return word(p, how, "error", e->error);
+	struct http_str error = {e->error, e->error ? strlen(e->error) : 0};
+	return foreign(p, how, "error", error, ACCESS_ERROR_MAX);
 }
 
 static char *json(char *p, const struct access_entry *e, const struct access_clock *c)
 {
-	p = put(p, "{\"time\":\"");
+	p = stpcpy(p, "{\"time\":\"");
 	p = put_iso(p, e->wall_ms, c);
 	*p++ = '"';
 	p = members(p, ACCESS_JSON, e);
-	return put(p, "}\n");
+	return stpcpy(p, "}\n");
 }
 
 static char *journal(char *p, const struct access_entry *e, const struct access_clock *c)
 {
-	p = put(p, "PRIORITY=6\nSYSLOG_IDENTIFIER=gatewayd-access\nMESSAGE=");
+	p = stpcpy(p, "PRIORITY=6\nSYSLOG_IDENTIFIER=gatewayd-access\nMESSAGE=");
 	p = put_addr(p, &e->client);
 	*p++ = ' ';
 	p = put_request_line(p, ACCESS_JOURNAL, e);
 	*p++ = ' ';
-	p = put_num(p, (uint64_t)e->status);
-	p = put(p, "\nKM_TIME=");
+	p = km_put_u64(p, (uint64_t)e->status);
+	p = stpcpy(p, "\nKM_TIME=");
 	p = put_iso(p, e->wall_ms, c);
 	*p++ = '\n';
 	p = members(p, ACCESS_JOURNAL, e);

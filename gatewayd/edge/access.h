@@ -12,6 +12,7 @@
 #define ACCESS_PATH_MAX 2048
 #define ACCESS_AGENT_MAX 384
 #define ACCESS_REFERER_MAX 1024
+#define ACCESS_ERROR_MAX 200
 #define ACCESS_LINE_MAX 32768 /* a line, with every byte escaped */
 
 enum access_format {
@@ -35,7 +36,7 @@ struct access_entry {
 	const uint8_t *tunnel;              /* 16 bytes */
 	enum access_upstream upstream;
 	const char *tls;   /* "TLSv1.3"; NULL: plain */
-	const char *error; /* one word, when the gateway itself answered */
+	const char *error; /* a few words, when the gateway itself answered */
 };
 
 /* What the formatting of one entry after another remembers. Zero-initialise. */

@@ -3,6 +3,7 @@
 #ifndef GATEWAYD_EDGE_CONN_H
 #define GATEWAYD_EDGE_CONN_H
 
+#include "gatewayd/edge/account.h"
 #include "gatewayd/edge/admit.h"
 #include "gatewayd/edge/exchange.h"
 #include "gatewayd/edge/io.h"
@@ -40,6 +41,9 @@ struct edge_shared {
 	struct km_metric *m_conns, *m_accepted, *m_requests, *m_bad, *m_bytes_in, *m_bytes_out,
 	    *m_upstream_errors, *m_handshake_errors, *m_paused, *m_challenged, *m_waiting,
 	    *m_passed, *m_refused[REFUSED_KINDS], *m_shed;
+	struct access_log *access;   /* NULL: none */
+	struct account_stats *stats; /* of each worker */
+	size_t stats_taken;
 	struct km_log_limit bad_log, upstream_log, accept_log, refused_log;
 };
 
@@ -60,6 +64,9 @@ struct worker {
 	struct http_request req; /* of the connection at hand */
 	struct http_response resp;
 	struct km_buf head; /* a head being written */
+	struct account_stats *stats;
+	struct access_lane *lane; /* of the access log; NULL: there is none */
+	int64_t wall_ahead;       /* what to add to `now` for the wall clock's time */
 };
 
 enum conn_state {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "gatewayd/edge/edge.h"
+#include "gatewayd/edge/access_log.h"
 #include "gatewayd/edge/conn.h"
 #include "gatewayd/edge/front_h2.h"
 #include "gatewayd/edge/listen.h"
@@ -144,6 +145,40 @@ void edge_cut(struct edge *e)
 		worker_cut(e->workers[i]);
 }
 
+/* ---- what is seen from outside ---- */
+
+void edge_reopen_logs(struct edge *e)
+{
+	if (e)
+		access_log_reopen(e->sh.access);
+}
+
+/* The sums over all workers. */
+static int metrics_print(void *arg, struct km_buf *out)
+{
+	static const char took[] = "kakuremichi_request_duration_seconds",
+			  first[] = "kakuremichi_first_byte_seconds";
+	struct edge *e = arg;
+	struct counts_sum all = {0}, to_first = {0};
+	for (size_t i = 0; i < e->sh.stats_taken; i++) {
+		counts_sum_add(&all, &e->sh.stats[i].requests);
+		counts_sum_add(&to_first, &e->sh.stats[i].first);
+	}
+	int rc = counts_print_head(out, "kakuremichi_responses_total", "counter",
+				   "Requests answered, by class of status; 4xx has those whose clients had gone.");
+	if (!rc)
+		rc = counts_print_classes(out, "kakuremichi_responses_total", "", &all, true);
+	if (!rc)
+		rc = counts_print_head(out, took, "histogram",
+				       "From a request's head to the end of its answer, but for upgraded ones.");
+	if (!rc)
+		rc = counts_print_histogram(out, took, "", &all);
+	if (!rc)
+		rc = counts_print_head(out, first, "histogram",
+				       "From a request's head to the first byte of its target's answer.");
+	return rc ? rc : counts_print_histogram(out, first, "", &to_first);
+}
+
 /* ---- start ---- */
 
 /* On each of these addresses, like l. */
@@ -240,6 +275,23 @@ static void metrics_make(struct edge_shared *sh)
 #undef COUNTER
 }
 
+static int access_start(struct edge *e, size_t lanes)
+{
+	const struct gw_settings *s = e->sh.settings;
+	bool journal = s->access_log && !strcmp(s->access_log, "journald");
+	struct access_log_opts o = {.format = journal ? ACCESS_JOURNAL
+						      : (enum access_format)s->access_log_format,
+				    .path = journal ? ACCESS_JOURNAL_SOCKET : s->access_log,
+				    .of_2_32 = 1ULL << 32,
+				    .query = s->access_log_query,
+				    .lanes = lanes};
+	if (!s->access_log || !strcmp(s->access_log, "off"))
+		return 0;
+	if (s->access_log_sample && access_sample_parse(&o.of_2_32, s->access_log_sample))
+		return KM_EINVAL;
+	return access_log_start(&e->sh.access, &o);
+}
+
 static size_t workers_wanted(const struct gw_settings *s)
 {
 	long cores = s->workers ? s->workers : sysconf(_SC_NPROCESSORS_ONLN);
@@ -249,7 +301,8 @@ static size_t workers_wanted(const struct gw_settings *s)
 static int workers_start(struct edge *e, const struct km_privnet *net, struct km_errtext *err)
 {
 	size_t n = workers_wanted(e->sh.settings);
-	if (!(e->workers = calloc(n, sizeof(*e->workers))))
+	if (!(e->workers = calloc(n, sizeof(*e->workers))) ||
+	    !(e->sh.stats = calloc(n, sizeof(*e->sh.stats))) || access_start(e, n))
 		return KM_ENOMEM;
 	for (size_t i = 0; i < n; i++) {
 		struct km_privnet *own;
@@ -309,6 +362,7 @@ int edge_start(struct edge **out, const struct edge_opts *o, struct km_errtext *
 		goto fail;
 	if ((rc = listeners_open(e, err)) || (rc = workers_start(e, o->net, err)))
 		goto fail;
+	km_metrics_also(metrics_print, e);
 	*out = e;
 	return 0;
 fail:
@@ -341,9 +395,12 @@ void edge_free(struct edge *e)
 {
 	if (!e)
 		return;
+	km_metrics_also(NULL, e);
 	for (size_t i = 0; i < e->n_workers; i++)
 		worker_free(e->workers[i]);
 	free(e->workers);
+	access_log_free(e->sh.access);
+	free(e->sh.stats);
 	listeners_close(e);
 	free(e->listeners);
 	if (e->notes)

@@ -39,6 +39,8 @@ void edge_agent_gone(struct edge *e, const struct km_addr *agent);
 /* The certificate of this domain can be had now (ok), or will not come soon: who waits for it goes on, in
  * every worker. Without anybody waiting it costs a look into a table. */
 void edge_certificate_settled(struct edge *e, const char *domain, bool ok);
+/* The access log's file is opened anew: it may have been moved away. */
+void edge_reopen_logs(struct edge *e);
 /* Stops listening without losing a connection that the kernel has taken, lets requests in flight
  * end (at most drain_timeout), and then calls done(arg) once, on the main loop. */
 void edge_drain(struct edge *e, void (*done)(void *arg), void *arg);

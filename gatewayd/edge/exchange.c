@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Both bodies stream at once; a full buffer on one side is not read into on the other. */
 #include "gatewayd/edge/exchange.h"
+#include "gatewayd/edge/access.h"
+#include "gatewayd/edge/account.h"
 #include "gatewayd/edge/conn.h"
 #include "gatewayd/edge/heads.h"
 #include "gatewayd/upstream/back.h"
@@ -43,17 +45,20 @@ void exchange_hold(struct exchange *x)
 {
 	x->active = x->listed = true;
 	DL_APPEND(x->c->w->running, x);
+	counts_bump(&x->route.state->active, 1);
 }
 
-static void account(struct exchange *x)
+static void settle(struct exchange *x)
 {
 	struct edge_shared *sh = x->c->w->sh;
 	struct route_state *s = x->route.state;
+	account_end(x);
 	if (x->active) {
+		counts_bump(&s->active, (uint64_t)-1);
 		atomic_fetch_add_explicit(&s->requests, 1, memory_order_relaxed);
 		atomic_fetch_add_explicit(&s->bytes_in, x->bytes_in, memory_order_relaxed);
 		atomic_fetch_add_explicit(&s->bytes_out, x->bytes_out, memory_order_relaxed);
-		route_state_put(s);
+		route_drop(&x->route);
 	}
 	if (x->bytes_in)
 		km_metric_add(sh->m_bytes_in, (int64_t)x->bytes_in);
@@ -68,7 +73,7 @@ void exchange_drop(struct exchange *x, bool politely)
 	pool_drop(w->pool, x->up, politely);
 	if (x->listed)
 		DL_DELETE(w->running, x);
-	account(x);
+	settle(x);
 	km_buf_free(&x->again);
 	body_end(&x->req);
 	body_end(&x->resp);
@@ -76,12 +81,21 @@ void exchange_drop(struct exchange *x, bool politely)
 	km_buf_init(&x->again, max);
 }
 
+void exchange_answer_as(struct exchange *x, struct heads_answer *a)
+{
+	x->status = a->status;
+	x->whole = true;
+	if (!x->error)
+		x->error = account_reason(a->status);
+	x->front->answer(x, a);
+	exchange_drop(x, false);
+}
+
 void exchange_answer(struct exchange *x, int status, const char *what, bool close)
 {
 	struct heads_answer a = {
 	    .status = status, .what = what, .html = x->html, .head = x->head, .close = close};
-	x->front->answer(x, &a);
-	exchange_drop(x, false);
+	exchange_answer_as(x, &a);
 }
 
 /* ---- failures ---- */
@@ -104,6 +118,7 @@ void exchange_failed(struct exchange *x, int status, const char *why)
 static void fail(struct exchange *x, int status, const char *why)
 {
 	exchange_failed(x, status, why);
+	x->error = why;
 	if (x->answer_begun)
 		x->front->cut(x);
 	else
@@ -128,6 +143,7 @@ static void up_failed(struct exchange *x, const char *why)
 		return;
 	}
 	x->up = u;
+	x->upstream = ACCESS_UP_NEW;
 	limit_time(x, TIMER_CONNECT);
 	if (u->back->request(u, km_buf_head(&x->again), x->again.len))
 		fail(x, 502, "no memory");
@@ -195,6 +211,7 @@ void exchange_begin(struct exchange *x, const struct http_request *r)
 		return;
 	}
 	struct up *u = x->up;
+	x->upstream = u->reused ? ACCESS_UP_REUSED : ACCESS_UP_NEW;
 	body_begin(&x->req, r->body, r->length,
 		   u->back->encodes &&
 		       (r->body == HTTP_BODY_CHUNKED || r->body == HTTP_BODY_CLOSE));
@@ -274,7 +291,10 @@ static bool up_read(struct exchange *x)
 		most = head;
 	if (!u->connected || u->ended || x->out->len >= x->high || !u->back->read(u, most))
 		return false;
-	x->answer_any |= u->in.len > 0;
+	if (!x->answer_any && u->in.len) {
+		x->answer_any = true;
+		x->first_byte = x->c->w->now;
+	}
 	return true;
 }
 
@@ -359,6 +379,7 @@ static void finish(struct exchange *x)
 		km_debug("request", km_ks("tunnel", km_uuid_str(x->route.tunnel, id)),
 			 km_ki("status", x->status), km_ki("in", x->bytes_in),
 			 km_ki("out", x->bytes_out));
+	x->whole = true;
 	x->front->done(x);
 	if (x->req.done && x->up_keep && !u->in.len && !u->out.len) {
 		pool_give(w->pool, u, w->now);
@@ -451,6 +472,7 @@ void exchange_late(struct exchange *x)
 {
 	struct up *u = x->up;
 	if (x->answer_begun) {
+		x->error = "no progress";
 		x->front->cut(x);
 	} else if (!u->connected) {
 		fail(x, 502, "connection to the agent took too long");

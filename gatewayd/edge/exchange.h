@@ -75,7 +75,12 @@ struct exchange {
 	bool in_shut, out_shut; /* passthrough: the end was passed on */
 	enum { LOST_NOT, LOST_AGENT, LOST_NET } lost; /* the ground under `up` has gone */
 	uint8_t interims;
-	int status;
+	int status;             /* of the answer: the target's, or the gateway's own */
+	bool whole;             /* the answer is whole */
+	uint8_t upstream;       /* enum access_upstream */
+	const char *error;      /* why the gateway itself has answered, or cut */
+	int64_t began, first_byte; /* monotonic: of the request, of the target's answer; 0: not (yet) */
+	struct access_note *note; /* for the access log; NULL: there is none */
 	struct body req, resp;
 	struct km_buf again; /* the head, while it may have to be sent once more */
 	uint64_t bytes_in, bytes_out;
@@ -94,6 +99,8 @@ void exchange_hold(struct exchange *x);
 bool exchange_step(struct exchange *x);
 /* An answer of the gateway's own, and the end of the exchange. what: see heads_answer. */
 void exchange_answer(struct exchange *x, int status, const char *what, bool close);
+/* The same with an answer of the caller's; x->error may say why, else its status does. */
+void exchange_answer_as(struct exchange *x, struct heads_answer *a);
 /* Its timer has ended. */
 void exchange_late(struct exchange *x);
 /* Gives back what it holds (upstream connection, route, counters); politely: the upstream

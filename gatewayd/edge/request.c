@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "gatewayd/edge/request.h"
+#include "gatewayd/edge/account.h"
 #include "gatewayd/edge/conn.h"
 #include "gatewayd/edge/heads.h"
 #include <string.h>
@@ -14,6 +15,8 @@ void request_refuse(struct exchange *x, int status, const char *why)
 	if (km_log_allow(&sh->bad_log, c->w->now, 10, 10000, &held))
 		km_info("bad request", km_ks("client", km_addr_str(&c->addr, ip)),
 			km_ki("status", status), km_ks("why", why), km_ki("held", held));
+	account_begin(x, NULL);
+	x->error = why;
 	exchange_answer(x, status, NULL, true);
 }
 
@@ -34,8 +37,7 @@ static void redirect_to_https(struct exchange *x, const struct http_request *r)
 		return;
 	}
 	a.location = (const char *)km_buf_head(location);
-	x->front->answer(x, &a);
-	exchange_drop(x, true);
+	exchange_answer_as(x, &a);
 }
 
 static const char acme_path[] = "/.well-known/acme-challenge/";
@@ -66,10 +68,12 @@ static bool challenge_answered(struct exchange *x, const struct http_request *r)
 /* A request for the tunnel of x->route. */
 static void tunnel_request(struct exchange *x, const struct http_request *r)
 {
-	if (x->route.enabled)
+	if (x->route.enabled) {
 		exchange_begin(x, r);
-	else
-		exchange_answer(x, 503, "Tunnel disabled", r->body != HTTP_BODY_NONE);
+		return;
+	}
+	x->error = "tunnel disabled";
+	exchange_answer(x, 503, "Tunnel disabled", r->body != HTTP_BODY_NONE);
 }
 
 static void plain_request(struct exchange *x, const struct http_request *r)
@@ -114,6 +118,7 @@ static void secure_request(struct exchange *x, const struct http_request *r)
 
 void request_serve(struct exchange *x, const struct http_request *r)
 {
+	account_begin(x, r);
 	x->head = r->head;
 	x->html = http_prefers_html(r->accept);
 	if (x->c->secure)

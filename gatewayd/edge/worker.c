@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <urcu/urcu-memb.h>
 
+#include "gatewayd/edge/access_log.h"
 #include "gatewayd/edge/conn.h"
 #include "gatewayd/edge/worker.h"
 #include "libkm/base/util.h"
@@ -197,7 +198,9 @@ static void waiting_wake(struct worker_thread *t)
 
 static void on_tick(struct worker_thread *t)
 {
+	t->w.wall_ahead = km_wall_ms() - t->w.now;
 	timers_run(&t->w.timers, t->w.now);
+	access_flush(t->w.lane);
 	waiting_wake(t);
 	shed(t); /* for the others, too, which may have none */
 	if (t->paused && room(t) > 0)
@@ -419,6 +422,9 @@ int worker_start(struct worker_thread **out, struct edge_shared *sh, const struc
 	struct worker *w = &t->w;
 	w->sh = sh;
 	w->now = km_now_ms();
+	w->wall_ahead = km_wall_ms() - w->now;
+	w->stats = &sh->stats[sh->stats_taken++];
+	w->lane = sh->access ? access_log_lane(sh->access, (size_t)(w->stats - sh->stats)) : NULL;
 	km_buf_init(&w->head, sh->buf_max);
 	timers_fill(&w->timers, sh->settings);
 	t->box = km_mailbox_new(COMMANDS);

@@ -9,6 +9,7 @@
 
 #include "gatewayd/route/path.h"
 #include "gatewayd/route/rules.h"
+#include "gatewayd/route/counts.h"
 #include "libkm/base/addr.h"
 #include <stdatomic.h>
 
@@ -19,6 +20,9 @@ struct route_state {
 	_Atomic uint32_t refs;
 	_Atomic uint64_t requests, bytes_in, bytes_out, errors;
 	_Atomic int64_t full_at; /* the bucket of its request rate: edge/limit.h */
+	_Atomic uint64_t active;  /* requests, and passed-through connections, under way */
+	_Atomic uint64_t limited; /* answered with 429 */
+	struct counts counts;     /* of requests: not of what is passed through */
 };
 struct route_state *route_state_ref(struct route_state *s);
 /* Gives a reference back; the last one frees. Accepts NULL. Any thread. */

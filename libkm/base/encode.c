@@ -126,3 +126,13 @@ size_t km_utf8_len(const char *text)
 		return 0;
 	return n;
 }
+
+char *km_put_u64(char *p, uint64_t n)
+{
+	char digits[20], *d = digits + sizeof(digits);
+
+	do
+		*--d = (char)('0' + n % 10);
+	while (n /= 10);
+	return mempcpy(p, d, (size_t)(digits + sizeof(digits) - d));
+}

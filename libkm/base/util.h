@@ -42,6 +42,9 @@ char *km_b64(const void *p, size_t n, char *out);
 int km_unb64(void *out, size_t n, const char *s) __attribute__((warn_unused_result));
 char *km_b64url(const void *p, size_t n, char *out);
 
+/* Writes n in decimal, at most 20 digits and no NUL; returns what follows them. */
+char *km_put_u64(char *p, uint64_t n);
+
 /* The length of the UTF-8 sequence (RFC 3629) at the start of a NUL-terminated text: 1 to 4 (1 for the
  * NUL too), or 0 when there is none. */
 size_t km_utf8_len(const char *s);

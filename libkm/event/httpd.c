@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define METRICS_MAX (4U << 20)
+#define METRICS_MAX (64U << 20) /* 10,000 tunnels of a gateway */
 #define HEADERS_MAX 8192
 #define BODY_MAX 1024
 #define IDLE_SECONDS 10

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: MIT
+"""What each request leaves behind at a gateway: a line of the access log, and counts among its metrics."""
+import json
+import os
+import re
+import signal
+import socket
+import time
+
+import pytest
+
+from tests.lab import System, client, net
+from tests.lab.proc import patience
+
+SECRET = "only-the-target-may-know"
+
+
+class Log:
+    """The access log's file, read while it grows."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def lines(self):
+        return self.path.read_text().splitlines() if self.path.exists() else []
+
+    def wait(self, *words, since=0):
+        """The first line, from this one on, with all words."""
+        end = time.monotonic() + patience(10)
+        while True:
+            for line in self.lines()[since:]:
+                if all(w in line for w in words):
+                    return line
+            assert time.monotonic() < end, f"no line with {words} in {self.lines()[-20:]}"
+            time.sleep(0.02)
+
+    def entry(self, *words, since=0):
+        return json.loads(self.wait(*words, since=since))
+
+
+@pytest.fixture(scope="module")
+def logged(request):
+    from tests.e2e.conftest import _finish
+    s = System("kmal")
+    s.access = Log(s.dir / "access.log")
+    try:
+        s.up(gateway={"access_log": s.access.path, "access_log_format": "json", "workers": 2})
+        s.tunnel = s.create_tunnel()
+        s.wait_served()
+        s.add_certificate("dead.demo.test")
+        s.create_tunnel("dead.demo.test", target="127.0.0.1:9")
+    except BaseException:
+        s.dump_logs()
+        s.close()
+        raise
+    yield s
+    _finish(s, request)
+
+
+def plain(s, text, port=80):
+    """What port 80 answers to these bytes."""
+    sock = s.net.stranger.connect(net.GATEWAY, port, 10)
+    try:
+        sock.sendall(text)
+        sock.shutdown(socket.SHUT_WR)
+        got = b""
+        while more := sock.recv(65536):
+            got += more
+        return got
+    finally:
+        sock.close()
+
+
+def metrics(s):
+    text = s.net.gateway.exec("curl", "-sSf", "http://127.0.0.1:9101/metrics")
+    return {k: float(v) for k, v in (line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")}
+
+
+def test_a_request(logged):
+    conn = logged.stranger()
+    headers = {"User-Agent": 'probe "1"', "Referer": "https://elsewhere.test/?x", "Cookie": f"a={SECRET}",
+               "Authorization": f"Bearer {SECRET}"}
+    for path in ("/page?first", "/page?second"):
+        assert client.request(conn, "GET", path, headers=headers).status == 200
+    assert client.request(conn, "PUT", "/sink?third", body=b"x" * 5000).status == 200
+    conn.close()
+    first, second = (logged.access.entry(f"?{w}") for w in ("first", "second"))
+    third = logged.access.entry("?third")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first.pop("time"))
+    for key in ("duration_ms", "first_byte_ms"):
+        assert 0 <= first.pop(key) < 20000
+    tls = first.pop("tls")
+    assert tls in ("TLSv1.2", "TLSv1.3")
+    first.pop("upstream")
+    assert first == {"client": net.STRANGER, "version": "HTTP/1.1", "method": "GET", "host": logged.domain,
+                     "path": "/page?first", "status": 200, "bytes_in": 0, "bytes_out": 6,
+                     "tunnel": logged.tunnel["id"], "user_agent": 'probe "1"', "referer": "https://elsewhere.test/?x"}
+    assert second["upstream"] == "reused" and second["bytes_out"] == 6
+    assert third["method"] == "PUT" and third["bytes_in"] == 5000
+    assert SECRET not in logged.access.path.read_text()
+
+
+def test_own_answers(logged):
+    host = logged.domain.encode()
+    assert b" 301 " in plain(logged, b"GET /moved?1 HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
+    assert b" 404 " in plain(logged, b"GET /nobody HTTP/1.1\r\nHost: nobody.test\r\n\r\n")
+    assert b" 400 " in plain(logged, b"GET /bad HTTP/1.1\r\nHost : x\r\n\r\n")
+    conn = logged.stranger()
+    assert client.request(conn, "GET", "/astray", headers={"Host": "dead.demo.test"}).status == 421
+    conn.close()
+    assert logged.get("/dead", domain="dead.demo.test").status == 502
+    for words, status, error in ((("/moved?1",), 301, "redirect"), (("/nobody",), 404, "no tunnel"),
+                                 (("/astray",), 421, "misdirected"), (("/dead",), 502, None)):
+        e = logged.access.entry(*words)
+        assert e["status"] == status and (e["error"] == error if error else e["error"])
+    bad = logged.access.entry('"status":400')
+    assert bad["client"] == net.STRANGER and bad["error"] and "path" not in bad and "tls" not in bad
+
+
+def test_any_bytes(logged):
+    sock = logged.net.stranger.connect(net.GATEWAY, 80, 10)
+    sock.sendall(b"GET /bytes HTTP/1.1\r\nHost: nobody.test\r\nUser-Agent: \xff\xc3\xa9\x80\"\\\t\r\n\r\n")
+    sock.recv(4096)
+    sock.close()
+    assert logged.access.entry('"path":"/bytes"')["user_agent"] == '\ufffd\u00e9\ufffd"\\'
+    for line in logged.access.lines():
+        json.loads(line)
+
+
+def test_moved_away(logged):
+    """The one that is told of it, and the one that is not."""
+    gateway = logged.procs["gatewayd"]
+    for n, told in enumerate((True, False)):
+        old = Log(logged.access.path.with_suffix(f".{n}"))
+        os.rename(logged.access.path, old.path)
+        if told:
+            gateway.signal(signal.SIGHUP)
+        end = time.monotonic() + patience(10)
+        while not logged.access.path.exists():
+            assert time.monotonic() < end
+            assert logged.get(f"/moved/{n}").status == 200
+        logged.access.wait(f"/moved/{n}")
+        for line in old.lines():
+            json.loads(line)
+
+
+def test_metrics(logged):
+    was = metrics(logged)
+    name = f'kakuremichi_tunnel_requests_total{{domain="{logged.domain}",class="2xx"}}'
+    dead = 'kakuremichi_tunnel_requests_total{domain="dead.demo.test",class="5xx"}'
+    for _ in range(3):
+        assert logged.get("/counted").status == 200
+    assert logged.get("/", domain="dead.demo.test").status == 502
+    assert b" 404 " in plain(logged, b"GET / HTTP/1.1\r\nHost: stranger.test\r\n\r\n")
+    assert logged.access.wait("stranger.test")
+    now = metrics(logged)
+    assert now[name] - was[name] == 3
+    assert now[dead] - was.get(dead, 0) == 1
+    took = f'kakuremichi_tunnel_request_duration_seconds_count{{domain="{logged.domain}"}}'
+    assert now[took] - was[took] == 3
+    all_404 = 'kakuremichi_responses_total{class="4xx"}'
+    assert now[all_404] - was[all_404] == 1
+    assert now["kakuremichi_access_log_lost_total"] == 0
+    assert now[f'kakuremichi_tunnel_active{{domain="{logged.domain}"}}'] == 0
+    assert not [k for k in now if "stranger.test" in k or "other" in k]
+
+
+COMBINED = re.compile(r'(\S+) - - \[(\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d \+0000)\] "(\S+) (\S+) (HTTP/\S+)" (\d{3}) (\d+) '
+                      r'"([^"]*)" "([^"]*)" time=(\S+) host="(\S+)" .* error=(-|".*")')
+
+
+def test_text_without_queries_sampled(logged):
+    """Other settings: errors are there however few are, and no query."""
+    logged.stop("gatewayd")
+    log = Log(logged.dir / "combined.log")
+    logged.start_gateway(wait=False, access_log=log.path, access_log_sample="0.0001%", access_log_query="off", metrics_tunnels=1)
+    logged.wait_served()
+    for n in range(20):
+        assert logged.get(f"/left/out/{n}").status == 200
+    assert logged.get(f"/dead?token={SECRET}", domain="dead.demo.test").status == 502
+    m = COMBINED.fullmatch(log.wait("/dead"))
+    assert (m[1], m[3], m[4], m[5], m[6], m[11]) == (net.STRANGER, "GET", "/dead", "HTTP/1.1", "502", "dead.demo.test")
+    assert m[12] != "-"
+    text = log.path.read_text()
+    assert SECRET not in text and "/left/out" not in text
+    now = metrics(logged)
+    tunnels = {re.search('domain="([^"]+)"', k)[1] for k in now if k.startswith("kakuremichi_tunnel_requests_total")}
+    assert len(tunnels) == 2 and "other" in tunnels
