@@ -4,7 +4,6 @@
 #include "libkm/base/metrics.h"
 #include "libkm/base/util.h"
 #include <openssl/err.h>
-#include <openssl/pem.h>
 #include <openssl/x509v3.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -13,43 +12,20 @@
 
 static const unsigned char alpn[] = "\x08http/1.1";
 
-/* What a context is for. */
-struct trust {
-	uint8_t ca[32]; /* SHA-256 of the PEM; all zero: the system's */
-	bool verify;
-};
-struct context {
-	struct trust trust;
-	SSL_CTX *ctx;
-	UT_hash_handle hh; /* in the order of use, the oldest first */
-};
 struct session {
 	uint64_t serial;
 	SSL_SESSION *s;
 	int64_t since;
-	UT_hash_handle hh; /* the same */
+	UT_hash_handle hh; /* in the order in which they came */
 };
 
 struct up_tls {
+	SSL_CTX *ctx[2]; /* without and with verification */
 	pthread_mutex_t mutex;
-	struct context *contexts;
 	struct session *sessions;
 };
 
-struct up_tls *up_tls_new(void)
-{
-	struct up_tls *t = calloc(1, sizeof(*t));
-	if (t)
-		pthread_mutex_init(&t->mutex, NULL);
-	return t;
-}
-
-static void context_drop(struct up_tls *t, struct context *c)
-{
-	HASH_DEL(t->contexts, c);
-	SSL_CTX_free(c->ctx);
-	free(c);
-}
+/* ---- sessions ---- */
 
 static void session_drop(struct up_tls *t, struct session *s)
 {
@@ -57,20 +33,6 @@ static void session_drop(struct up_tls *t, struct session *s)
 	SSL_SESSION_free(s->s);
 	free(s);
 }
-
-void up_tls_free(struct up_tls *t)
-{
-	if (!t)
-		return;
-	while (t->contexts)
-		context_drop(t, t->contexts);
-	while (t->sessions)
-		session_drop(t, t->sessions);
-	pthread_mutex_destroy(&t->mutex);
-	free(t);
-}
-
-/* ---- sessions ---- */
 
 /* Keeps one of the target's tickets: a newer one takes the place of what is there. OpenSSL's
  * reference becomes ours when this returns 1. */
@@ -117,23 +79,6 @@ static void session_offer(struct up_tls *t, SSL *ssl, uint64_t serial, int64_t n
 
 /* ---- contexts ---- */
 
-/* Every certificate in the PEM is an anchor, a target's own too. */
-static bool ca_load(SSL_CTX *ctx, const char *pem)
-{
-	BIO *in = BIO_new_mem_buf(pem, -1);
-	X509_STORE *store = SSL_CTX_get_cert_store(ctx);
-	size_t n = 0;
-	X509 *x;
-	while (in && (x = PEM_read_bio_X509(in, NULL, NULL, NULL))) {
-		n += X509_STORE_add_cert(store, x) == 1;
-		X509_free(x);
-	}
-	BIO_free(in);
-	ERR_clear_error();
-	X509_STORE_set_flags(store, X509_V_FLAG_PARTIAL_CHAIN);
-	return n > 0;
-}
-
 /* Where nothing is verified an end without close_notify, and old keys, are nothing worse. */
 static bool context_set(SSL_CTX *c, bool verify)
 {
@@ -148,108 +93,73 @@ static bool context_set(SSL_CTX *c, bool verify)
 	if (!verify)
 		SSL_CTX_set_security_level(c, 1);
 	return SSL_CTX_set_min_proto_version(c, TLS1_2_VERSION) == 1 &&
+	       SSL_CTX_set_default_verify_paths(c) == 1 &&
 	       SSL_CTX_set_alpn_protos(c, alpn, sizeof(alpn) - 1) == 0;
 }
 
-static SSL_CTX *context_make(struct up_tls *t, bool verify, const char *ca, struct km_errtext *err,
-			     int *rc)
+struct up_tls *up_tls_new(void)
 {
-	SSL_CTX *c = SSL_CTX_new(TLS_client_method());
-	*rc = KM_ENOMEM;
-	if (!c || !context_set(c, verify))
-		goto fail;
-	SSL_CTX_set_app_data(c, t);
-	if (!verify)
-		return c;
-	if (ca && !ca_load(c, ca)) {
-		*rc = km_errtext_set(err, KM_EINVAL, "tlsCa holds no certificate in PEM");
-		goto fail;
+	struct up_tls *t = calloc(1, sizeof(*t));
+	if (!t)
+		return NULL;
+	pthread_mutex_init(&t->mutex, NULL);
+	for (int verify = 0; verify < 2; verify++) {
+		t->ctx[verify] = SSL_CTX_new(TLS_client_method());
+		if (!t->ctx[verify] || !context_set(t->ctx[verify], verify)) {
+			up_tls_free(t);
+			return NULL;
+		}
+		SSL_CTX_set_app_data(t->ctx[verify], t);
 	}
-	if (!ca && SSL_CTX_set_default_verify_paths(c) != 1)
-		goto fail;
-	return c;
-fail:
-	SSL_CTX_free(c);
-	return NULL;
+	return t;
 }
 
-/* Gives a reference. Making one reads files at most, so that others wait for the mutex a moment
- * only. */
-static int context_get(struct up_tls *t, const struct up_tls_want *want, SSL_CTX **out,
-		       struct km_errtext *err)
+void up_tls_free(struct up_tls *t)
 {
-	const char *ca = want->verify && want->ca && want->ca[0] ? want->ca : NULL;
-	struct context *c;
-	struct trust key;
-	int rc = 0;
-	memset(&key, 0, sizeof(key));
-	key.verify = want->verify;
-	if (ca)
-		km_sha256(key.ca, ca, strlen(ca));
-	pthread_mutex_lock(&t->mutex);
-	HASH_FIND(hh, t->contexts, &key, sizeof(key), c);
-	if (c) {
-		HASH_DEL(t->contexts, c);
-	} else if (!(c = calloc(1, sizeof(*c)))) {
-		rc = KM_ENOMEM;
-	} else if (!(c->ctx = context_make(t, want->verify, ca, err, &rc))) {
-		free(c);
-		c = NULL;
-	}
-	if (c) {
-		rc = 0;
-		c->trust = key;
-		HASH_ADD(hh, t->contexts, trust, sizeof(c->trust), c);
-		if (HASH_COUNT(t->contexts) > UP_TLS_CONTEXTS_MAX)
-			context_drop(t, t->contexts);
-		SSL_CTX_up_ref(c->ctx);
-		*out = c->ctx;
-	}
-	pthread_mutex_unlock(&t->mutex);
-	return rc;
+	if (!t)
+		return;
+	SSL_CTX_free(t->ctx[0]);
+	SSL_CTX_free(t->ctx[1]);
+	while (t->sessions)
+		session_drop(t, t->sessions);
+	pthread_mutex_destroy(&t->mutex);
+	free(t);
 }
 
 /* ---- connections ---- */
 
-static bool name_set(SSL *ssl, const struct up_tls_want *want)
+static bool trust_set(SSL *ssl, const struct up_tls_want *want)
 {
-	struct km_addr a;
-	const char *name = want->name ? want->name : "";
-	bool address = !km_addr_parse(&a, name);
-	if (!name[0])
-		return true;
-	if (!address && SSL_set_tlsext_host_name(ssl, name) != 1)
+	X509_VERIFY_PARAM *param = SSL_get0_param(ssl);
+	const char *name = want->name && want->name[0] ? want->name : NULL;
+	if (name && !want->is_addr && SSL_set_tlsext_host_name(ssl, name) != 1)
 		return false;
 	if (!want->verify)
 		return true;
-	SSL_set_hostflags(ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
-	return address ? X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), name) == 1
-		       : SSL_set1_host(ssl, name) == 1;
+	if (want->store && SSL_set1_verify_cert_store(ssl, want->store) != 1)
+		return false;
+	if (want->store) /* every certificate in it is an anchor */
+		X509_VERIFY_PARAM_set_flags(param, X509_V_FLAG_PARTIAL_CHAIN);
+	X509_VERIFY_PARAM_set_hostflags(param, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+	if (!name)
+		return true;
+	return want->is_addr ? X509_VERIFY_PARAM_set1_ip_asc(param, name) == 1
+			     : X509_VERIFY_PARAM_set1_host(param, name, 0) == 1;
 }
 
-int up_tls_connect(struct up_tls *t, const struct up_tls_want *want, int fd, int64_t now, SSL **out,
-		   struct km_errtext *err)
+SSL *up_tls_connect(struct up_tls *t, const struct up_tls_want *want, int64_t now)
 {
-	SSL_CTX *ctx = NULL;
-	int rc = context_get(t, want, &ctx, err);
-	if (rc)
-		return rc;
-	SSL *ssl = SSL_new(ctx);
-	SSL_CTX_free(ctx);
-	if (!ssl || SSL_set_fd(ssl, fd) != 1) {
-		rc = KM_ENOMEM;
-	} else if (!name_set(ssl, want)) {
-		rc = km_errtext_set(err, KM_EINVAL, "%s: no name of a TLS server", want->name);
-	} else {
-		SSL_set_app_data(ssl, (void *)(uintptr_t)want->serial);
-		SSL_set_connect_state(ssl);
-		session_offer(t, ssl, want->serial, now);
-		*out = ssl;
-		return 0;
+	SSL *ssl = SSL_new(t->ctx[want->verify]);
+	if (!ssl)
+		return NULL;
+	if (!trust_set(ssl, want)) {
+		SSL_free(ssl);
+		return NULL;
 	}
-	SSL_free(ssl);
-	ERR_clear_error();
-	return rc;
+	SSL_set_app_data(ssl, (void *)(uintptr_t)want->serial);
+	SSL_set_connect_state(ssl);
+	session_offer(t, ssl, want->serial, now);
+	return ssl;
 }
 
 /* ---- failures ---- */

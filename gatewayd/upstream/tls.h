@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* TLS towards https targets, inside the stream that the agent moves without looking: end to end to
- * the target. One object for all workers: contexts are shared by tunnels that trust alike, sessions
- * are resumed for the same version of the same tunnel only. */
+ * the target. One object for all workers; sessions are resumed for the same version of the same
+ * tunnel only. */
 #ifndef GATEWAYD_UPSTREAM_TLS_H
 #define GATEWAYD_UPSTREAM_TLS_H
 
@@ -10,10 +10,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define UP_TLS_CONTEXTS_MAX 64   /* the one used longest ago goes */
-#define UP_TLS_SESSIONS_MAX 1024 /* the same */
-#define UP_TLS_SESSION_MS                                                                          \
-	3600000 /* a session is resumed so long: then certificates are looked at anew */
+#define UP_TLS_SESSIONS_MAX 1024  /* the one kept longest goes */
+#define UP_TLS_SESSION_MS 3600000 /* one is resumed so long: then certificates are looked at anew  \
+				   */
 
 struct up_tls;
 
@@ -24,17 +23,16 @@ void up_tls_free(struct up_tls *t);
 
 struct up_tls_want {
 	bool verify; /* chain and name are checked; else neither, and old keys are accepted too */
-	const char
-	    *name; /* what the certificate must name, host name or IP address; a host name is also
-		    * sent (SNI). "" or NULL: nothing is sent, the chain alone is checked */
-	const char *ca;  /* PEM of the CAs (or of the target's own certificate) to be trusted; NULL
-			  * or "": those  of the system */
+	const char *name; /* what the certificate must name; a host name is also sent (SNI). "" or
+			   * NULL: nothing is sent, the chain alone is checked */
+	bool is_addr;     /* the name is an IP address */
+	X509_STORE
+	    *store; /* what to trust, the target's own certificate too; NULL: the system's CAs */
 	uint64_t serial; /* of the route: what sessions are kept by */
 };
-/* A client side for this descriptor, TLS 1.2 or 1.3, ALPN http/1.1. Strings are copied. KM_EINVAL
- * (with a sentence): `ca` holds no certificate, or `name` can be in none; KM_ENOMEM. Any thread. */
-int up_tls_connect(struct up_tls *t, const struct up_tls_want *want, int fd, int64_t now, SSL **out,
-		   struct km_errtext *err) __attribute__((warn_unused_result));
+/* A client side, TLS 1.2 or 1.3, ALPN http/1.1, still without a BIO. Takes a reference to the
+ * store. NULL: no memory. Any thread. */
+SSL *up_tls_connect(struct up_tls *t, const struct up_tls_want *want, int64_t now);
 
 /* Why the handshake of ssl failed, for people; to be called right after it has. `reason` is one of
  * a few words for a metric. */
