@@ -177,6 +177,11 @@ bench-edge: all $(BUILD)/bench-upstream
 	@sh packaging/setup.sh build check bench
 	/usr/bin/python3 -B tests/bench/edge.py --build $(BUILD) --json build/bench/edge.json $(ARGS)
 
+# The whole way through the tunnel beside nginx in front of wireguard-go; about five minutes.
+bench-tunnel: all $(BUILD)/bench-upstream
+	@sh packaging/setup.sh build check bench
+	/usr/bin/python3 -B tests/bench/tunnel.py --build $(BUILD) --json build/bench/tunnel.json $(ARGS)
+
 # testssl.sh against the edge; five minutes.
 testssl: all
 	@sh packaging/setup.sh build check
@@ -258,6 +263,6 @@ install: all
 clean:
 	rm -rf build
 .SECONDARY:
-.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-wg-sanitized wg-load check-e2e check-bulk check-vm soak-vm bench-wg bench-handshake bench-edge testssl bench-sni bench-peers bench-certs bench-heads soak-wg soak-acme lint \
+.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-wg-sanitized wg-load check-e2e check-bulk check-vm soak-vm bench-wg bench-handshake bench-edge bench-tunnel testssl bench-sni bench-peers bench-certs bench-heads soak-wg soak-acme lint \
         headers tidy cppcheck install schemas fuzz fuzz-run $(TIDY) $(ALONE)
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
