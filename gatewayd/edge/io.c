@@ -181,7 +181,9 @@ static void goodbye(struct io *io)
 	if (!io->ssl || io->broken || !SSL_is_init_finished(io->ssl))
 		return;
 	below_enter(io);
+	io->more = true; /* the FIN */
 	SSL_shutdown(io->ssl);
+	io->more = false;
 }
 
 void io_shut(struct io *io)
@@ -212,7 +214,11 @@ void io_close(struct io *io, bool politely)
 int io_handshake(struct io *io, int *error)
 {
 	below_enter(io);
+	/* A server that waits for the client's Finished has but tickets to send after it: they go with the
+	 * first answer, or by the kernel's own timer. */
+	io->more = SSL_get_state(io->ssl) == TLS_ST_EARLY_DATA;
 	int rc = SSL_do_handshake(io->ssl);
+	io->more = false;
 	*error = SSL_get_error(io->ssl, rc);
 	if (*error == SSL_ERROR_WANT_READ)
 		io->can_read = false;

@@ -21,6 +21,10 @@ static const char suites_12[] = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-
 				"ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:"
 				"ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305";
 
+/* In the order of TLS 1.2's: the shorter key is enough, its digest is in hardware (a fifth of a
+ * handshake's instructions otherwise), and so each byte costs less. */
+static const char suites_13[] = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256";
+
 enum refusal { NO_NAME, NO_CERTIFICATE, NO_CHALLENGE, NO_ROOM };
 
 /* Counts and logs, and ends the handshake. */
@@ -215,6 +219,7 @@ static bool ctx_set(struct tls *t)
 	       SSL_CTX_set_session_ticket_cb(c, on_ticket_made, on_ticket_brought, NULL) == 1 &&
 	       SSL_CTX_set_min_proto_version(c, TLS1_2_VERSION) == 1 &&
 	       SSL_CTX_set_cipher_list(c, suites_12) == 1 &&
+	       SSL_CTX_set_ciphersuites(c, suites_13) == 1 &&
 	       SSL_CTX_set1_groups_list(c, "X25519:P-256:P-384") == 1 &&
 	       SSL_CTX_set_session_id_context(c, context, sizeof(context) - 1) == 1;
 }
