@@ -35,16 +35,18 @@ struct edge_shared {
 	size_t buf_max;
 	int64_t max_conns;
 	struct admit *admit;
+	struct pace_rule pace; /* of clients that are waited for */
 	int https_port; /* for redirects */
 	struct km_mailbox *to_main;
 	_Atomic int64_t conns;
 	struct km_metric *m_conns, *m_accepted, *m_requests, *m_bad, *m_bytes_in, *m_bytes_out,
 	    *m_upstream_errors, *m_handshake_errors, *m_paused, *m_challenged, *m_waiting,
-	    *m_passed, *m_refused[REFUSED_KINDS], *m_shed;
+	    *m_passed, *m_refused[REFUSED_KINDS], *m_shed,
+	    *m_slow[2];              /* sending, reading */
 	struct access_log *access;   /* NULL: none */
 	struct account_stats *stats; /* of each worker */
 	size_t stats_taken;
-	struct km_log_limit bad_log, upstream_log, accept_log, refused_log;
+	struct km_log_limit bad_log, upstream_log, accept_log, refused_log, slow_log;
 };
 
 struct listener;

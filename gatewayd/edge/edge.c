@@ -248,6 +248,9 @@ static void metrics_make(struct edge_shared *sh)
 #define REFUSED(why)                                                                               \
 	km_metric(KM_METRIC_COUNTER, "kakuremichi_connections_refused_total", "reason=\"" why "\"",  \
 		  "Connections closed at once: too many of an address, or no proper PROXY header.")
+#define SLOW(what)                                                                                 \
+	km_metric(KM_METRIC_COUNTER, "kakuremichi_slow_clients_total", "what=\"" what "\"",           \
+		  "Requests ended because the client sent or read too slowly.")
 	sh->m_conns = km_metric(KM_METRIC_GAUGE, "kakuremichi_connections", "",
 				"Open connections of strangers.");
 	sh->m_accepted = COUNTER("connections_total", "Connections accepted from strangers.");
@@ -264,6 +267,8 @@ static void metrics_make(struct edge_shared *sh)
 	sh->m_refused[REFUSED_PROXY] = REFUSED("proxy");
 	sh->m_shed = COUNTER("connections_shed_total",
 			     "Idle connections closed early, so that others have room.");
+	sh->m_slow[0] = SLOW("sending");
+	sh->m_slow[1] = SLOW("reading");
 	sh->m_passed = km_metric(KM_METRIC_COUNTER, "kakuremichi_passthrough_total", "",
 				 "Connections whose TLS the target ends itself.");
 	sh->m_waiting = km_metric(KM_METRIC_GAUGE, "kakuremichi_tls_waiting", "",
@@ -271,6 +276,7 @@ static void metrics_make(struct edge_shared *sh)
 	sh->m_challenged =
 	    km_metric(KM_METRIC_COUNTER, "kakuremichi_acme_challenges_answered_total",
 		      "type=\"http-01\"", "Challenges of CAs answered.");
+#undef SLOW
 #undef REFUSED
 #undef COUNTER
 }
@@ -338,6 +344,7 @@ int edge_start(struct edge **out, const struct edge_opts *o, struct km_errtext *
 	/* A head, what the gateway adds to it, and what was read together with it. */
 	e->sh.buf_max = 2 * (size_t)s->max_header_size + 2 * CONN_HIGH;
 	metrics_make(&e->sh);
+	e->sh.pace = (struct pace_rule){s->body_timeout, s->body_min_rate};
 	e->sh.max_conns = connections_bearable(s->max_connections);
 	e->asked = o->asked;
 	e->asked_arg = o->arg;

@@ -5,6 +5,7 @@
 #include "gatewayd/edge/account.h"
 #include "gatewayd/edge/conn.h"
 #include "gatewayd/edge/heads.h"
+#include "gatewayd/edge/patience.h"
 #include "gatewayd/upstream/back.h"
 #include "libkm/base/util.h"
 #include <errno.h>
@@ -27,6 +28,8 @@ static void limit_time(struct exchange *x, enum timer_kind kind)
 	timer_set(&x->c->w->timers, x->timer, kind, x->c->w->now);
 }
 
+static void on_total_late(struct timer *t);
+
 /* ---- life ---- */
 
 void exchange_init(struct exchange *x, struct conn *c, const struct front *front, struct km_buf *in,
@@ -38,6 +41,7 @@ void exchange_init(struct exchange *x, struct conn *c, const struct front *front
 	x->out = out;
 	x->timer = timer;
 	x->high = CONN_HIGH;
+	x->total.fired = on_total_late;
 	km_buf_init(&x->again, c->w->sh->buf_max);
 }
 
@@ -71,6 +75,7 @@ void exchange_drop(struct exchange *x, bool politely)
 	struct worker *w = x->c->w;
 	size_t max = x->again.max;
 	pool_drop(w->pool, x->up, politely);
+	timer_stop(&w->timers, &x->total);
 	if (x->listed)
 		DL_DELETE(w->running, x);
 	settle(x);
@@ -189,6 +194,21 @@ static void ground_lost(struct exchange *x)
 
 /* ---- the request ---- */
 
+/* How long its body may be: as its tunnel has it, else as the settings do. */
+static int64_t body_max(const struct exchange *x)
+{
+	const struct route_rules *rules = x->route.rules;
+	int64_t own = x->c->w->sh->settings->max_body_size;
+	if (rules && rules->max_body >= 0)
+		return rules->max_body;
+	return own ? own : -1;
+}
+
+static bool too_long(const struct exchange *x, uint64_t n)
+{
+	return x->body_max >= 0 && n > (uint64_t)x->body_max;
+}
+
 void exchange_begin(struct exchange *x, const struct http_request *r)
 {
 	struct conn *c = x->c;
@@ -198,7 +218,16 @@ void exchange_begin(struct exchange *x, const struct http_request *r)
 
 	x->state = EXCHANGE_RUNS;
 	x->upgrade = r->upgrade;
+	x->asks = r->expect_continue;
+	x->body_max = body_max(x);
+	if (r->body == HTTP_BODY_LENGTH && too_long(x, r->length)) {
+		exchange_answer(x, 413, NULL, true);
+		return;
+	}
+	if (w->timers.ms[TIMER_REQUEST])
+		timer_set(&w->timers, &x->total, TIMER_REQUEST, w->now);
 	x->trailers = r->te_trailers || r->major == 2;
+	x->bit_by_bit = r->te_trailers;
 	km_buf_clear(&w->head);
 	if (heads_request(&w->head, r, &c->addr, c->secure)) {
 		fail(x, 502, "no memory");
@@ -248,13 +277,28 @@ static bool client_read(struct exchange *x)
 	return x->front->read(x);
 }
 
-static void request_bad(struct exchange *x)
+/* Of what the client sends no more is wanted. */
+static void request_end(struct exchange *x, int status)
 {
-	km_metric_add(x->c->w->sh->m_bad, 1);
 	if (x->answer_begun)
 		x->front->cut(x);
 	else
-		exchange_answer(x, 400, NULL, true);
+		exchange_answer(x, status, NULL, true);
+}
+
+static void request_bad(struct exchange *x)
+{
+	km_metric_add(x->c->w->sh->m_bad, 1);
+	request_end(x, 400);
+}
+
+/* Whether the client holds everything up. What sends bit by bit on purpose (gRPC, which says TE: trailers),
+ * or has its answer already, is not judged by its pace. */
+static bool sender_waited_for(const struct exchange *x)
+{
+	bool asks = x->asks && !x->interims && !x->bytes_in;
+	return x->state == EXCHANGE_RUNS && !x->req.done && !x->in->len && !x->answer_begun &&
+	       !x->bit_by_bit && !asks && x->up->connected && x->up->out.len < CONN_HIGH;
 }
 
 static bool request_move(struct exchange *x)
@@ -271,8 +315,16 @@ static bool request_move(struct exchange *x)
 		return true;
 	}
 	size_t n = before - x->in->len;
+	if (too_long(x, x->bytes_in)) {
+		request_end(x, 413);
+		return true;
+	}
 	if (n && x->front->taken)
 		x->front->taken(x, n);
+	if (!patience_in(x, n, sender_waited_for(x))) {
+		request_end(x, 408);
+		return true;
+	}
 	return (n && !x->up->no_write) || x->req.done != was;
 }
 
@@ -315,6 +367,7 @@ static int upgraded(struct exchange *x, const struct http_response *r)
 	body_begin(&x->req, HTTP_BODY_CLOSE, 0, false);
 	body_begin(&x->resp, HTTP_BODY_CLOSE, 0, false);
 	limit_time(x, TIMER_UPGRADE);
+	timer_stop(&x->c->w->timers, &x->total);
 	return 0;
 }
 
@@ -412,7 +465,15 @@ static bool answer_move(struct exchange *x)
 
 static bool client_flush(struct exchange *x)
 {
-	return x->front->flush(x);
+	size_t before = x->out->len;
+	bool moved = x->front->flush(x);
+	if (x->state == EXCHANGE_OVER)
+		return true;
+	patience_sent(x, before - x->out->len);
+	if (patience_out(x))
+		return moved;
+	x->front->cut(x);
+	return true;
 }
 
 /* An upgraded one ends with either side, when what came before its end has gone on. */
@@ -472,13 +533,31 @@ void exchange_late(struct exchange *x)
 {
 	struct up *u = x->up;
 	if (x->answer_begun) {
-		x->error = "no progress";
+		bool reads = x->state == EXCHANGE_RUNS && x->out->len && patience_stalled(x);
+		if (reads) {
+			limit_time(x, TIMER_BODY);
+			return;
+		}
+		x->error = x->error ? x->error : "no progress";
 		x->front->cut(x);
 	} else if (!u->connected) {
 		fail(x, 502, "connection to the agent took too long");
 	} else if (!x->req.done && !u->out.len) {
+		patience_ended(x);
 		exchange_answer(x, 408, NULL, true);
 	} else {
 		fail(x, 504, "answer took too long");
 	}
+}
+
+static void on_total_late(struct timer *t)
+{
+	struct exchange *x = (struct exchange *)((char *)t - offsetof(struct exchange, total));
+	if (x->answer_begun)
+		x->front->cut(x);
+	else if (!x->req.done && x->up && !x->up->out.len)
+		exchange_answer(x, 408, NULL, true);
+	else
+		fail(x, 504, "request took too long");
+	x->front->drive(x);
 }

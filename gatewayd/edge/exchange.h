@@ -8,6 +8,7 @@
 
 #include "gatewayd/edge/body.h"
 #include "gatewayd/edge/http.h"
+#include "gatewayd/edge/pace.h"
 #include "gatewayd/edge/timers.h"
 #include "gatewayd/upstream/pool.h"
 
@@ -60,6 +61,10 @@ struct exchange {
 	struct km_buf *in, *out; /* what has come from the client; what goes to it */
 	struct timer *timer;
 	size_t high; /* bytes of either body that are held at most, about: CONN_HIGH or less */
+	struct timer total;    /* request_timeout */
+	struct pace pace_out;  /* of the client's reading */
+	uint64_t acked;        /* at acked_ms, see patience.c */
+	int64_t acked_ms;
 	/* All below is one request's. */
 	enum exchange_state state;
 	struct up *up; /* NULL: none (yet) */
@@ -68,6 +73,8 @@ struct exchange {
 	bool listed;            /* among the worker's */
 	bool head, html;        /* the request's method; what it likes to read */
 	bool upgrade, trailers; /* it asks for an upgrade; takes trailers */
+	bool bit_by_bit;        /* its body may come as slowly as it likes */
+	bool asks;              /* it waits for a 100 before it sends its body */
 	bool in_ended;          /* nothing more will come from the client */
 	bool answer_begun;      /* a final answer's head has gone to the client's buffer */
 	bool answer_any;        /* a byte has come from the target */
@@ -84,6 +91,8 @@ struct exchange {
 	struct body req, resp;
 	struct km_buf again; /* the head, while it may have to be sent once more */
 	uint64_t bytes_in, bytes_out;
+	int64_t body_max; /* bytes of the request's body; -1: any number */
+	struct pace pace_in;
 	struct exchange *prev, *next; /* the worker's, while a route is held */
 };
 

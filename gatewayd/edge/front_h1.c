@@ -3,6 +3,7 @@
 #include "gatewayd/edge/conn.h"
 #include "gatewayd/edge/h1.h"
 #include "gatewayd/edge/heads.h"
+#include "gatewayd/edge/patience.h"
 #include "gatewayd/edge/request.h"
 #include <string.h>
 
@@ -201,7 +202,8 @@ static bool out_flush(struct conn *c)
 	enum io_got got = io_write(&c->io, &c->out, &n);
 	if (got == IO_BYTES)
 		timer_set(&c->w->timers, &c->timer, TIMER_BODY, c->w->now);
-	else if (got == IO_BROKEN)
+	patience_sent(&c->x, n);
+	if (got == IO_BROKEN || !patience_out(&c->x))
 		conn_over(c, false);
 	return got == IO_BYTES;
 }
@@ -237,7 +239,9 @@ bool h1_head_step(struct conn *c)
 
 void h1_head_late(struct conn *c)
 {
-	if (c->out.len) /* a client that does not read */
+	if (c->out.len && patience_stalled(&c->x))
+		timer_set(&c->w->timers, &c->timer, TIMER_BODY, c->w->now);
+	else if (c->out.len)
 		conn_over(c, false);
 	else if (c->in.len && !c->h1.close_after)
 		refuse(c, 408, "head took too long");

@@ -5,6 +5,7 @@
 #include "gatewayd/edge/h2_session.h"
 #include "gatewayd/edge/h2_ws.h"
 #include "gatewayd/edge/heads.h"
+#include "gatewayd/edge/patience.h"
 #include "gatewayd/edge/request.h"
 #include "libkm/base/util.h"
 #include <stddef.h>
@@ -322,9 +323,10 @@ int h2_stream_send(nghttp2_session *s, nghttp2_frame *frame, const uint8_t *head
 	km_buf_consume(&st->out, n);
 	h2_limits_sent(&h->limits, &h->sh->rates, n);
 	st->sent = true;
+	patience_sent(&st->x, n);
 	if (runs(st))
 		h2_stream_ready(st);
-	else
+	else if (patience_out(&st->x)) /* else its time runs out */
 		timer_set(&w->timers, &st->timer, TIMER_BODY, w->now);
 	if (!st->out.len)
 		km_buf_free(&st->out);

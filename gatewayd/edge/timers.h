@@ -16,6 +16,7 @@ enum timer_kind {
 	TIMER_UPSTREAM, /* first byte of the target's answer */
 	TIMER_UPGRADE,  /* silence of an upgraded connection */
 	TIMER_LINGER,   /* reading what a client still sends after our last answer */
+	TIMER_REQUEST,  /* a request, all in all */
 	TIMER_POOL,     /* unused connection to a target */
 	TIMER_KINDS
 };

@@ -387,6 +387,7 @@ static void timers_fill(struct timers *ts, const struct gw_settings *s)
 	ts->ms[TIMER_CONNECT] = s->connect_timeout;
 	ts->ms[TIMER_UPSTREAM] = s->upstream_timeout;
 	ts->ms[TIMER_UPGRADE] = s->upgrade_timeout;
+	ts->ms[TIMER_REQUEST] = s->request_timeout;
 	ts->ms[TIMER_LINGER] = 2000;
 	ts->ms[TIMER_POOL] = s->pool_idle_timeout;
 }

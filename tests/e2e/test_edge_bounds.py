@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What keeps one stranger from the room of others: PROXY headers in front, connections of one address and
 in all, clients that are slow on purpose. The gateway and its stand-in agent are those of test_edge.py."""
+import contextlib
+import os
+import select
 import socket
 import ssl
 import struct
@@ -202,3 +205,139 @@ def test_idle_connections_make_room(agent):
         g.until(lambda: g.metric("kakuremichi_connections") <= 31)
         for c in idle:
             c.sock.close()
+
+
+# ---- slow on purpose, and long ------------------------------------------------------------------
+
+def slow(g, what):
+    return g.metric(f'kakuremichi_slow_clients_total{{what="{what}"}}')
+
+
+def pause(seconds):
+    select.select([], [], [], seconds)
+
+
+def trickle(sock, data, every):
+    """A byte in so many seconds, as long as the other side takes them."""
+    with contextlib.suppress(ConnectionResetError, BrokenPipeError, ssl.SSLError):
+        for i in range(len(data)):
+            sock.sendall(data[i:i + 1])
+            pause(every)
+
+
+@pytest.fixture(scope="module")
+def impatient(agent):
+    with base.running(body_timeout="1s", body_min_rate="1K", header_timeout="1s", idle_timeout="60s",
+                      upstream_timeout="60s") as g:
+        yield g
+
+
+def test_a_body_that_trickles(impatient, agent):
+    before = slow(impatient, "sending")
+    with impatient.tls() as s:
+        c = Client(s)
+        c.send("POST /echo HTTP/1.1\r\nHost: hello.test\r\nContent-Length: 100000\r\n\r\n")
+        trickle(s, b"x" * 50, 0.03)
+        assert c.answer().status == 408 and c.closed()
+    with impatient.plain() as s:  # a head likewise, whose time is one over all
+        trickle(s, GET[:25], 0.05)
+        assert Client(s).answer().status == 408
+    assert slow(impatient, "sending") == before + 1
+
+
+def test_who_sends_bit_by_bit_on_purpose_may(impatient):
+    with impatient.tls() as s:
+        c = Client(s)
+        c.send("POST /echo HTTP/1.1\r\nHost: hello.test\r\nTE: trailers\r\nConnection: TE\r\n"
+               "Content-Length: 20\r\n\r\n")
+        trickle(s, b"x" * 20, 0.1)
+        assert c.answer().status == 200
+
+
+def downloading(g):
+    """A stranger whose kernel takes little ahead, and its request for 100 MB."""
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    raw.settimeout(20)
+    raw.connect(("127.0.0.1", g.https))
+    s = tls_over(raw)
+    s.sendall(b"GET /bytes/100000000 HTTP/1.1\r\nHost: hello.test\r\n\r\n")
+    return s
+
+
+def sip(s, n):
+    """Out of the kernel, past TLS, which would wait for a whole record."""
+    assert select.select([s], [], [], 20)[0]
+    return os.read(s.fileno(), n)
+
+
+def test_an_answer_that_is_read_slowly(impatient):
+    before = slow(impatient, "reading")
+    with downloading(impatient) as s:
+        while slow(impatient, "reading") == before:
+            sip(s, 100)
+            pause(0.2)
+        with pytest.raises(ConnectionResetError):
+            while sip(s, 65536):
+                pass
+    assert slow(impatient, "reading") == before + 1
+
+
+def test_a_modem_is_fast_enough(impatient):
+    """The kernel of the gateway takes more only when much of its buffer is free, which at this pace is
+    later than body_timeout."""
+    before = slow(impatient, "reading")
+    with downloading(impatient) as s:
+        for _ in range(25):
+            assert sip(s, 4096)
+            pause(0.1)
+        assert slow(impatient, "reading") == before
+        impatient.until(lambda: slow(impatient, "reading") == before + 1)
+
+
+def test_a_target_that_pauses_is_not_the_clients_fault(impatient):
+    with impatient.tls() as s:
+        assert Client(s).get("/slowstart/1.5").status == 200
+
+
+def test_the_time_of_a_request_in_all(agent):
+    with base.running(request_timeout="500ms") as g:
+        with g.tls() as s:
+            assert Client(s).get("/silent").status == 504
+        with g.tls() as s:
+            c = Client(s)
+            c.send("POST /echo HTTP/1.1\r\nHost: hello.test\r\nContent-Length: 100000\r\n\r\n")
+            trickle(s, b"x" * 30, 0.03)
+            assert c.answer().status == 408 and c.closed()
+        with g.tls() as s:  # as long as it likes once it is upgraded, and between requests
+            c = Client(s)
+            for _ in range(2):
+                assert c.get("/echo").status == 200
+                pause(0.4)
+            c.send("GET /upgrade HTTP/1.1\r\nHost: hello.test\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+            assert c.head()[0] == 101 and c.s.exactly(8) == b"welcome "
+            assert not select.select([s], [], [], 0.7)[0]
+            c.send("still here")
+            assert c.s.exactly(10) == b"still here"
+
+
+def test_the_longest_body(agent):
+    def chunked(n):
+        return "POST /echo HTTP/1.1\r\nHost: hello.test\r\nTransfer-Encoding: chunked\r\n\r\n" + \
+            f"{n:x}\r\n{'x' * n}\r\n0\r\n\r\n"
+    with base.running(max_body_size="10K") as g:
+        with g.tls() as s:
+            c = Client(s)
+            c.send("POST /echo HTTP/1.1\r\nHost: hello.test\r\nContent-Length: 10240\r\n\r\n" + "x" * 10240)
+            assert c.answer().status == 200
+            c.send(chunked(10240))
+            assert c.answer().status == 200
+            done = sum(len(x["requests"]) for x in agent.connections)
+            c.send("POST /echo HTTP/1.1\r\nHost: hello.test\r\nExpect: 100-continue\r\n"
+                   "Content-Length: 10241\r\n\r\n")
+            assert c.answer().status == 413 and c.closed()
+        assert sum(len(x["requests"]) for x in agent.connections) == done
+        with g.tls() as s:
+            c = Client(s)
+            c.send(chunked(10241))
+            assert c.answer().status == 413 and c.closed()
