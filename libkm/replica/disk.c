@@ -55,13 +55,20 @@ static int read_file(const char *path, size_t max, char **out, size_t *n, struct
 		set_aside(path, "too large");
 		return 0;
 	}
-	return km_errtext_set(err, r, "%s: %s", path,
-			      km_why(r));
+	return km_errtext_set(err, r, "%s: %s", path, km_why(r));
 }
 
 static json_t *parse_json(const char *p, size_t n)
 {
 	return json_loadb(p, n, JSON_REJECT_DUPLICATES, NULL);
+}
+
+static void look_at_form(struct disk *d, const json_t *v)
+{
+	const char *form = json_string_value(json_object_get(v, "form"));
+
+	if (!form || strcmp(form, d->form))
+		d->foreign = true;
 }
 
 /* The id under "snapshot"; false: there is none. */
@@ -89,6 +96,8 @@ static int read_snapshot(struct disk *d, disk_snapshot_cb *snapshot, void *arg,
 		return r;
 	v = parse_json(text, n);
 	r = v && snapshot_id(v, d->id) ? snapshot(arg, v, &why) : KM_EINVAL;
+	if (!r)
+		look_at_form(d, v);
 	if (r == KM_ENOMEM) {
 		km_errtext_set(err, r, "%s: no memory", d->snapshot);
 	} else if (r) {
@@ -137,6 +146,8 @@ static int read_lines(struct disk *d, const char *text, size_t n, disk_change_cb
 			r = type ? change(arg, type, json_object_get(v, "data"), why)
 				 : km_errtext_set(why, KM_EINVAL, "line %zu has no type",
 						  d->lines + 1);
+		if (!r && n && d->lines)
+			look_at_form(d, v);
 		if (!r && n) {
 			d->size = (size_t)(end + 1 - text);
 			d->lines++;
@@ -170,13 +181,14 @@ static int read_journal(struct disk *d, disk_change_cb *change, void *arg, struc
 	return 0;
 }
 
-int km_disk_open(struct disk *d, const char *dir, disk_snapshot_cb *snapshot,
+int km_disk_open(struct disk *d, const char *dir, const char *form, disk_snapshot_cb *snapshot,
 		 disk_change_cb *change, void *arg, struct km_errtext *err)
 {
 	struct stat st;
 	int r = 0;
 
 	memset(d, 0, sizeof *d);
+	snprintf(d->form, sizeof d->form, "%s", form);
 	if (stat(dir, &st))
 		return km_errtext_set(err, KM_EIO, "%s: %s", dir, strerror(errno));
 	d->snapshot = join(dir, "/config.json");
@@ -262,7 +274,8 @@ int km_disk_append(struct disk *d, const char *type, const json_t *data)
 	if (!d->size)
 		r = line_add(&b, json_pack("{s:s}", "snapshot", d->id));
 	if (!r)
-		r = line_add(&b, json_pack("{s:s, s:O}", "type", type, "data", data));
+		r = line_add(
+		    &b, json_pack("{s:s, s:s, s:O}", "type", type, "form", d->form, "data", data));
 	if (!r)
 		r = append_bytes(d, &b);
 	if (!r) {
@@ -280,10 +293,11 @@ bool km_disk_is_long(const struct disk *d)
 	return d->size > REPLICA_JOURNAL_MAX || d->lines > REPLICA_JOURNAL_LINES_MAX;
 }
 
-int km_disk_snapshot_begin(struct km_buf *out, char id[static KM_UUID_STRLEN])
+int km_disk_snapshot_begin(const struct disk *d, struct km_buf *out, char id[static KM_UUID_STRLEN])
 {
 	km_uuid_new(id);
-	return km_buf_addf(out, "{\"snapshot\": \"%s\",\n", id);
+	return km_buf_addf(out, "{\"snapshot\": \"%s\", \"form\": \"%s\",\n", id,
+			   d->foreign ? "" : d->form);
 }
 
 int km_disk_snapshot_write(struct disk *d, const struct km_buf *text, const char *id)

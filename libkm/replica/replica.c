@@ -50,7 +50,7 @@ static int write_snapshot(struct km_replica *r)
 	int e;
 
 	km_buf_init(&text, REPLICA_SNAPSHOT_MAX);
-	e = km_disk_snapshot_begin(&text, id);
+	e = km_disk_snapshot_begin(&r->disk, &text, id);
 	if (!e)
 		e = km_buf_adds(&text, "\"epoch\": ");
 	if (!e)
@@ -82,8 +82,7 @@ static int persist(struct km_replica *r, const char *type, const json_t *change,
 	if (!e)
 		return 0;
 	return km_errtext_set(err, KM_EIO, "revision %lld is applied but not on disk: %s: %s",
-			      (long long)r->revision, r->disk.snapshot,
-			      km_why(e));
+			      (long long)r->revision, r->disk.snapshot, km_why(e));
 }
 
 /* ---- start ---- */
@@ -116,21 +115,40 @@ static void warn_malformed(struct km_replica *r)
 			km_ks("why", f.text));
 }
 
+/* What this program understands of a configuration: a digest of its schema. */
+static int own_form(char form[static DISK_FORM_LEN + 1])
+{
+	json_t *schema = km_msg_schema(&km_msg_desc_config);
+	char *text = schema ? json_dumps(schema, JSON_COMPACT) : NULL;
+	uint8_t digest[32];
+
+	if (text) {
+		km_sha256(digest, text, strlen(text));
+		km_hex(digest, DISK_FORM_LEN / 2, form);
+	}
+	json_decref(schema);
+	free(text);
+	return text ? 0 : KM_ENOMEM;
+}
+
 int km_replica_open(struct km_replica **out, const char *dir, const struct km_replica_hooks *hooks,
 		    void *arg, struct km_errtext *err)
 {
 	struct km_replica *r = calloc(1, sizeof *r);
+	char form[DISK_FORM_LEN + 1];
 	struct km_errtext why;
 	int e;
 
 	*out = NULL;
-	if (!r)
+	if (!r || own_form(form)) {
+		free(r);
 		return km_errtext_set(err, KM_ENOMEM, "no memory for the configuration");
+	}
 	if (hooks)
 		r->hooks = *hooks;
 	r->arg = arg;
 	r->loading = true;
-	e = km_disk_open(&r->disk, dir, load_snapshot, load_change, r, err);
+	e = km_disk_open(&r->disk, dir, form, load_snapshot, load_change, r, err);
 	if (e) {
 		km_replica_free(r);
 		return e;
@@ -188,15 +206,20 @@ static int make_ack(struct km_replica *r, json_t **out, struct km_errtext *err)
 int km_replica_take(struct km_replica *r, const char *type, const json_t *data, json_t **ack,
 		    struct km_errtext *err)
 {
+	bool whole = !strcmp(type, "config");
 	json_t *clean = NULL;
 	size_t differ = 0;
 	int e;
 
 	*ack = NULL;
-	if (strcmp(type, "config"))
+	if (!whole)
 		e = km_apply_change(r, type, data, &clean, &differ, err);
 	else
 		e = km_apply_config(r, data, &differ, err);
+	if (!e && whole && r->disk.foreign) {
+		r->disk.foreign = false;
+		differ++;
+	}
 	if (!e) {
 		e = persist(r, type, clean, differ > 0, err);
 		r->ack_owed = e != 0;
@@ -230,6 +253,11 @@ const char *km_replica_epoch(const struct km_replica *r)
 int64_t km_replica_revision(const struct km_replica *r)
 {
 	return r->revision;
+}
+
+bool km_replica_partial(const struct km_replica *r)
+{
+	return r->disk.foreign;
 }
 
 static const void *now_of(const struct km_replica *r, enum kind kind, const char *id)

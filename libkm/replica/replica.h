@@ -42,6 +42,11 @@ int km_replica_open(struct km_replica **out, const char *dir, const struct km_re
 const char *km_replica_epoch(const struct km_replica *r);
 int64_t km_replica_revision(const struct km_replica *r);
 
+/* What was on disk has been written by a program that understood something else of a configuration,
+ * an older one say: it is applied as it stands, but what that program left out is missing. Until
+ * the next `config`; to have one, name no revision in `auth`. */
+bool km_replica_partial(const struct km_replica *r);
+
 /* Takes a `config` or one of the nine `*_create|update|delete` messages: applies it, syncs it to
  * disk, and gives the `config_ack` to send (*ack, the caller's reference; NULL with an error).
  * Returns 0 also when single items failed: a hook refused it, or it is malformed (control may be

@@ -46,7 +46,7 @@ static json_t *make_auth(struct km_uplink *u, char *api_key)
 {
 	static const uint8_t none[KM_WG_KEY_LEN];
 	const char *epoch = km_replica_epoch(u->replica);
-	bool fresh = u->want_all || !*epoch;
+	bool fresh = u->want_all || !*epoch || km_replica_partial(u->replica);
 	char host[254] = "", key[KM_WG_KEY_STRLEN];
 	struct km_msg_auth m = {
 	    .api_key = api_key,
@@ -280,6 +280,8 @@ static int open_replica(struct km_uplink *u, struct km_errtext *err)
 	km_metric_set(u->revision, km_replica_revision(u->replica));
 	km_info("configuration loaded", km_ks("epoch", km_replica_epoch(u->replica)),
 		km_ki("revision", km_replica_revision(u->replica)));
+	if (km_replica_partial(u->replica))
+		km_info("another version wrote this configuration; control is asked for all of it");
 	return 0;
 }
 

@@ -783,6 +783,60 @@ static void spill(const char *name, const void *text, size_t n)
 	close(fd);
 }
 
+/* As if another version had written the last line of a file: its form is another one. */
+static void by_another_version(const struct plane *p, const char *name, bool checked)
+{
+	size_t n, line;
+	char *text = slurp(path(p, name), &n), *form;
+	uint8_t digest[32];
+
+	for (line = checked ? n - 1 : 0; line && text[line - 1] != '\n'; line--)
+		;
+	form = memmem(text + line, n - line, "\"form\":", 7);
+	assert_non_null(form);
+	form += 10;
+	*form = *form == '0' ? '1' : '0';
+	if (checked) {
+		km_sha256(digest, text + line + 17, n - line - 18);
+		km_hex(digest, 8, text + line);
+		text[line + 16] = ' ';
+	}
+	spill(path(p, name), text, n);
+	free(text);
+}
+
+/* A program that understood less has left out what this one would understand: its content is
+ * applied, and all is asked for until a `config` has come, whatever else comes before that. */
+static void another_versions_files(void **state)
+{
+	struct plane *p = *state;
+
+	assert_false(km_replica_partial(p->r));
+	for (int journal = 0; journal < 2; journal++) {
+		take_ok(p, "config",
+			config(E1, 1, "me", NULL, NULL, array(tunnel(4, "h:1"), NULL)));
+		take_ok(p, "tunnel_update", tunnel_change(1, 2, 4, "h:2"));
+		plane_reopen(p);
+		assert_false(km_replica_partial(p->r));
+		by_another_version(p, journal ? "config.journal" : "config.json", journal);
+		plane_reopen(p);
+		assert_true(km_replica_partial(p->r));
+		assert_int_equal(km_replica_revision(p->r), 2);
+		assert_string_equal(p->tunnel[4], "h:2");
+		for (int i = 3; i < 1100; i++) /* long enough for a snapshot of ours */
+			take_ok(p, "tunnel_update",
+				tunnel_change(i - 1, i, 4, i % 2 ? "h:3" : "h:4"));
+		plane_reopen(p);
+		assert_true(km_replica_partial(p->r));
+		take_ok(p, "config",
+			config(E1, 1099, "me", NULL, NULL, array(tunnel(4, "h:3"), NULL)));
+		assert_false(km_replica_partial(p->r));
+		plane_reopen(p);
+		assert_false(km_replica_partial(p->r));
+		assert_string_equal(p->tunnel[4], "h:3");
+	}
+}
+
 /* Cut at every byte: always a state that was once acknowledged, and one that goes on. */
 static void torn_journal(void **state)
 {
@@ -1168,6 +1222,7 @@ int main(void)
 	    T(replay),
 	    T(malformed_changes_are_skipped),
 	    T(malformed_things_stay_as_they_were),
+	    T(another_versions_files),
 	    T(torn_journal),
 	    T(damaged_journal),
 	    T(broken_snapshot),
