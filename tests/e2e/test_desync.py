@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Can a stranger make gateway and target see different messages? (request smuggling, desync)
 
-    stranger --raw bytes--> gatewayd (wireguard = none) --> Recorder: agent and target in one, keeps every byte
+    stranger --raw bytes or HTTP/2 frames--> gatewayd (wireguard = none) --> Recorder: agent and target in one, keeps every byte
 
 Every request is either refused (400 or the like, and the connection ends; the target hears nothing) or reaches the
 target in one form, byte for byte that of the table; then a good request on the same connection gets its own answer. The
@@ -17,12 +17,14 @@ import socket
 import threading
 import uuid
 
+import hpack
+import hyperframe.frame as frames
 import pytest
 
 import test_edge as base
 from test_edge import Gone, Stream
 
-HOST = "plain.test"
+HOST, H2_HOST = "plain.test", "hello.test"
 H = f"Host: {HOST}\r\n"
 GET, POST = f"GET /x HTTP/1.1\r\n{H}", f"POST /x HTTP/1.1\r\n{H}"
 CHUNKED = POST + "Transfer-Encoding: chunked\r\n\r\n"
@@ -362,15 +364,15 @@ class Recorder(base.Agent):
 
 
 class Gateway(base.Gateway):
-    """One tunnel without TLS, so that a case costs no handshake."""
+    """A tunnel without TLS, so that a case costs no handshake, and one with TLS for HTTP/2."""
 
     def write_config(self):
         config = {"snapshot": str(uuid.uuid4()), "epoch": "e1", "revision": 7,
                   "gateway": {"id": str(uuid.uuid4()), "name": "g", "virtualIps": ["10.0.0.1"]}, "agents": [],
                   "gateways": [],
-                  "tunnels": [{"id": str(uuid.uuid4()), "domain": HOST, "protocol": "http", "enabled": True,
-                  "tls": "off",
-                               "agentVirtualIp": base.VIP, "targetId": base.TARGET, "target": "localhost:8080"}]}
+                  "tunnels": [{"id": str(uuid.uuid4()), "domain": d, "protocol": "http", "enabled": True, "tls": tls,
+                               "agentVirtualIp": base.VIP, "targetId": base.TARGET, "target": "localhost:8080"}
+                              for d, tls in ((HOST, "off"), (H2_HOST, "own"))]}
         path = self.dir / "state" / "config.json"
         path.write_text(json.dumps(config))
         path.chmod(0o600)
@@ -419,9 +421,9 @@ def send(c, text, step):
 STEPS = {"whole": 1 << 20, "in pieces": 3}
 
 
-def expected(w):
-    about = (f"X-Forwarded-For: 127.0.0.1\r\nX-Real-IP: 127.0.0.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: {w['proxied']}\r\n"
-             f"Forwarded: for=127.0.0.1;proto=http;host=\"{w['proxied']}\"\r\n")
+def expected(w, proto="http"):
+    about = (f"X-Forwarded-For: 127.0.0.1\r\nX-Real-IP: 127.0.0.1\r\nX-Forwarded-Proto: {proto}\r\nX-Forwarded-Host: {w['proxied']}\r\n"
+             f"Forwarded: for=127.0.0.1;proto={proto};host=\"{w['proxied']}\"\r\n")
     head = f"{w['line']}\r\nHost: {w['host']}\r\n{w['fields']}{about}{w['framing']}\r\n"
     return latin(head), w["body"], w["trailers"]
 
@@ -463,11 +465,11 @@ def check_passed(gw, text, want, step):
     assert gw.recorder.got == [expected(want), SMUGGLED_GOT, GOOD_GOT]
 
 
-def all_of(cases, check):
+def all_of(cases, check, steps=STEPS):
     """Every case, and the names of all that failed."""
     failed = []
     for name, *case in cases:
-        for how, step in STEPS.items():
+        for how, step in steps.items():
             try:
                 check(*case, step)
             except (AssertionError, Gone, OSError) as e:
@@ -477,6 +479,7 @@ def all_of(cases, check):
 
 def test_the_suite_is_large():
     assert len(list(refused())) + len(CHUNKS) + len(PASSED) >= 300
+    assert len(H2_REFUSED) + len(H2_PASSED) >= 150
 
 
 def test_refused_heads(gw):
@@ -599,3 +602,197 @@ def test_pipelined_requests_get_their_answers_in_order(gw):
                        f"GET {p} HTTP/1.1\r\n{H}\r\n" for p in paths))
         for p in paths:
             assert c.answer().body == p.encode() and c.answer().body == p.encode()
+
+
+# ---- HTTP/2 -------------------------------------------------------------------------------------
+# Header lists as HPACK has them, whatever nghttp2 or another client would say to them; then DATA and trailers.
+
+def h2(method="GET", path="/x", scheme="https", authority=H2_HOST, *fields):
+    pseudo = ((":method", method), (":scheme", scheme), (":authority", authority), (":path", path))
+    return [(n, v) for n, v in pseudo if v is not None] + list(fields)
+
+
+def get(*fields):
+    return h2("GET", "/x", "https", H2_HOST, *fields)
+
+
+def post(*fields):
+    return h2("POST", "/x", "https", H2_HOST, *fields)
+
+
+SMUGGLED2 = f"GET /smuggled HTTP/1.1\r\nHost: {H2_HOST}\r\n\r\n"
+INJECTED = f"x\r\n\r\n{SMUGGLED2}"
+# (header list, body or None, trailers or None)
+H2_REFUSED = [(get((n, v)), None, None) for n, v in [
+    ("a", INJECTED), ("a", "x\r\nTransfer-Encoding: chunked"), ("a", "x\ny: z"), ("a", "x\ry: z"), ("a", "x\0"),
+    ("a", " x"), ("a", "x "),
+    ("a", "\tx"), ("a", "x\t"), ("a", "\r\n"), ("a", "x\x01"), ("a", "x\x7f"), ("a: b\r\nc", "d"), ("a:b", "c"),
+    ("a: b", "c"), ("A", "b"),
+    ("Content-Length", "0"), ("tRansfer-encoding", "chunked"), ("a b", "c"), ("a\r\n", "b"), ("a\n", "b"),
+    ("a\0", "b"), ("a\x7f", "b"), ("\xe4", "b"), ("", "b"), (" a", "b"),
+    ("a ", "b"), ("a\t", "b"), ("a(", "b"), ("transfer-encoding", "chunked"), ("transfer-encoding", "identity"),
+    ("transfer-encoding", ""), ("transfer-encoding ", "chunked"),
+    ("connection", "close"), ("connection", "content-length"), ("keep-alive", "5"), ("proxy-connection", "close"),
+    ("upgrade", "websocket"), ("te", "gzip"),
+    ("te", "trailers, gzip"), ("host", "other.test"), ("host", f"{H2_HOST}:81"), ("host", ""),
+    ("host", f"{H2_HOST}\r\na: b"), (":path", "/y"), (":method", "POST"),
+    (":foo", "b"), (":status", "200"), (":protocol", "websocket"), (":", "b"), ("content-length", "5"),
+    ("content-length", "-0"), ("content-length", "0, 0"),
+    ("expect", "200-ok"),
+]] + [(get(("host", H2_HOST), ("host", H2_HOST)), None, None),
+    ([("a", "b")] + get(), None, None)] + [(h2(*case), None, None) for case in [
+    (None,), ("",), ("get",), ("GE T",), ("GET /y HTTP/1.1\r\na:",), ("GET\r\n",), ("G\0T",), ("CONNECT",),
+    ("TRACE",), ("A" * 33,), ("GET", None), ("GET", ""), ("GET", "x"),
+    ("GET", "*"), ("GET", "/x y"), ("GET", "/x HTTP/1.1\r\nTransfer-Encoding: chunked\r\na:"), ("GET", "/x\r\n"),
+    ("GET", "/x\n"), ("GET", "/x\0"), ("GET", "/x#y"), ("GET", "/\xe4"),
+    ("GET", "/x\\y"), ("GET", "/%00"), ("GET", "/%"), ("GET", f"https://{H2_HOST}/"), ("GET", "?x"), ("GET", " /x"),
+    ("GET", "/x\t"), ("GET", "/x", None), ("GET", "/x", ""),
+    ("GET", "/x", "ftp"), ("GET", "/x", "https://a/"), ("GET", "/x", "http\r\n"), ("GET", "/x", "https", None),
+    ("GET", "/x", "https", ""), ("GET", "/x", "https", "a@hello.test"),
+    ("GET", "/x", "https", "hello.test/"), ("GET", "/x", "https", "hello.test:x"),
+    ("GET", "/x", "https", "hello.test:0"), ("GET", "/x", "https", "hello.test\r\na: b"),
+    ("GET", "/x", "https", "hello.test other.test"), ("GET", "/x", "https", "hello.test, hello.test"),
+    ("GET", "/x", "https", "hello.test\\"),
+]] + [(h2() + [(n, v)], None, None) for n, v in h2()] + [
+    (post(("content-length", n)), b"abcde", None)
+    for n in ("4", "6", "+5", "-5", "0x5", "5x", "5,5", "5, 5", "5, 6", "", "5\r\n", "18446744073709551621",
+        "9223372036854775808")
+] + [(post(("content-length", "5"), ("content-length", n)), b"abcde", None) for n in ("5", "6")] + [
+    (post(("content-length", "5"), ("transfer-encoding", "chunked")), b"0\r\n\r\n", None),
+    (post(("transfer-encoding", "chunked")), b"0\r\n\r\n" + SMUGGLED2.encode(), None),
+] + [(post(), b"abcde", [t]) for t in [
+    ("content-length", "9"), (":path", "/y"), ("A", "b"), ("a", "b\r\nc: d"), ("a", "b\n"), ("a b", "c"), ("a:b", "c"),
+    ("connection", "close"), ("transfer-encoding", "chunked"), ("", "b"), ("a", "b\0"), ("a\r\nb", "c"),
+]]
+
+
+def on2(line, fields="", framing="", body=b"", host=H2_HOST, trailers=b"", proxied=H2_HOST):
+    return on(line, fields, framing, body, host, trailers, proxied)
+
+
+# (the same, what the target gets)
+H2_PASSED = [
+    (get(), None, None, on2(X)),
+    (h2("OPTIONS", "*"), None, None, on2("OPTIONS * HTTP/1.1")),
+    (get(("a", "b"), ("c", ""), ("d", "e \t f\xe4")), None, None, on2(X, "a: b\r\nc: \r\nd: e \t f\xe4\r\n")),
+    (get(("host", H2_HOST)), None, None, on2(X)),
+    (h2("GET", "/x", "https", None, ("host", H2_HOST)), None, None, on2(X)),
+    (h2("GET", "/x", "https", "Hello.Test:443"), None, None, on2(X, host="Hello.Test:443", proxied="Hello.Test:443")),
+    (h2("GET", "/x/../%2e%2e/;a?b=\\%"), None, None, on2("GET /x/../%2e%2e/;a?b=\\% HTTP/1.1")),
+    (get(("cookie", "a=1"), ("x", "y"), ("cookie", "b=2")), None, None, on2(X, "x: y\r\ncookie: a=1; b=2\r\n")),
+    (get(("te", "trailers")), None, None, on2(X, framing="Connection: TE\r\nTE: trailers\r\n")),
+    (get(("forwarded", "for=6"), ("x-forwarded-for", "6"), ("x-real-ip", "6"), ("content_length", "6")), None, None,
+     on2(X)),
+    (get(("content-length", "0")), None, None, on2(X)),
+    (post(), None, None, on2(PX)),
+    (post(), b"", None, on2(PX, framing=TE)),
+    (post(("content-length", "0")), b"", None, on2(PX, framing="Content-Length: 0\r\n")),
+    (post(("content-length", "5")), b"abcde", None, on2(PX, framing=FIVE, body=b"abcde")),
+    (post(("content-length", "005")), b"abcde", None, on2(PX, framing=FIVE, body=b"abcde")),
+    (post(), b"abcde", None, on2(PX, framing=TE, body=b"abcde")),
+    (post(), b"0\r\n\r\n" + SMUGGLED2.encode(), None, on2(PX, framing=TE, body=b"0\r\n\r\n" + SMUGGLED2.encode())),
+    (get(), SMUGGLED2.encode(), None, on2(X, framing=TE, body=SMUGGLED2.encode())),
+    (post(("content-length", str(len(SMUGGLED2)))), SMUGGLED2.encode(), None,
+     on2(PX, framing=f"Content-Length: {len(SMUGGLED2)}\r\n", body=SMUGGLED2.encode())),
+    (post(("trailer", "a")), b"abcde",
+     [("a", "b"), ("set-cookie", "c"), ("content_length", "9")],
+     on2(PX, "trailer: a\r\n", TE, b"abcde", trailers=b"a: b\r\n")),
+]
+
+
+class Stranger2:
+    """Speaks HTTP/2 frame by frame."""
+
+    def __init__(self, gw):
+        self.sock = gw.tls(H2_HOST, set_alpn_protocols=["h2"])
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        assert self.sock.selected_alpn_protocol() == "h2"
+        self.s, self.hpack, self.answers = Stream(self.sock), hpack.Decoder(), hpack.Encoder()
+        self.away = False
+        self.sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frames.SettingsFrame(0).serialize())
+
+    def request(self, stream, headers, body, trailers):
+        def block(fields, ended):
+            data = self.answers.encode([(latin(n), latin(v)) for n, v in fields], huffman=False)
+            f = frames.HeadersFrame(stream, data, flags=["END_HEADERS"] + ["END_STREAM"] * ended)
+            return f.serialize()
+        out = block(headers, body is None)
+        if body is not None:
+            out += frames.DataFrame(stream, body, flags=["END_STREAM"] * (trailers is None)).serialize()
+        if trailers is not None:
+            out += block(trailers, True)
+        self.sock.sendall(out)
+
+    def outcome(self, stream):
+        """(status, body) of an answer; (None, None) when the stream was reset or the connection ended."""
+        status, body = None, b""
+        while True:
+            try:
+                f, n = frames.Frame.parse_frame_header(memoryview(self.s.exactly(9)))
+                f.parse_body(memoryview(self.s.exactly(n)))
+            except (Gone, OSError):
+                self.away = True
+                return None, None
+            if isinstance(f, frames.SettingsFrame) and "ACK" not in f.flags:
+                self.sock.sendall(frames.SettingsFrame(0, flags=["ACK"]).serialize())
+            elif isinstance(f, frames.GoAwayFrame):
+                self.away = True
+            elif f.stream_id != stream:
+                continue
+            elif isinstance(f, frames.RstStreamFrame):
+                return (status, body) if status and f.error_code == 0 else (None, None)
+            elif isinstance(f, frames.HeadersFrame):
+                headers = dict(self.hpack.decode(f.data))
+                status = int(headers.get(":status", status))
+            elif isinstance(f, frames.DataFrame):
+                body += f.data
+            if "END_STREAM" in f.flags:
+                return status, body
+
+    def good(self, stream):
+        self.request(stream, h2("GET", "/good"), None, None)
+        assert self.outcome(stream) == (200, b"/good")
+
+
+GOOD2_GOT = expected(on2("GET /good HTTP/1.1"), "https")
+
+
+def check_h2(gw, case, want):
+    headers, body, trailers = case
+    gw.recorder.got.clear()
+    gw.recorder.plays.clear()
+    c = Stranger2(gw)
+    try:
+        c.request(1, headers, body, trailers)
+        status, _ = c.outcome(1)
+        assert status == 200 if want else status is None or 400 <= status < 500 or status == 501
+        if c.away:
+            assert not want
+            c.sock.close()
+            c = Stranger2(gw)
+        c.good(3)
+    finally:
+        c.sock.close()
+    assert gw.recorder.got == ([expected(want, "https")] if want else []) + [GOOD2_GOT]
+
+
+def test_http_2_refused(gw):
+    all_of(((repr(c)[:160], c, None) for c in H2_REFUSED), lambda case, want, step: check_h2(gw, case, want),
+           {"HTTP/2": None})
+
+
+def test_http_2_passed_on_in_one_form(gw):
+    all_of(((repr(c[:3])[:160], c[:3], c[3]) for c in H2_PASSED), lambda case, want, step: check_h2(gw, case, want),
+           {"HTTP/2": None})
+
+
+def test_http_2_body_where_none_was_declared(gw):
+    """The request was whole before the body came: it went on as one without, and the stream is reset."""
+    gw.recorder.got.clear()
+    c = Stranger2(gw)
+    c.request(1, post(("content-length", "0")), b"abcde", None)
+    assert c.outcome(1)[0] != 200
+    c.good(3)
+    c.sock.close()
+    assert gw.recorder.got[-1] == GOOD2_GOT
+    assert gw.recorder.got[:-1] in ([], [expected(on2(PX, framing="Content-Length: 0\r\n"), "https")])
