@@ -92,9 +92,6 @@ static int tunnel_check(const struct control *c, const struct km_msg_tunnel *t,
 		return km_errtext_set(err, KM_EUNSUPPORTED,
 				      "%s: protocol %s is not supported by this gateway", t->domain,
 				      t->protocol);
-	if (t->path && t->path[0] && strcmp(t->path, "/"))
-		return km_errtext_set(err, KM_EUNSUPPORTED,
-				      "%s: paths are not supported by this gateway", t->domain);
 	if (!t->agent_virtual_ip)
 		return km_errtext_set(err, KM_EINVAL, "%s: no agentVirtualIp", t->domain);
 	return 0;

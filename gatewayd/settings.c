@@ -61,6 +61,12 @@ static const char *sample_check(const char *v)
 	return access_sample_parse(&n, v) ? "not a share such as 1/100 or 2.5%" : NULL;
 }
 
+static const char *prefix_check(const char *v)
+{
+	struct km_prefix p;
+	return km_prefix_parse(&p, v) ? "not an address or a prefix such as 203.0.113.0/24" : NULL;
+}
+
 #define AT(member) offsetof(struct gw_settings, member)
 static const struct km_opt opts[] = {
     KM_HOST_OPTS(struct gw_settings, host, "gateway"),
@@ -265,6 +271,25 @@ static const struct km_opt opts[] = {
      .offset = AT(allow_domains),
      .help = "The only domains that control may open here; *.parent allows every name below "
 	     "parent. Unset: all."},
+    {.key = "trusted_proxies",
+     .type = KM_OPT_LIST,
+     .offset = AT(trusted_proxies),
+     .check = prefix_check,
+     .help = "Addresses (203.0.113.0/24) of proxies in front of this gateway. Of what they send, "
+	     "X-Forwarded-For or Forwarded names the client, and X-Forwarded-Proto and -Host are "
+	     "kept. Of what all others send, nothing is."},
+    {.key = "rate_limit",
+     .type = KM_OPT_STRING,
+     .offset = AT(rate_limit),
+     .check = rate_check,
+     .help = "Requests for one tunnel, as number/time (100/1s), where the tunnel has no "
+	     "rateLimit of its own; so many may come at once. More get 429. Unset: no limit."},
+    {.key = "address_rate_limit",
+     .type = KM_OPT_STRING,
+     .offset = AT(address_rate_limit),
+     .check = rate_check,
+     .help = "The same for each client address (IPv6: /64) at one tunnel, where the tunnel has no "
+	     "addressRateLimit. Unset: no limit."},
     {.key = "workers",
      .type = KM_OPT_INT,
      .offset = AT(workers),

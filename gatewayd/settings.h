@@ -29,6 +29,8 @@ struct gw_settings {
 	char *dns_provider_file, *dns_hook;
 	int64_t dns_timeout;
 	struct km_strlist allow_domains;
+	struct km_strlist trusted_proxies;
+	char *rate_limit, *address_rate_limit; /* NULL: none */
 	int64_t workers, max_connections, max_connections_per_address;
 	int64_t header_timeout, idle_timeout, body_timeout, upstream_timeout, connect_timeout;
 	int64_t body_min_rate, request_timeout, max_body_size;

@@ -106,7 +106,7 @@ static void log_it(struct exchange *x, int status)
 	int64_t took = c->w->now - x->began;
 	struct access_entry e = {
 	    .wall_ms = c->w->wall_ahead + x->began,
-	    .client = c->addr,
+	    .client = *exchange_client(x),
 	    .status = status,
 	    .bytes_in = x->bytes_in,
 	    .bytes_out = x->bytes_out,

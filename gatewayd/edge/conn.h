@@ -5,8 +5,10 @@
 
 #include "gatewayd/edge/account.h"
 #include "gatewayd/edge/admit.h"
+#include "gatewayd/edge/client.h"
 #include "gatewayd/edge/exchange.h"
 #include "gatewayd/edge/io.h"
+#include "gatewayd/edge/limit.h"
 #include "gatewayd/edge/timers.h"
 #include "gatewayd/edge/tls.h"
 #include "gatewayd/settings.h"
@@ -28,7 +30,7 @@ struct edge_shared {
 	const struct gw_settings *settings;
 	const struct route_table *routes;
 	struct tls *tls;
-	struct h2_shared *h2; /* NULL: not offered */
+	struct h2_shared *h2;          /* NULL: not offered */
 	struct waits *waits;           /* NULL: no handshake waits */
 	struct challenges *challenges; /* NULL: none are answered */
 	struct http_limits limits;
@@ -36,17 +38,19 @@ struct edge_shared {
 	int64_t max_conns;
 	struct admit *admit;
 	struct pace_rule pace; /* of clients that are waited for */
-	int https_port; /* for redirects */
+	int https_port;        /* for redirects */
+	struct client_trust trust;
+	struct limits rates;
 	struct km_mailbox *to_main;
 	_Atomic int64_t conns;
 	struct km_metric *m_conns, *m_accepted, *m_requests, *m_bad, *m_bytes_in, *m_bytes_out,
 	    *m_upstream_errors, *m_handshake_errors, *m_paused, *m_challenged, *m_waiting,
-	    *m_passed, *m_refused[REFUSED_KINDS], *m_shed,
+	    *m_passed, *m_refused[REFUSED_KINDS], *m_shed, *m_limited,
 	    *m_slow[2];              /* sending, reading */
 	struct access_log *access;   /* NULL: none */
 	struct account_stats *stats; /* of each worker */
 	size_t stats_taken;
-	struct km_log_limit bad_log, upstream_log, accept_log, refused_log, slow_log;
+	struct km_log_limit bad_log, upstream_log, accept_log, refused_log, slow_log, limit_log;
 };
 
 struct listener;
@@ -60,10 +64,11 @@ struct worker {
 	struct exchange *running; /* that hold a route */
 	struct conn *waiting;     /* handshakes that wait for a certificate */
 	_Atomic bool wake;        /* some of them have waited long enough: set by the main loop */
-	int64_t now; /* monotonic, of this turn of the loop */
+	int64_t now;              /* monotonic, of this turn of the loop */
 	bool draining;
 	bool closing; /* the turn of the loop is at its end: what was collected goes out */
 	struct http_request req; /* of the connection at hand */
+	struct client client;    /* whose it is */
 	struct http_response resp;
 	struct km_buf head; /* a head being written */
 	struct account_stats *stats;
@@ -104,11 +109,12 @@ struct conn {
 	struct km_buf in, out;
 	struct km_addr addr;
 	uint16_t port, local_port;
-	struct km_addr local; /* by what address it came, as a PROXY header says; else of no family */
+	struct km_addr
+	    local; /* by what address it came, as a PROXY header says; else of no family */
 	struct tls_peer peer;
 	struct timer timer;
 	struct h1_conn h1;
-	struct h2 *h2; /* with CONN_H2 */
+	struct h2 *h2;     /* with CONN_H2 */
 	struct exchange x; /* HTTP/1's, one after another; passthrough's */
 	struct conn *prev, *next, *later_next;
 	struct conn *wait_prev, *wait_next;

@@ -265,6 +265,8 @@ static void metrics_make(struct edge_shared *sh)
 	    COUNTER("accept_paused_total", "Times that accepting was paused for lack of room.");
 	sh->m_refused[REFUSED_ADDRESS] = REFUSED("address");
 	sh->m_refused[REFUSED_PROXY] = REFUSED("proxy");
+	sh->m_limited =
+	    COUNTER("requests_limited_total", "Requests refused because a rate was reached (429).");
 	sh->m_shed = COUNTER("connections_shed_total",
 			     "Idle connections closed early, so that others have room.");
 	sh->m_slow[0] = SLOW("sending");
@@ -296,6 +298,23 @@ static int access_start(struct edge *e, size_t lanes)
 	if (s->access_log_sample && access_sample_parse(&o.of_2_32, s->access_log_sample))
 		return KM_EINVAL;
 	return access_log_start(&e->sh.access, &o);
+}
+
+/* What is asked of every request, as the settings have it. */
+static int policy_make(struct edge_shared *sh, struct km_errtext *err)
+{
+	const struct gw_settings *s = sh->settings;
+	const struct byaddr_opts addresses = {
+	    .max = LIMIT_ADDRESSES, .value = sizeof(int64_t), .evict = true};
+	int rc = client_trust_parse(&sh->trust, s->trusted_proxies.items, s->trusted_proxies.n);
+	if (!rc)
+		rc = limit_parse(&sh->rates.rate, s->rate_limit);
+	if (!rc)
+		rc = limit_parse(&sh->rates.address_rate, s->address_rate_limit);
+	if (!rc && !(sh->rates.addresses = byaddr_new(&addresses)))
+		rc = KM_ENOMEM;
+	return rc ? km_errtext_set(err, rc, "trusted_proxies, rate limits: %s", km_strerror(rc))
+		  : 0;
 }
 
 static size_t workers_wanted(const struct gw_settings *s)
@@ -348,6 +367,9 @@ int edge_start(struct edge **out, const struct edge_opts *o, struct km_errtext *
 	e->sh.max_conns = connections_bearable(s->max_connections);
 	e->asked = o->asked;
 	e->asked_arg = o->arg;
+	if ((rc = policy_make(&e->sh, err)))
+		goto fail;
+	rc = KM_ENOMEM;
 	if (!(e->sh.admit = admit_new(s, e->sh.max_conns)))
 		goto fail;
 	if (s->http2 && !(e->sh.h2 = h2_shared_new(s)))
@@ -420,6 +442,8 @@ void edge_free(struct edge *e)
 	h2_shared_free(e->sh.h2);
 	waits_free(e->sh.waits);
 	admit_free(e->sh.admit);
+	byaddr_free(e->sh.rates.addresses);
+	free(e->sh.trust.proxies);
 	km_mailbox_free(e->sh.to_main, note_drop);
 	free(e);
 }

@@ -3,6 +3,7 @@
 #include "gatewayd/edge/exchange.h"
 #include "gatewayd/edge/access.h"
 #include "gatewayd/edge/account.h"
+#include "gatewayd/edge/apply.h"
 #include "gatewayd/edge/conn.h"
 #include "gatewayd/edge/heads.h"
 #include "gatewayd/edge/patience.h"
@@ -52,6 +53,11 @@ void exchange_hold(struct exchange *x)
 	counts_bump(&x->route.state->active, 1);
 }
 
+const struct km_addr *exchange_client(const struct exchange *x)
+{
+	return x->client.family ? &x->client : &x->c->addr;
+}
+
 static void settle(struct exchange *x)
 {
 	struct edge_shared *sh = x->c->w->sh;
@@ -88,6 +94,11 @@ void exchange_drop(struct exchange *x, bool politely)
 
 void exchange_answer_as(struct exchange *x, struct heads_answer *a)
 {
+	const struct route_rules *rules = x->active ? x->route.rules : NULL;
+	a->html = x->html;
+	a->head = x->head;
+	if (rules && x->secure)
+		a->hsts = rules->hsts;
 	x->status = a->status;
 	x->whole = true;
 	if (!x->error)
@@ -98,8 +109,7 @@ void exchange_answer_as(struct exchange *x, struct heads_answer *a)
 
 void exchange_answer(struct exchange *x, int status, const char *what, bool close)
 {
-	struct heads_answer a = {
-	    .status = status, .what = what, .html = x->html, .head = x->head, .close = close};
+	struct heads_answer a = {.status = status, .what = what, .close = close};
 	exchange_answer_as(x, &a);
 }
 
@@ -229,7 +239,7 @@ void exchange_begin(struct exchange *x, const struct http_request *r)
 	x->trailers = r->te_trailers || r->major == 2;
 	x->bit_by_bit = r->te_trailers;
 	km_buf_clear(&w->head);
-	if (heads_request(&w->head, r, &c->addr, c->secure)) {
+	if (heads_request(&w->head, r, &w->client)) {
 		fail(x, 502, "no memory");
 		return;
 	}
@@ -380,12 +390,13 @@ static int interim(struct exchange *x, const struct http_response *r)
 	return x->front->interim(x, r);
 }
 
-static int final(struct exchange *x, const struct http_response *r)
+static int final(struct exchange *x, struct http_response *r)
 {
 	bool encode = false;
 	x->up_keep = r->keep_alive;
 	x->answer_begun = true;
 	x->status = r->status;
+	apply_response(r, x->route.rules, x->secure);
 	int rc = x->front->head(x, r, &encode);
 	body_begin(&x->resp, r->body, r->length, encode);
 	if (r->trailers_ok && (x->trailers || r->trailers_told))

@@ -69,6 +69,8 @@ struct exchange {
 	enum exchange_state state;
 	struct up *up; /* NULL: none (yet) */
 	struct route route;
+	struct km_addr client;  /* who asks; of no family before the head has been read */
+	bool secure;            /* with TLS, towards us or a trusted proxy */
 	bool active;            /* route.state is held */
 	bool listed;            /* among the worker's */
 	bool head, html;        /* the request's method; what it likes to read */
@@ -100,7 +102,7 @@ struct exchange {
  * the stream's, and so is what `fired` of the timer does (exchange_late, then drive). */
 void exchange_init(struct exchange *x, struct conn *c, const struct front *front, struct km_buf *in,
 		   struct km_buf *out, struct timer *timer);
-/* x->route (enabled, active) serves this request: sends it on. */
+/* x->route (enabled, active) serves this request, which is w->client's: sends it on. */
 void exchange_begin(struct exchange *x, const struct http_request *r);
 /* x->route is held from now on; exchange_drop gives it back. */
 void exchange_hold(struct exchange *x);
@@ -108,7 +110,8 @@ void exchange_hold(struct exchange *x);
 bool exchange_step(struct exchange *x);
 /* An answer of the gateway's own, and the end of the exchange. what: see heads_answer. */
 void exchange_answer(struct exchange *x, int status, const char *what, bool close);
-/* The same with an answer of the caller's; x->error may say why, else its status does. */
+/* The same with an answer of the caller's, in which html, head and hsts are filled in; x->error may say
+ * why, else its status does. */
 void exchange_answer_as(struct exchange *x, struct heads_answer *a);
 /* Its timer has ended. */
 void exchange_late(struct exchange *x);
@@ -118,6 +121,8 @@ void exchange_drop(struct exchange *x, bool politely);
 /* Counts and logs that a target gave no whole answer; status 0: that its agent could not be reached, and
  * nobody can be told (passthrough). */
 void exchange_failed(struct exchange *x, int status, const char *why);
+/* Who asks: the client as the request names it, or the peer before there is one. */
+const struct km_addr *exchange_client(const struct exchange *x);
 /* An empty buffer gives its memory back. */
 void exchange_quiet(struct km_buf *b);
 

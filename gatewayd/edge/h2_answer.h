@@ -7,7 +7,7 @@
 #include "gatewayd/edge/http.h"
 #include <nghttp2/nghttp2.h>
 
-#define H2_ANSWER_FIELDS (HTTP_FIELDS_MAX + 1)
+#define H2_ANSWER_FIELDS (HTTP_FIELDS_ROOM + 1)
 
 struct h2_answer {
 	char status[3];

@@ -44,28 +44,30 @@ static void put_length(struct out *o, uint64_t n)
 
 /* ---- requests ---- */
 
-static void put_client(struct out *o, const struct http_request *r, const struct km_addr *client,
-		       bool secure)
+/* RFC 7239 section 6: the client's address, quoted and in brackets where it has colons. */
+static void put_client(struct out *o, const struct client *c)
 {
 	char ip[KM_ADDR_STRLEN], text[256];
-	const char *proto = secure ? "https" : "http";
-	bool v6 = client->family == AF_INET6;
-	km_addr_str(client, ip);
+	const char *proto = c->secure ? "https" : "http";
+	bool v6 = c->addr.family == AF_INET6;
+	put_text(o, "X-Forwarded-For: ");
+	for (size_t i = 0; i < c->n_hops; i++) {
+		put_text(o, i ? ", " : "");
+		put_text(o, km_addr_str(&c->hops[i], ip));
+	}
+	km_addr_str(&c->addr, ip);
 	snprintf(text, sizeof(text),
-		 "X-Forwarded-For: %s\r\nX-Real-IP: %s\r\nX-Forwarded-Proto: %s\r\n"
-		 "X-Forwarded-Host: ",
-		 ip, ip, proto);
+		 "\r\nX-Real-IP: %s\r\nX-Forwarded-Proto: %s\r\nX-Forwarded-Host: ", ip, proto);
 	put_text(o, text);
-	put_str(o, r->authority);
+	put_str(o, c->host);
 	snprintf(text, sizeof(text), "\r\nForwarded: for=%s%s%s;proto=%s;host=\"", v6 ? "\"[" : "",
 		 ip, v6 ? "]\"" : "", proto);
 	put_text(o, text);
-	put_str(o, r->authority);
+	put_str(o, c->host);
 	put_text(o, "\"\r\n");
 }
 
-int heads_request(struct km_buf *out, const struct http_request *r, const struct km_addr *client,
-		  bool secure)
+int heads_request(struct km_buf *out, const struct http_request *r, const struct client *client)
 {
 	struct out o = {out, 0};
 	bool chunked = r->body == HTTP_BODY_CHUNKED || r->body == HTTP_BODY_CLOSE;
@@ -81,7 +83,7 @@ int heads_request(struct km_buf *out, const struct http_request *r, const struct
 		    f->id != HTTP_EXPECT && (f->id != HTTP_TRAILER || chunked))
 			put_field(&o, f->name, f->value);
 	}
-	put_client(&o, r, client, secure);
+	put_client(&o, client);
 	if (r->body == HTTP_BODY_LENGTH)
 		put_length(&o, r->length);
 	else if (chunked)
@@ -143,6 +145,14 @@ static const char *reason_of(int status)
 		return "OK";
 	case 301:
 		return "Moved Permanently";
+	case 302:
+		return "Found";
+	case 303:
+		return "See Other";
+	case 307:
+		return "Temporary Redirect";
+	case 308:
+		return "Permanent Redirect";
 	case 400:
 		return "Bad Request";
 	case 404:
@@ -155,8 +165,12 @@ static const char *reason_of(int status)
 		return "URI Too Long";
 	case 417:
 		return "Expectation Failed";
+	case 413:
+		return "Content Too Large";
 	case 421:
 		return "Misdirected Request";
+	case 429:
+		return "Too Many Requests";
 	case 431:
 		return "Request Header Fields Too Large";
 	case 501:
@@ -174,33 +188,50 @@ static const char *reason_of(int status)
 	}
 }
 
+static void put_answer_fields(struct out *o, const struct heads_answer *a)
+{
+	char text[64];
+	if (a->location) {
+		put_text(o, "Location: ");
+		put_text(o, a->location);
+		put_text(o, "\r\n");
+	}
+	if (a->retry_after) {
+		snprintf(text, sizeof(text), "Retry-After: %" PRId64 "\r\n", a->retry_after);
+		put_text(o, text);
+	}
+	if (a->hsts.n)
+		put_field(o, (struct http_str){"Strict-Transport-Security", 25}, a->hsts);
+	if (a->status == 405)
+		put_text(o, "Allow: GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS\r\n");
+	if (a->close)
+		put_text(o, "Connection: close\r\n");
+	else if (a->keep_alive)
+		put_text(o, "Connection: keep-alive\r\n");
+}
+
 int heads_answer(struct km_buf *out, const struct heads_answer *a)
 {
 	static const char html[] = "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\">"
 				   "<title>%d %s</title>\n<h1>%s</h1>\n</html>\n";
 	struct out o = {out, 0};
 	const char *reason = reason_of(a->status), *what = a->what ? a->what : reason;
-	char body[512], text[256];
-	int n = a->html ? snprintf(body, sizeof(body), html, a->status, what, what)
-			: snprintf(body, sizeof(body), a->status == 200 ? "%s" : "%s\n", what);
-	snprintf(text, sizeof(text),
-		 "HTTP/1.1 %d %s\r\nContent-Type: text/%s; charset=utf-8\r\nContent-Length: %d\r\n"
-		 "Cache-Control: no-store\r\n",
-		 a->status, reason, a->html ? "html" : "plain", n);
-	put_text(&o, text);
-	if (a->location) {
-		put_text(&o, "Location: ");
-		put_text(&o, a->location);
-		put_text(&o, "\r\n");
+	char text[512], head[256];
+	struct http_str body = a->page;
+	if (!body.n) {
+		int n = a->html
+			    ? snprintf(text, sizeof(text), html, a->status, what, what)
+			    : snprintf(text, sizeof(text), a->status == 200 ? "%s" : "%s\n", what);
+		body = (struct http_str){text, (size_t)n};
 	}
-	if (a->status == 405)
-		put_text(&o, "Allow: GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS\r\n");
-	if (a->close)
-		put_text(&o, "Connection: close\r\n");
-	else if (a->keep_alive)
-		put_text(&o, "Connection: keep-alive\r\n");
+	snprintf(head, sizeof(head),
+		 "HTTP/1.1 %d %s\r\nContent-Type: text/%s; charset=utf-8\r\n"
+		 "Content-Length: %zu\r\nCache-Control: no-store\r\n",
+		 a->status, reason, a->html ? "html" : "plain", body.n);
+	put_text(&o, head);
+	put_answer_fields(&o, a);
 	put_text(&o, "\r\n");
 	if (!a->head)
-		put(&o, body, (size_t)n);
+		put_str(&o, body);
 	return o.rc;
 }

@@ -4,6 +4,7 @@
 #ifndef GATEWAYD_EDGE_HEADS_H
 #define GATEWAYD_EDGE_HEADS_H
 
+#include "gatewayd/edge/client.h"
 #include "gatewayd/edge/h1.h"
 #include "libkm/base/addr.h"
 #include "libkm/base/buf.h"
@@ -12,8 +13,8 @@
  * client says about proxies left out, X-Forwarded-For, -Proto, -Host, X-Real-IP and Forwarded
  * (RFC 7239) set from what the gateway knows; TE: trailers where te_trailers says so. KM_ENOMEM,
  * KM_ETOOBIG. */
-int heads_request(struct km_buf *out, const struct http_request *r, const struct km_addr *client,
-		  bool secure) __attribute__((warn_unused_result));
+int heads_request(struct km_buf *out, const struct http_request *r, const struct client *client)
+    __attribute__((warn_unused_result));
 
 /* Appends the response (also an interim one) as the client gets it. `framing`: CHUNKED writes
  * Transfer-Encoding, LENGTH the response's Content-Length, NONE what the response declares of a
@@ -29,11 +30,13 @@ int heads_response(struct km_buf *out, const struct http_response *r,
 
 /* Appends an answer of the gateway's own: a short text (or HTML), or with `location` a redirect.
  * what: a few words (at most 300 bytes), NULL: the status's usual ones. A line's end follows them,
- * but not with status 200. */
+ * but not with status 200. page: the whole body in their place. */
 struct heads_answer {
 	int status;
 	const char *what;
 	const char *location;
+	struct http_str page, hsts; /* n 0: none; the latter is Strict-Transport-Security's value */
+	int64_t retry_after;        /* seconds; 0: none */
 	bool html, head, close, keep_alive;
 };
 int heads_answer(struct km_buf *out, const struct heads_answer *a)

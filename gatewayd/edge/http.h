@@ -9,6 +9,8 @@
 #include <stdint.h>
 
 #define HTTP_FIELDS_MAX 128 /* header fields in one head */
+/* And room for those that a tunnel's rules add (64), and the gateway itself. */
+#define HTTP_FIELDS_ROOM (HTTP_FIELDS_MAX + 72)
 #define HTTP_METHOD_MAX 32  /* bytes */
 #define HTTP_HOST_MAX 253   /* bytes of a host name, without port */
 
@@ -82,7 +84,7 @@ struct http_request {
 	enum http_body body;    /* NONE, LENGTH, CHUNKED (HTTP/1) or CLOSE (HTTP/2) */
 	uint64_t length;        /* at most INT64_MAX */
 	size_t n_fields;
-	struct http_field fields[HTTP_FIELDS_MAX];
+	struct http_field fields[HTTP_FIELDS_ROOM];
 };
 
 struct http_response {
@@ -99,7 +101,7 @@ struct http_response {
 	uint64_t length; /* with BODY_LENGTH; and what a bodiless answer declares, see has_length */
 	bool has_length;
 	size_t n_fields;
-	struct http_field fields[HTTP_FIELDS_MAX];
+	struct http_field fields[HTTP_FIELDS_ROOM];
 };
 
 /* Whether an Accept value likes text/html better than text/plain (RFC 9110 section 12.5.1). */

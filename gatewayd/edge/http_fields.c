@@ -52,6 +52,7 @@ static const struct {
     {"transfer-encoding", HTTP_TRANSFER_ENCODING, HOP},
     {"x-forwarded-proto", HTTP_FORWARDED, HOP},
     {"proxy-authenticate", HTTP_OTHER, HEAD_ONLY},
+    {"x-forwarded-prefix", HTTP_FORWARDED, HOP},
     {"x-forwarded-scheme", HTTP_FORWARDED, HOP},
     {"x-forwarded-server", HTTP_FORWARDED, HOP},
     {"if-unmodified-since", HTTP_OTHER, HEAD_ONLY},

@@ -48,7 +48,7 @@ static bool passes(struct conn *c, const char *sni)
 		return false;
 	if (r->tls == ROUTE_TLS_PASSTHROUGH && r->enabled)
 		return true;
-	route_state_put(r->state);
+	route_drop(r);
 	return false;
 }
 

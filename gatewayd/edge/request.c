@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "gatewayd/edge/request.h"
 #include "gatewayd/edge/account.h"
+#include "gatewayd/edge/apply.h"
 #include "gatewayd/edge/conn.h"
 #include "gatewayd/edge/heads.h"
+#include "libkm/base/util.h"
 #include <string.h>
 
 void request_refuse(struct exchange *x, int status, const char *why)
@@ -13,7 +15,7 @@ void request_refuse(struct exchange *x, int status, const char *why)
 	struct edge_shared *sh = c->w->sh;
 	km_metric_add(sh->m_bad, 1);
 	if (km_log_allow(&sh->bad_log, c->w->now, 10, 10000, &held))
-		km_info("bad request", km_ks("client", km_addr_str(&c->addr, ip)),
+		km_info("bad request", km_ks("client", km_addr_str(exchange_client(x), ip)),
 			km_ki("status", status), km_ks("why", why), km_ki("held", held));
 	account_begin(x, NULL);
 	x->error = why;
@@ -22,7 +24,7 @@ void request_refuse(struct exchange *x, int status, const char *why)
 
 static void redirect_to_https(struct exchange *x, const struct http_request *r)
 {
-	struct heads_answer a = {.status = 301, .html = x->html, .head = x->head};
+	struct heads_answer a = {.status = 301};
 	char port[16] = "";
 	struct edge_shared *sh = x->c->w->sh;
 	struct km_buf *location = &x->c->w->head;
@@ -65,30 +67,112 @@ static bool challenge_answered(struct exchange *x, const struct http_request *r)
 	return true;
 }
 
-/* A request for the tunnel of x->route. */
-static void tunnel_request(struct exchange *x, const struct http_request *r)
+/* ---- what the tunnel's rules decide ---- */
+
+static void maintain(struct exchange *x, const struct http_request *r)
 {
-	if (x->route.enabled) {
-		exchange_begin(x, r);
-		return;
-	}
-	x->error = "tunnel disabled";
-	exchange_answer(x, 503, "Tunnel disabled", r->body != HTTP_BODY_NONE);
+	const struct route_rules *rules = x->route.rules;
+	struct heads_answer a = {.status = 503,
+				 .page = x->html ? rules->page_html : rules->page_text,
+				 .retry_after = rules->retry_after,
+				 .close = r->body != HTTP_BODY_NONE};
+	x->error = "maintenance";
+	exchange_answer_as(x, &a);
 }
 
-static void plain_request(struct exchange *x, const struct http_request *r)
+static bool redirected(struct exchange *x, const struct http_request *r)
+{
+	struct km_buf *to = &x->c->w->head;
+	struct heads_answer a = {.close = r->body != HTTP_BODY_NONE};
+	a.status = x->route.rules->n_redirects ? apply_redirect(to, x->route.rules, r) : 0;
+	if (!a.status)
+		return false;
+	if (a.status < 0) {
+		x->front->cut(x);
+		return true;
+	}
+	a.location = (const char *)km_buf_head(to);
+	exchange_answer_as(x, &a);
+	return true;
+}
+
+static bool limited(struct exchange *x, const struct http_request *r)
+{
+	struct worker *w = x->c->w;
+	struct edge_shared *sh = w->sh;
+	char ip[KM_ADDR_STRLEN], id[KM_UUID_STRLEN];
+	uint32_t held;
+	struct heads_answer a = {.status = 429, .close = r->body != HTTP_BODY_NONE};
+	a.retry_after = limits_wait(&sh->rates, &x->route, &x->client, w->now);
+	if (!a.retry_after)
+		return false;
+	km_metric_add(sh->m_limited, 1);
+	if (km_log_allow(&sh->limit_log, w->now, 10, 10000, &held))
+		km_info("too many requests",
+			km_ks("tunnel", km_uuid_str(x->route.tunnel, id)),
+			km_ks("client", km_addr_str(exchange_client(x), ip)),
+			km_ki("retry_after_s", a.retry_after), km_ki("held", held));
+	exchange_answer_as(x, &a);
+	return true;
+}
+
+/* A request for the tunnel of x->route. */
+static void tunnel_request(struct exchange *x, struct http_request *r)
+{
+	const struct route_rules *rules = x->route.rules;
+	if (rules && rules->maintenance) {
+		maintain(x, r);
+	} else if ((rules && redirected(x, r)) || limited(x, r)) {
+		return;
+	} else if (!x->route.enabled) {
+		x->error = "tunnel disabled";
+		exchange_answer(x, 503, "Tunnel disabled", r->body != HTTP_BODY_NONE);
+	} else if (!apply_request(r, &x->route)) {
+		request_refuse(x, 400, "two slashes behind the tunnel's path");
+	} else {
+		exchange_begin(x, r);
+	}
+}
+
+/* ---- whose it is ---- */
+
+static void domain_request(struct exchange *x, struct http_request *r, enum route_found found)
+{
+	switch (found) {
+	case ROUTE_FOUND:
+		exchange_hold(x);
+		tunnel_request(x, r);
+		break;
+	case ROUTE_UNCLEAR:
+		request_refuse(x, 400, "a path that can be read in several ways");
+		break;
+	default:
+		exchange_answer(x, 404, "Tunnel not found", r->body != HTTP_BODY_NONE);
+		break;
+	}
+}
+
+static enum route_found match(struct exchange *x, const struct http_request *r)
+{
+	return route_match(x->c->w->sh->routes, r->host, r->target.p, r->target.n, &x->route);
+}
+
+static void plain_request(struct exchange *x, struct http_request *r)
 {
 	bool close = r->body != HTTP_BODY_NONE;
 	if (challenge_path(r) && challenge_answered(x, r))
 		return;
-	bool known = route_find(x->c->w->sh->routes, r->host, &x->route);
-	if (known && x->route.tls == ROUTE_TLS_OFF) {
-		exchange_hold(x);
-		tunnel_request(x, r);
+	enum route_found found = match(x, r);
+	bool known = found != ROUTE_NO_HOST;
+	/* A client behind a trusted proxy that ends its TLS would be redirected for ever. */
+	bool here = known && (x->route.tls == ROUTE_TLS_OFF ||
+			      (x->secure && x->route.tls != ROUTE_TLS_PASSTHROUGH));
+	if (here) {
+		domain_request(x, r, found);
 		return;
 	}
 	if (known)
-		route_state_put(x->route.state);
+		route_drop(&x->route);
 	if (challenge_path(r))
 		exchange_answer(x, 404, NULL, close);
 	else if (r->target.n == 1 && r->target.p[0] == '*')
@@ -99,29 +183,36 @@ static void plain_request(struct exchange *x, const struct http_request *r)
 		redirect_to_https(x, r);
 }
 
-static void secure_request(struct exchange *x, const struct http_request *r)
+static void secure_request(struct exchange *x, struct http_request *r)
 {
-	bool close = r->body != HTTP_BODY_NONE;
 	const struct tls_peer *peer = &x->c->peer;
-	if (!route_find(x->c->w->sh->routes, r->host, &x->route)) {
-		exchange_answer(x, 404, "Tunnel not found", close);
+	enum route_found found = match(x, r);
+	if (found == ROUTE_NO_HOST) {
+		exchange_answer(x, 404, "Tunnel not found", r->body != HTTP_BODY_NONE);
 		return;
 	}
-	exchange_hold(x);
 	/* Neither is served behind TLS of ours, though a certificate here may name it. */
 	bool elsewhere = x->route.tls == ROUTE_TLS_PASSTHROUGH || x->route.tls == ROUTE_TLS_OFF;
-	if (!elsewhere && (!strcmp(r->host, peer->sni) || cert_covers(peer->cert, r->host)))
-		tunnel_request(x, r);
-	else
-		exchange_answer(x, 421, NULL, close);
+	if (!elsewhere && (!strcmp(r->host, peer->sni) || cert_covers(peer->cert, r->host))) {
+		domain_request(x, r, found);
+		return;
+	}
+	if (found == ROUTE_FOUND)
+		exchange_hold(x);
+	exchange_answer(x, 421, NULL, r->body != HTTP_BODY_NONE);
 }
 
-void request_serve(struct exchange *x, const struct http_request *r)
+void request_serve(struct exchange *x, struct http_request *r)
 {
+	struct conn *c = x->c;
+	struct client *client = &c->w->client;
+	client_find(client, &c->w->sh->trust, &c->addr, c->secure, r);
+	x->client = client->addr;
+	x->secure = client->secure;
 	account_begin(x, r);
 	x->head = r->head;
 	x->html = http_prefers_html(r->accept);
-	if (x->c->secure)
+	if (c->secure)
 		secure_request(x, r);
 	else
 		plain_request(x, r);

@@ -7,8 +7,8 @@
 #include "gatewayd/edge/exchange.h"
 
 /* x is without a request (EXCHANGE_NONE); after it, the front's `answer` has been called, or x
- * runs. */
-void request_serve(struct exchange *x, const struct http_request *r);
+ * runs. r is changed into what the target gets. */
+void request_serve(struct exchange *x, struct http_request *r);
 /* A request that cannot be understood is refused with this status, counted and logged. */
 void request_refuse(struct exchange *x, int status, const char *why);
 

@@ -520,6 +520,8 @@ enum route_found route_match(const struct route_table *t, const char *host, cons
 	const struct slot *s = v ? host_find(v, host, &wildcard) : NULL;
 	if (s && (found = slot_match(s, target, n, &e)) == ROUTE_FOUND)
 		copy_out(out, e, wildcard);
+	else if (s)
+		*out = (struct route){.tls = slot_entry(s, 0)->e.tls};
 	READER_DONE(&t->view);
 	urcu_memb_read_unlock();
 	return found;

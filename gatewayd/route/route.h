@@ -107,10 +107,10 @@ enum route_found {
 			  path.h */
 };
 /* The tunnel of a request: of the host's domain (as route_find; a domain that is there by name
- * hides
- * "*.parent" for all paths) the one with the longest path that fits the target's, n bytes in
- * origin-form or "*" or nothing, which both stand for "/". *out is filled with ROUTE_FOUND only.
- * Allocates nothing; costs what route_find costs where the domain has one tunnel without a path. */
+ * hides "*.parent" for all paths) the one with the longest path that fits the target's, n bytes in
+ * origin-form or "*" or nothing, which both stand for "/". *out is filled with ROUTE_FOUND; with the
+ * others but ROUTE_NO_HOST only tls is, and there is nothing to give back. Allocates nothing; costs
+ * what route_find costs where the domain has one tunnel without a path. */
 enum route_found route_match(const struct route_table *t, const char *host, const char *target,
 			     size_t n, struct route *out);
 

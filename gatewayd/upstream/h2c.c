@@ -9,7 +9,7 @@
 #include <string.h>
 #include <utlist.h>
 
-#define NV_MAX (HTTP_FIELDS_MAX + 8)
+#define NV_MAX (HTTP_FIELDS_ROOM + 8)
 
 struct h2c {
 	struct h2c_opts o;

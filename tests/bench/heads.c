@@ -70,10 +70,12 @@ static void write_request(const char *p, size_t n)
 {
 	static struct km_buf out = {.max = 1 << 20};
 	static const struct km_addr client = {.family = 2, .ip = {192, 0, 2, 1}};
+	static struct client from;
 	(void)p;
 	(void)n;
 	km_buf_clear(&out);
-	must(!heads_request(&out, &request, &client, true));
+	client_find(&from, &(struct client_trust){0}, &client, true, &request);
+	must(!heads_request(&out, &request, &from));
 }
 
 static void look(const char *p, size_t n)

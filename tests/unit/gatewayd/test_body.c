@@ -210,11 +210,13 @@ static void check_request(const char *in, const char *client, bool secure, const
 	struct http_request *r = malloc(sizeof(*r));
 	struct km_buf out;
 	struct km_addr a;
+	struct client from;
 	const char *why;
 	km_buf_init(&out, 65536);
 	assert_int_equal(km_addr_parse(&a, client), 0);
 	assert_int_equal(h1_request_parse(r, in, strlen(in), &limits, &why), 0);
-	assert_int_equal(heads_request(&out, r, &a, secure), 0);
+	client_find(&from, &(struct client_trust){0}, &a, secure, r);
+	assert_int_equal(heads_request(&out, r, &from), 0);
 	assert_buf(&out, want);
 	km_buf_free(&out);
 	free(r);
