@@ -17,6 +17,7 @@
 #include "libkm/event/httpd.h"
 #include "libkm/host/net.h"
 #include "libkm/join/join.h"
+#include <malloc.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -325,6 +326,9 @@ int main(int argc, char **argv)
 		return status;
 	}
 	km_log_start("gatewayd", &g.settings.host.log, verbose);
+	/* What workers free in one turn they want again in the next: with glibc's 128 KiB the kernel
+	 * would take the pages and give them back all the time. */
+	mallopt(M_TRIM_THRESHOLD, 4 << 20);
 	urcu_memb_register_thread();
 	if (start(&g, &err)) {
 		km_error("cannot start", km_ks("why", err.text));

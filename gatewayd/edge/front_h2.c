@@ -127,12 +127,8 @@ static void session_failed(struct h2 *h, int error)
 		h2_flood(h, H2_FLOOD_CONTINUATION);
 	else if (error == NGHTTP2_ERR_FLOODED)
 		h2_flood(h, H2_FLOOD_SETTINGS);
-	if (h->stopped)
-		return;
-	h->stopped = true;
-	(void)nghttp2_session_terminate_session(h->s, error == NGHTTP2_ERR_BAD_CLIENT_MAGIC
-							  ? NGHTTP2_PROTOCOL_ERROR
-							  : NGHTTP2_INTERNAL_ERROR);
+	h2_stop(h, error == NGHTTP2_ERR_BAD_CLIENT_MAGIC ? NGHTTP2_PROTOCOL_ERROR
+							 : NGHTTP2_INTERNAL_ERROR);
 }
 
 /* The client has ended its side: requests that are whole still get their answers. */
@@ -267,9 +263,7 @@ void h2_late(struct conn *c)
 		conn_over(c, false);
 		return;
 	}
-	h->stopped = true;
-	(void)nghttp2_session_terminate_session(
-	    h->s, h->head_stream ? NGHTTP2_ENHANCE_YOUR_CALM : NGHTTP2_NO_ERROR);
+	h2_stop(h, h->head_stream ? NGHTTP2_ENHANCE_YOUR_CALM : NGHTTP2_NO_ERROR);
 }
 
 void h2_drain(struct conn *c)

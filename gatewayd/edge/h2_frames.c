@@ -4,10 +4,26 @@
 #include "libkm/base/log.h"
 #include "libkm/base/metrics.h"
 #include <string.h>
+#include <utlist.h>
 
 static struct h2_stream *stream_at(nghttp2_session *s, int32_t id)
 {
 	return nghttp2_session_get_stream_user_data(s, id);
+}
+
+void h2_stop(struct h2 *h, uint32_t error)
+{
+	if (h->stopped)
+		return;
+	h->stopped = true;
+	(void)nghttp2_session_terminate_session(h->s, error);
+}
+
+/* nghttp2 reads nothing more of this. */
+static int stop(struct h2 *h, uint32_t error)
+{
+	h2_stop(h, error);
+	return NGHTTP2_ERR_CALLBACK_FAILURE;
 }
 
 /* ---- floods ---- */
@@ -19,13 +35,12 @@ void h2_flood(struct h2 *h, enum h2_flood kind)
 	struct worker *w = h->c->w;
 	if (h->stopped)
 		return;
-	h->stopped = true;
 	km_metric_add(h->sh->m_floods[kind], 1);
 	if (km_log_allow(&h->sh->log, w->now, 10, 10000, &held))
 		km_info("http/2 flood, connection closed",
 			km_ks("client", km_addr_str(&h->c->addr, ip)),
 			km_ks("kind", h2_flood_name(kind)), km_ki("held", held));
-	(void)nghttp2_session_terminate_session(h->s, NGHTTP2_ENHANCE_YOUR_CALM);
+	h2_stop(h, NGHTTP2_ENHANCE_YOUR_CALM);
 }
 
 /* Nothing more is read of what a callback has failed for. */
@@ -49,7 +64,7 @@ static int on_begin_headers(nghttp2_session *s, const nghttp2_frame *frame, void
 	if (!(st = h2_stream_new(h, id)))
 		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
 	h2_head_begin(&h->head, &h->c->w->sh->limits);
-	h->head_stream = id;
+	h->head_stream = h->last_stream = id;
 	(void)nghttp2_session_set_stream_user_data(s, id, st);
 	return 0;
 }
@@ -123,11 +138,62 @@ static int flood_of(const nghttp2_frame_hd *hd)
 	}
 }
 
+/* ---- what nghttp2 takes more easily than RFC 9113 ---- */
+
+static bool reset_lately(const struct h2 *h, int32_t id)
+{
+	for (size_t i = 0; i < H2_RESETS; i++)
+		if (h->resets[i] == id)
+			return true;
+	return false;
+}
+
+/* Sections 5.1 and 5.1.1: on a stream that is over, or was passed over, only what had been sent
+ * before our RST_STREAM came is ignored. */
+static int headers_check(struct h2 *h, const nghttp2_frame_hd *hd)
+{
+	if (hd->stream_id > h->last_stream || nghttp2_session_find_stream(h->s, hd->stream_id) ||
+	    reset_lately(h, hd->stream_id))
+		return 0;
+	return stop(h, NGHTTP2_PROTOCOL_ERROR);
+}
+
+/* Section 6.9.2: SETTINGS that make a window too large end the connection, not its stream. */
+static void windows_note(struct h2 *h)
+{
+	struct h2_stream *st;
+	h->widest = 0;
+	DL_FOREACH (h->streams, st) {
+		int32_t n = nghttp2_session_get_stream_remote_window_size(h->s, st->id);
+		h->widest = n > h->widest ? n : h->widest;
+	}
+	h->widest -=
+	    nghttp2_session_get_remote_settings(h->s, NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE);
+}
+
+static int windows_check(struct h2 *h, const nghttp2_settings *settings)
+{
+	for (size_t i = 0; h->streams && i < settings->niv; i++)
+		if (settings->iv[i].settings_id == NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE &&
+		    h->widest + settings->iv[i].value > INT32_MAX)
+			return stop(h, NGHTTP2_FLOW_CONTROL_ERROR);
+	return 0;
+}
+
+/* ---- */
+
 static int on_begin_frame(nghttp2_session *s, const nghttp2_frame_hd *hd, void *arg)
 {
-	int kind = flood_of(hd);
+	struct h2 *h = arg;
+	int kind = flood_of(hd), rc = 0;
 	(void)s;
-	return kind < 0 ? 0 : spend(arg, (enum h2_flood)kind);
+	if (hd->type == NGHTTP2_HEADERS)
+		rc = headers_check(h, hd);
+	else if (hd->type == NGHTTP2_PRIORITY && !hd->stream_id) /* section 6.3 */
+		rc = stop(h, NGHTTP2_PROTOCOL_ERROR);
+	else if (hd->type == NGHTTP2_SETTINGS && !(hd->flags & NGHTTP2_FLAG_ACK))
+		windows_note(h);
+	return rc || kind < 0 ? rc : spend(h, (enum h2_flood)kind);
 }
 
 /* The drain's PING is back, so the client knows of it: no request that it has sent since counts. */
@@ -152,6 +218,8 @@ static int on_frame_recv(nghttp2_session *s, const nghttp2_frame *frame, void *a
 		km_metric_add(h->sh->m_resets_client, 1);
 	if (hd->type == NGHTTP2_PING && (hd->flags & NGHTTP2_FLAG_ACK))
 		on_pong(h);
+	if (hd->type == NGHTTP2_SETTINGS)
+		return windows_check(h, &frame->settings);
 	if (hd->type != NGHTTP2_HEADERS && hd->type != NGHTTP2_DATA)
 		return 0;
 	if (hd->type == NGHTTP2_DATA && !last && hd->length == frame->data.padlen)
@@ -207,6 +275,7 @@ static int on_frame_send(nghttp2_session *s, const nghttp2_frame *frame, void *a
 	if (hd->type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR)
 		km_metric_add(h->sh->m_errors, 1);
 	if (hd->type == NGHTTP2_RST_STREAM) {
+		h->resets[h->n_resets++ % H2_RESETS] = hd->stream_id;
 		st = stream_at(s, hd->stream_id);
 		if ((st && st->reset) || h->stopped)
 			return 0;

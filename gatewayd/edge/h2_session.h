@@ -11,6 +11,7 @@
 
 #define H2_BUSY 4               /* streams that may each hold CONN_HIGH; when there are more … */
 #define H2_STREAM_HIGH 16384    /* … a stream holds this much of each body */
+#define H2_RESETS 64            /* streams on which HEADERS may still come after our RST_STREAM */
 #define H2_TRAILERS_MAX (1 << 16) /* bytes of trailers as HPACK gives them out */
 
 struct h2_shared {
@@ -51,6 +52,10 @@ struct h2 {
 	uint32_t n_streams;
 	struct h2_head head;   /* of the block that comes in */
 	int32_t head_stream;   /* whose it is; 0: none */
+	int32_t last_stream;   /* the newest that the client has opened */
+	int32_t resets[H2_RESETS]; /* streams that we have reset, the latest ones */
+	uint32_t n_resets;
+	int64_t widest; /* the largest of the client's windows when its SETTINGS came */
 	bool begun;            /* the client has spoken */
 	bool eof;              /* the client sends nothing more */
 	bool stopped;          /* GOAWAY has been said for good: nothing is read any more */
@@ -80,6 +85,8 @@ int h2_stream_send(nghttp2_session *s, nghttp2_frame *frame, const uint8_t *head
 
 /* h2_frames.c: sets what nghttp2 calls. */
 void h2_frames_set(nghttp2_session_callbacks *cb);
+/* The connection's end, with this code. */
+void h2_stop(struct h2 *h, uint32_t error);
 /* A flood: counted, logged, and the connection's end. */
 void h2_flood(struct h2 *h, enum h2_flood kind);
 

@@ -115,7 +115,7 @@ class Proxy:
 
 
 class Gatewayd(Proxy):
-    name, versions = "gatewayd", ("h1",)
+    name, versions = "gatewayd", ("h1", "h2")
 
     def argv(self):
         (self.dir / "state").mkdir(mode=0o700, exist_ok=True)
