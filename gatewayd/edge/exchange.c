@@ -282,9 +282,10 @@ static bool connect_check(struct exchange *x)
 
 static bool client_read(struct exchange *x)
 {
-	if (x->in->len >= CONN_READ || (!x->req.done && x->up->out.len >= x->high))
+	size_t most = x->req.done ? CONN_READ : x->high;
+	if (x->in->len >= most || (!x->req.done && x->up->out.len >= x->high))
 		return false;
-	return x->front->read(x);
+	return x->front->read(x, most);
 }
 
 /* Of what the client sends no more is wanted. */

@@ -20,9 +20,9 @@ struct heads_answer;
  * drives it comes back to its connection. */
 struct front {
 	/* Brings more of what the client sends into x->in (HTTP/1: reads the socket; HTTP/2: it is
-	 * there already); true when something came. Sets x->in_ended when nothing more will come.
-	 */
-	bool (*read)(struct exchange *x);
+	 * there already), until that holds `most`; true when something came. Sets x->in_ended when
+	 * nothing more will come. */
+	bool (*read)(struct exchange *x, size_t most);
 	/* n bytes of x->in have gone on (HTTP/2: opens the window). NULL: nobody needs to know. */
 	void (*taken)(struct exchange *x, size_t n);
 	/* Writes an interim answer (1xx), or with status 101 the one that upgrades. KM_ENOMEM,

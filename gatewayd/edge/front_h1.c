@@ -71,14 +71,14 @@ static void client_ended(struct exchange *x)
 		on_cut(x);
 }
 
-static bool on_read(struct exchange *x)
+static bool on_read(struct exchange *x, size_t most)
 {
 	struct io *io = &x->c->io;
 	if (io->eof && !io->broken) {
 		client_ended(x);
 		return false;
 	}
-	switch (io_read(io, x->in, CONN_READ - x->in->len)) {
+	switch (io_read(io, x->in, most - x->in->len)) {
 	case IO_BYTES:
 		return true;
 	case IO_WAIT:

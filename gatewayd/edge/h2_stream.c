@@ -156,8 +156,9 @@ void h2_stream_request(struct h2_stream *st, bool ended)
 	h2_stream_ready(st);
 }
 
-static bool on_read(struct exchange *x)
+static bool on_read(struct exchange *x, size_t most)
 {
+	(void)most;
 	struct h2_stream *st = stream_of(x);
 	bool news = st->ended && !x->in_ended;
 	x->in_ended = st->ended;

@@ -11,6 +11,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#define BULK_READ (68 << 10) /* four full records and a little */
+
 static void on_ready(struct loop_fd *f, uint32_t events)
 {
 	struct io *io = (struct io *)f; /* its first member */
@@ -251,15 +253,32 @@ static enum io_got tls_failed(struct io *io, int rc, bool reading)
 	}
 }
 
+/* Whoever sends full records sends many: they are read from the socket several at once. */
+static void bulk_begin(struct io *io, size_t record)
+{
+	if (io->bulk || record < SSL3_RT_MAX_PLAIN_LENGTH)
+		return;
+	io->bulk = true;
+	SSL_set_default_read_buffer_len(io->ssl, BULK_READ);
+}
+
 static enum io_got tls_read(struct io *io, void *p, size_t want, size_t *n)
 {
+	size_t now;
+	int rc;
 	below_enter(io);
-	int rc = SSL_read_ex(io->ssl, p, want, n);
-	if (rc != 1)
-		return tls_failed(io, rc, true);
-	if (io->dry && !SSL_has_pending(io->ssl))
-		io->can_read = false;
-	return IO_BYTES;
+	/* As many records as came at once; what ends it is met again by the next read. */
+	while ((rc = SSL_read_ex(io->ssl, (char *)p + *n, want - *n, &now)) == 1) {
+		*n += now;
+		bulk_begin(io, now);
+		bool more = SSL_has_pending(io->ssl);
+		if (io->dry && !more)
+			io->can_read = false;
+		if (*n == want || !more)
+			return IO_BYTES;
+	}
+	enum io_got got = tls_failed(io, rc, true);
+	return *n ? IO_BYTES : got;
 }
 
 static enum io_got plain_read(struct io *io, void *p, size_t want, size_t *n)

@@ -21,6 +21,7 @@ struct io {
 	bool ending;              /* the kernel has told of an end or a reset */
 	bool more;                /* what is written now has its continuation at hand */
 	bool held;                /* the kernel may be holding back what was written so */
+	bool bulk;                /* TLS: full records come */
 	void (*woken)(struct io *io);
 };
 
@@ -55,7 +56,7 @@ void io_shut(struct io *io);
 /* Closes what is open. Says goodbye (close_notify) only with `politely`; without it a TCP reset
  * tells the other side that something is missing. */
 void io_close(struct io *io, bool politely);
-/* Reads once, at most `want` bytes (and what the buffer may hold: IO_WAIT when it is full). */
+/* Reads what is there, at most `want` bytes (and what the buffer may hold: IO_WAIT when it is full). */
 enum io_got io_read(struct io *io, struct km_buf *b, size_t want);
 /* After the end: whether the other side is gone altogether (a reset), as far as can be known without
  * sending. Looks once after each event. */
