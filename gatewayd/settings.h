@@ -39,7 +39,7 @@ struct gw_settings {
 	bool http2;
 	int64_t h2_max_streams, h2_stream_window, h2_connection_window;
 	char *h2_resets;
-	int64_t pool_idle_timeout, pool_size;
+	int64_t pool_idle_timeout, pool_size, max_target_connections, target_queue;
 	char *access_log; /* "off", "journald" or a path */
 	int access_log_format; /* enum access_format */
 	char *access_log_sample;

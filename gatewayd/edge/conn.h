@@ -30,6 +30,8 @@ struct edge_shared {
 	const struct gw_settings *settings;
 	const struct route_table *routes;
 	struct tls *tls;
+	struct up_tls *up_tls;
+	struct slots_hub *slots;
 	struct h2_shared *h2;          /* NULL: not offered */
 	struct waits *waits;           /* NULL: no handshake waits */
 	struct challenges *challenges; /* NULL: none are answered */
@@ -44,7 +46,7 @@ struct edge_shared {
 	struct km_mailbox *to_main;
 	_Atomic int64_t conns;
 	struct km_metric *m_conns, *m_accepted, *m_requests, *m_bad, *m_bytes_in, *m_bytes_out,
-	    *m_upstream_errors, *m_handshake_errors, *m_paused, *m_challenged, *m_waiting,
+	    *m_upstream_errors, *m_repeated, *m_handshake_errors, *m_paused, *m_challenged, *m_waiting,
 	    *m_passed, *m_refused[REFUSED_KINDS], *m_shed, *m_limited,
 	    *m_slow[2];              /* sending, reading */
 	struct access_log *access;   /* NULL: none */

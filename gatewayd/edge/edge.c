@@ -5,6 +5,7 @@
 #include "gatewayd/edge/front_h2.h"
 #include "gatewayd/edge/listen.h"
 #include "gatewayd/edge/worker.h"
+#include "gatewayd/upstream/tls.h"
 #include "libkm/base/util.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -260,6 +261,9 @@ static void metrics_make(struct edge_shared *sh)
 	sh->m_bytes_out = COUNTER("response_bytes_total", "Bytes of response bodies passed on.");
 	sh->m_upstream_errors =
 	    COUNTER("upstream_errors_total", "Requests to which the target gave no whole answer.");
+	sh->m_repeated = COUNTER("upstream_repeated_total",
+				 "Requests sent once more because the target had not processed them, or "
+				 "may process them twice.");
 	sh->m_handshake_errors = COUNTER("tls_handshake_errors_total", "Failed TLS handshakes.");
 	sh->m_paused =
 	    COUNTER("accept_paused_total", "Times that accepting was paused for lack of room.");
@@ -327,7 +331,8 @@ static int workers_start(struct edge *e, const struct km_privnet *net, struct km
 {
 	size_t n = workers_wanted(e->sh.settings);
 	if (!(e->workers = calloc(n, sizeof(*e->workers))) ||
-	    !(e->sh.stats = calloc(n, sizeof(*e->sh.stats))) || access_start(e, n))
+	    !(e->sh.stats = calloc(n, sizeof(*e->sh.stats))) ||
+	    !(e->sh.slots = slots_hub_new(n)) || access_start(e, n))
 		return KM_ENOMEM;
 	for (size_t i = 0; i < n; i++) {
 		struct km_privnet *own;
@@ -384,6 +389,7 @@ int edge_start(struct edge **out, const struct edge_opts *o, struct km_errtext *
 				     .http2 = s->http2,
 				     .arg = e};
 	if (!(e->sh.to_main = km_mailbox_new(2 * WAITS_MAX)) || !(e->sh.tls = tls_new(&tls)) ||
+	    !(e->sh.up_tls = up_tls_new()) ||
 	    !(e->notes = event_new(base, km_mailbox_fd(e->sh.to_main), EV_READ | EV_PERSIST,
 				   on_note, e)) ||
 	    !(e->settled = event_new(base, -1, 0, on_settled, e)) ||
@@ -439,6 +445,8 @@ void edge_free(struct edge *e)
 	if (e->late)
 		event_free(e->late);
 	tls_free(e->sh.tls);
+	up_tls_free(e->sh.up_tls);
+	slots_hub_free(e->sh.slots);
 	h2_shared_free(e->sh.h2);
 	waits_free(e->sh.waits);
 	admit_free(e->sh.admit);

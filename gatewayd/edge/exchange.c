@@ -17,6 +17,9 @@
 /* A request that cannot be sent twice is not sent on a connection that has been unused for longer,
  * or whose target is not known to keep connections: the target may be closing it. */
 #define UNSAFE_IDLE_MS 1000
+#define AGAIN_MAX                                                                                  \
+	65536 /* bytes of a body that are kept because they may have to be sent once more */
+#define REPEATS_MAX 3
 
 void exchange_quiet(struct km_buf *b)
 {
@@ -82,6 +85,7 @@ void exchange_drop(struct exchange *x, bool politely)
 	size_t max = x->again.max;
 	pool_drop(w->pool, x->up, politely);
 	timer_stop(&w->timers, &x->total);
+	pool_leave(w->pool, &x->wait, w->now);
 	if (x->listed)
 		DL_DELETE(w->running, x);
 	settle(x);
@@ -140,49 +144,112 @@ static void fail(struct exchange *x, int status, const char *why)
 		exchange_answer(x, status, NULL, !x->req.done);
 }
 
-/* The connection to the agent is broken or refused. */
-static void up_failed(struct exchange *x, const char *why)
+/* ---- the target's side ---- */
+
+static void too_many(struct exchange *x, const char *why)
+{
+	struct heads_answer a = {.status = 503,
+				 .html = x->html,
+				 .head = x->head,
+				 .retry_after = 1,
+				 .close = !x->req.done};
+	exchange_failed(x, 503, why);
+	x->error = why;
+	exchange_answer_as(x, &a);
+}
+
+/* Sends what x->again or the caller has: a head of `head` bytes, and of its body what has come.
+ * What may have to be sent once more is kept: all of it where nothing may be processed, else what
+ * may be processed twice. */
+static void request_send(struct exchange *x, const uint8_t *p, size_t head, size_t n)
+{
+	struct up *u = x->up;
+	bool kept = p == km_buf_head(&x->again);
+	bool keep = u->link || u->reused;
+	x->upstream = u->reused ? ACCESS_UP_REUSED : ACCESS_UP_NEW;
+	x->req.encode = u->back->encodes &&
+			(x->req.kind == HTTP_BODY_CHUNKED || x->req.kind == HTTP_BODY_CLOSE);
+	x->again_head = head;
+	u->wrote = false;
+	int rc = u->back->request(u, p, head);
+	if (!rc && n > head)
+		rc = km_buf_add(&u->out, p + head, n - head);
+	if (!rc && keep && !kept)
+		rc = km_buf_add(&x->again, p, n);
+	else if (!keep)
+		km_buf_free(&x->again);
+	if (rc)
+		fail(x, 502, rc == KM_ETOOBIG ? "too large head for the target" : "no memory");
+	else
+		limit_time(x, u->connected ? TIMER_UPSTREAM : TIMER_CONNECT);
+}
+
+/* After pool_take or pool_granted; p: as for request_send. */
+static void taken(struct exchange *x, int rc, const uint8_t *p, size_t head, size_t n)
+{
+	if (!rc) {
+		request_send(x, p, head, n);
+		return;
+	}
+	x->up = NULL;
+	if (rc == KM_EFULL) {
+		too_many(x, "too many wait for a connection to the target");
+	} else if (rc != KM_EAGAIN) {
+		fail(x, 502, km_why(rc));
+	} else {
+		x->again_head = head;
+		if (p != km_buf_head(&x->again) && km_buf_add(&x->again, p, n))
+			fail(x, 502, "no memory");
+		else
+			limit_time(x, TIMER_CONNECT);
+	}
+}
+
+void exchange_granted(struct exchange *x)
 {
 	struct worker *w = x->c->w;
-	struct up *u = NULL;
-	bool again = x->up->reused && x->again.len && !x->answer_any;
-	if (!again) {
-		fail(x, 502, why);
-		return;
-	}
+	int rc = pool_granted(w->pool, &x->route, w->now, &x->wait, &x->up);
+	taken(x, rc, km_buf_head(&x->again), x->again_head, x->again.len);
+	x->front->drive(x);
+}
+
+/* Sends it all on another connection. */
+static void send_again(struct exchange *x)
+{
+	struct worker *w = x->c->w;
 	pool_drop(w->pool, x->up, false);
 	x->up = NULL;
-	int rc = pool_take(w->pool, &x->route, -1, w->now, x, &u);
-	if (rc) {
-		fail(x, 502, km_why(rc));
-		return;
-	}
-	x->up = u;
-	x->upstream = ACCESS_UP_NEW;
-	limit_time(x, TIMER_CONNECT);
-	if (u->back->request(u, km_buf_head(&x->again), x->again.len))
-		fail(x, 502, "no memory");
+	x->repeats++;
+	km_metric_add(w->sh->m_repeated, 1);
+	int rc = pool_take(w->pool, &x->route, -1, w->now, x, &x->wait, &x->up);
+	taken(x, rc, km_buf_head(&x->again), x->again_head, x->again.len);
+}
+
+/* The connection to the target is broken or refused. */
+static void up_failed(struct exchange *x, const char *why)
+{
+	const struct up *u = x->up;
+	if (x->again.len && !x->answer_any && x->repeats < REPEATS_MAX &&
+	    (u->unprocessed || (u->reused && (x->idempotent || !u->wrote))))
+		send_again(x);
 	else
-		km_buf_free(&x->again);
+		fail(x, 502, why);
 }
 
 /* What waited for its connection goes out on another one, whatever it is: nothing was sent. */
 static void up_again(struct exchange *x)
 {
-	struct worker *w = x->c->w;
-	struct up *u = NULL, *old = x->up;
-	int rc = pool_take(w->pool, &x->route, -1, w->now, x, &u);
-	if (!rc) {
+	struct up *u = x->up;
+	if (!x->again.len && !u->link) {
 		struct km_buf out = u->out;
-		u->out = old->out;
-		old->out = out;
+		u->out = x->again;
+		x->again = out;
+		x->again_head = x->again.len;
 	}
-	pool_drop(w->pool, old, false);
-	x->up = u;
-	if (rc)
-		fail(x, 502, km_why(rc));
+	if (x->again.len)
+		send_again(x);
 	else
-		limit_time(x, TIMER_CONNECT);
+		fail(x, 502, "the private network was lost");
 }
 
 /* The private network of its upstream connection is no more (the pool may have another), or the
@@ -236,33 +303,19 @@ void exchange_begin(struct exchange *x, const struct http_request *r)
 	}
 	if (w->timers.ms[TIMER_REQUEST])
 		timer_set(&w->timers, &x->total, TIMER_REQUEST, w->now);
-	x->trailers = r->te_trailers || r->major == 2;
 	x->bit_by_bit = r->te_trailers;
+	x->idempotent = r->idempotent;
+	x->trailers = r->te_trailers || r->major == 2;
+	body_begin(&x->req, r->body, r->length, false);
+	if (r->trailers_ok)
+		body_keep_trailers(&x->req);
 	km_buf_clear(&w->head);
 	if (heads_request(&w->head, r, &w->client)) {
 		fail(x, 502, "no memory");
 		return;
 	}
-	int rc = pool_take(w->pool, &x->route, max_idle, w->now, x, &x->up);
-	if (rc) {
-		body_begin(&x->req, r->body, r->length, false);
-		fail(x, 502, km_why(rc));
-		return;
-	}
-	struct up *u = x->up;
-	x->upstream = u->reused ? ACCESS_UP_REUSED : ACCESS_UP_NEW;
-	body_begin(&x->req, r->body, r->length,
-		   u->back->encodes &&
-		       (r->body == HTTP_BODY_CHUNKED || r->body == HTTP_BODY_CLOSE));
-	if (r->trailers_ok)
-		body_keep_trailers(&x->req);
-	if (u->back->request(u, km_buf_head(&w->head), w->head.len) ||
-	    (u->reused && r->idempotent && whole &&
-	     km_buf_add(&x->again, km_buf_head(&w->head), w->head.len))) {
-		fail(x, 502, "no memory");
-		return;
-	}
-	limit_time(x, u->connected ? TIMER_UPSTREAM : TIMER_CONNECT);
+	int rc = pool_take(w->pool, &x->route, max_idle, w->now, x, &x->wait, &x->up);
+	taken(x, rc, km_buf_head(&w->head), w->head.len, w->head.len);
 }
 
 /* ---- the rounds ---- */
@@ -270,11 +323,11 @@ void exchange_begin(struct exchange *x, const struct http_request *r)
 static bool connect_check(struct exchange *x)
 {
 	struct up *u = x->up;
+	struct km_errtext why;
 	if (u->connected)
 		return false;
-	int error = pool_connect_check(u, x->c->w->now);
-	if (error) {
-		up_failed(x, strerror(error));
+	if (pool_connect_check(u, x->c->w->now, &why)) {
+		up_failed(x, why.text);
 		return true;
 	}
 	return u->connected;
@@ -312,9 +365,20 @@ static bool sender_waited_for(const struct exchange *x)
 	       !x->bit_by_bit && !asks && x->up->connected && x->up->out.len < CONN_HIGH;
 }
 
+/* What has just been put into u->out is kept too, if what is before it is. */
+static void keep_again(struct exchange *x, size_t n)
+{
+	const struct km_buf *out = &x->up->out;
+	if (!x->again.len || !n)
+		return;
+	if (x->again.len - x->again_head + n > AGAIN_MAX ||
+	    km_buf_add(&x->again, km_buf_head(out) + out->len - n, n))
+		km_buf_free(&x->again);
+}
+
 static bool request_move(struct exchange *x)
 {
-	size_t before = x->in->len;
+	size_t before = x->in->len, out = x->up->out.len;
 	bool was = x->req.done;
 	if (x->req.done)
 		return false;
@@ -325,6 +389,7 @@ static bool request_move(struct exchange *x)
 		request_bad(x);
 		return true;
 	}
+	keep_again(x, x->up->out.len - out);
 	size_t n = before - x->in->len;
 	if (too_long(x, x->bytes_in)) {
 		request_end(x, 413);
@@ -342,7 +407,10 @@ static bool request_move(struct exchange *x)
 static bool up_flush(struct exchange *x)
 {
 	struct up *u = x->up;
-	return u->connected && u->back->flush(u, x->req.done);
+	bool moved = u->connected && u->back->flush(u, x->req.done);
+	if (u->wrote && !u->link && !x->idempotent && x->again.len)
+		km_buf_free(&x->again); /* it may have been processed */
+	return moved;
 }
 
 static bool up_read(struct exchange *x)
@@ -396,6 +464,7 @@ static int final(struct exchange *x, struct http_response *r)
 	bool encode = false;
 	x->up_keep = r->keep_alive;
 	x->answer_begun = true;
+	km_buf_free(&x->again);
 	x->status = r->status;
 	apply_response(r, x->route.rules, x->secure);
 	int rc = x->front->head(x, r, &encode);
@@ -417,10 +486,21 @@ static bool answer_head(struct exchange *x)
 	if (got == 0 && !u->ended)
 		return false;
 	if (got == 0) {
-		up_failed(x, u->in.len ? "closed in the head of the answer"
-				       : "closed without an answer");
+		up_failed(x, u->why      ? u->why
+			     : u->in.len ? "closed in the head of the answer"
+					 : "closed without an answer");
 		return true;
 	}
+	/* It has closed the connection before it had the request (RFC 9110 section 15.5.9). */
+	if (got > 0 && r->status == 408 && u->reused && x->again.len && !x->interims &&
+	    x->repeats < REPEATS_MAX) {
+		x->answer_any = false;
+		send_again(x);
+		return true;
+	}
+	if (!x->first_byte)
+		x->first_byte = x->c->w->now;
+	x->answer_any = true;
 	int rc = got < 0 ? KM_EPROTO : r->status < 200 ? interim(x, r) : final(x, r);
 	if (rc == KM_EPROTO) {
 		fail(x, 502, why ? why : "answer not understood");
@@ -453,6 +533,16 @@ static void finish(struct exchange *x)
 	exchange_drop(x, true);
 }
 
+/* Nothing more comes: whether that is the answer's proper end. */
+static bool source_ended(struct exchange *x)
+{
+	struct up *u = x->up;
+	if (u->broken || (u->back->trailers && x->resp.kind == HTTP_BODY_CLOSE &&
+			  u->back->trailers(u, &x->resp)))
+		return false;
+	return !body_source_ended(&x->resp, x->out);
+}
+
 static bool answer_move(struct exchange *x)
 {
 	struct up *u = x->up;
@@ -464,7 +554,7 @@ static bool answer_move(struct exchange *x)
 		return true;
 	}
 	if (x->state == EXCHANGE_RUNS && !x->resp.done && !u->in.len && u->ended &&
-	    (u->broken || body_source_ended(&x->resp, x->out))) {
+	    !source_ended(x)) {
 		fail(x, 502, "closed in the middle of the answer");
 		return true;
 	}
@@ -529,10 +619,14 @@ bool exchange_step(struct exchange *x)
 	bool moved = false;
 	if (x->lost)
 		ground_lost(x);
+	if (x->state == EXCHANGE_RUNS && !x->up)
+		return x->in->len < CONN_READ && x->front->read(x);
 	for (size_t i = 0; i < KM_ARRAY_LEN(rounds); i++) {
 		if (x->state != EXCHANGE_RUNS && x->state != EXCHANGE_RAW)
 			return true;
 		moved |= rounds[i](x);
+		if (x->state == EXCHANGE_RUNS && !x->up)
+			return true; /* it waits for another connection */
 	}
 	if (x->state == EXCHANGE_RAW && raw_ended(x))
 		return true;
@@ -552,8 +646,12 @@ void exchange_late(struct exchange *x)
 		}
 		x->error = x->error ? x->error : "no progress";
 		x->front->cut(x);
+	} else if (!u) {
+		too_many(x, "no connection to the target became free in time");
 	} else if (!u->connected) {
-		fail(x, 502, "connection to the agent took too long");
+		fail(x, 502,
+		     u->tcp ? "the TLS handshake with the target took too long"
+			    : "connection to the agent took too long");
 	} else if (!x->req.done && !u->out.len) {
 		patience_ended(x);
 		exchange_answer(x, 408, NULL, true);

@@ -67,7 +67,7 @@ struct exchange {
 	int64_t acked_ms;
 	/* All below is one request's. */
 	enum exchange_state state;
-	struct up *up; /* NULL: none (yet) */
+	struct up *up; /* NULL: none; while it runs: it waits for one */
 	struct route route;
 	struct km_addr client;  /* who asks; of no family before the head has been read */
 	bool secure;            /* with TLS, towards us or a trusted proxy */
@@ -91,7 +91,11 @@ struct exchange {
 	int64_t began, first_byte; /* monotonic: of the request, of the target's answer; 0: not (yet) */
 	struct access_note *note; /* for the access log; NULL: there is none */
 	struct body req, resp;
-	struct km_buf again; /* the head, while it may have to be sent once more */
+	struct km_buf again;    /* what has been sent, while it may have to be sent once more */
+	size_t again_head;      /* so much of it is the head */
+	uint8_t repeats;        /* so often it has been */
+	bool idempotent;
+	struct pool_wait wait; /* for a connection to the target; then there is no `up` */
 	uint64_t bytes_in, bytes_out;
 	int64_t body_max; /* bytes of the request's body; -1: any number */
 	struct pace pace_in;
@@ -106,6 +110,8 @@ void exchange_init(struct exchange *x, struct conn *c, const struct front *front
 void exchange_begin(struct exchange *x, const struct http_request *r);
 /* x->route is held from now on; exchange_drop gives it back. */
 void exchange_hold(struct exchange *x);
+/* Its turn has come to have a connection to its target (pool_opts.granted). May free it. */
+void exchange_granted(struct exchange *x);
 /* One round of EXCHANGE_RUNS or EXCHANGE_RAW; true when something moved. */
 bool exchange_step(struct exchange *x);
 /* An answer of the gateway's own, and the end of the exchange. what: see heads_answer. */

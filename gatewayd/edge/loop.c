@@ -49,6 +49,16 @@ void loop_remove(struct loop *l, struct loop_fd *f)
 			l->events[i].data.ptr = NULL;
 }
 
+bool loop_pending(const struct loop *l, const struct loop_fd *f)
+{
+	if (l->n == BATCH)
+		return true;
+	for (int i = l->at; i < l->n; i++)
+		if (l->events[i].data.ptr == f)
+			return true;
+	return false;
+}
+
 void loop_turn(struct loop *l, int timeout_ms)
 {
 	l->n = epoll_wait(l->fd, l->events, BATCH, timeout_ms);

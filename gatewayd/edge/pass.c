@@ -104,21 +104,11 @@ static bool way(struct conn *c, struct io *from, struct io *to, struct km_buf *b
 	return moved || n;
 }
 
-/* The header that pool_dial wrote goes first. */
-static bool header_flush(struct conn *c)
-{
-	struct up *u = c->x.up;
-	size_t n;
-	if (io_write(&u->io, &u->out, &n) == IO_BROKEN)
-		pass_failed(c, strerror(errno));
-	return n > 0;
-}
-
 static bool connect_step(struct conn *c)
 {
-	int error = pool_connect_check(c->x.up, c->w->now);
-	if (error)
-		pass_failed(c, strerror(error));
+	struct km_errtext why;
+	if (pool_connect_check(c->x.up, c->w->now, &why))
+		pass_failed(c, why.text);
 	return c->x.up->connected;
 }
 
@@ -132,8 +122,6 @@ bool pass_step(struct conn *c)
 	}
 	if (!u->connected)
 		return connect_step(c);
-	if (u->out.len)
-		return header_flush(c);
 	bool moved = way(c, &c->io, &u->io, &c->in, &x->in_shut, x->out_shut, &x->bytes_in);
 	if (c->state != CONN_OVER)
 		moved |= way(c, &u->io, &c->io, &u->in, &x->out_shut, x->in_shut, &x->bytes_out);

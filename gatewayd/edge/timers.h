@@ -18,6 +18,7 @@ enum timer_kind {
 	TIMER_LINGER,   /* reading what a client still sends after our last answer */
 	TIMER_REQUEST,  /* a request, all in all */
 	TIMER_POOL,     /* unused connection to a target */
+	TIMER_PING,     /* silence of a target of HTTP/2 that owes an answer */
 	TIMER_KINDS
 };
 struct timer {

@@ -19,6 +19,7 @@
 #define SPARE_PART 16
 #define TICK_MS 100
 #define COMMANDS 64
+#define PING_MS 310000 /* servers of gRPC bear a ping of an idle client in 5 minutes */
 
 enum command_kind {
 	COMMAND_NET,
@@ -311,6 +312,12 @@ static void on_up_woken(struct up *u)
 	u->owner->front->drive(u->owner);
 }
 
+static void on_up_granted(struct exchange *x)
+{
+	x->c->w->now = km_now_ms();
+	exchange_granted(x);
+}
+
 static void *run(void *arg)
 {
 	struct worker_thread *t = arg;
@@ -390,6 +397,7 @@ static void timers_fill(struct timers *ts, const struct gw_settings *s)
 	ts->ms[TIMER_REQUEST] = s->request_timeout;
 	ts->ms[TIMER_LINGER] = 2000;
 	ts->ms[TIMER_POOL] = s->pool_idle_timeout;
+	ts->ms[TIMER_PING] = PING_MS;
 }
 
 static bool accepting_make(struct worker_thread *t, const struct listener *l, size_t n)
@@ -436,7 +444,15 @@ int worker_start(struct worker_thread **out, struct edge_shared *sh, const struc
 					       .timers = &w->timers,
 					       .per_target = (size_t)sh->settings->pool_size,
 					       .buf_max = sh->buf_max,
-					       .woken = on_up_woken});
+					       .limits = sh->limits,
+					       .max_connections =
+						   (uint32_t)sh->settings->max_target_connections,
+					       .queue = (uint32_t)sh->settings->target_queue,
+					       .tls = sh->up_tls,
+					       .hub = sh->slots,
+					       .worker = (size_t)(w->stats - sh->stats),
+					       .woken = on_up_woken,
+					       .granted = on_up_granted});
 	if (!w->pool)
 		goto fail;
 	pool_net(w->pool, net);

@@ -77,8 +77,10 @@ struct route_state *route_state_ref(struct route_state *s)
 
 void route_state_put(struct route_state *s)
 {
-	if (s && atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) == 1)
-		free(s);
+	if (!s || atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1)
+		return;
+	slots_put(s->slots);
+	free(s);
 }
 
 void route_drop(struct route *r)
@@ -92,9 +94,13 @@ void route_drop(struct route *r)
 static struct route_state *state_new(void)
 {
 	struct route_state *s = calloc(1, sizeof(*s));
-	if (s)
-		atomic_store(&s->refs, 1);
-	return s;
+	if (!s)
+		return NULL;
+	atomic_store(&s->refs, 1);
+	if ((s->slots = slots_new()))
+		return s;
+	free(s);
+	return NULL;
 }
 
 /* ---- domains ---- */

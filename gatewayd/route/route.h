@@ -10,6 +10,7 @@
 #include "gatewayd/route/path.h"
 #include "gatewayd/route/rules.h"
 #include "gatewayd/route/counts.h"
+#include "gatewayd/upstream/slots.h"
 #include "libkm/base/addr.h"
 #include <stdatomic.h>
 
@@ -23,6 +24,7 @@ struct route_state {
 	_Atomic uint64_t active;  /* requests, and passed-through connections, under way */
 	_Atomic uint64_t limited; /* answered with 429 */
 	struct counts counts;     /* of requests: not of what is passed through */
+	struct slots *slots; /* of the target's connections */
 };
 struct route_state *route_state_ref(struct route_state *s);
 /* Gives a reference back; the last one frees. Accepts NULL. Any thread. */

@@ -9,6 +9,7 @@
 
 struct up;
 struct km_buf;
+struct body;
 
 struct back {
 	bool encodes; /* a request's body without a length goes into u->out in chunks */
@@ -16,7 +17,8 @@ struct back {
 	 * Before the connection is open, too. KM_ENOMEM, KM_ETOOBIG. */
 	int (*request)(struct up *u, const void *head, size_t n);
 	/* Sends of u->out what goes; true when something changed. `ended`: the request's last byte
-	 * is in u->out or has gone. Sets u->no_write when the target takes no more. */
+	 * is in u->out or has gone. Sets u->no_write when the target takes no more, and u->wrote
+	 * when it may have seen something. */
 	bool (*flush)(struct up *u, bool ended);
 	/* Brings more into u->in, up to `most` bytes in all; true when something changed. Sets
 	 * u->ended when nothing more will come, u->broken when that was no proper end. */
@@ -28,6 +30,9 @@ struct back {
 		    const struct http_limits *lim, const char **why);
 	/* The head that was found is done with. */
 	void (*take)(struct up *u);
+	/* Puts the trailers of an answer whose source has ended into b (body_trailer). NULL: they
+	 * are in the body's own bytes. */
+	int (*trailers)(struct up *u, struct body *b);
 };
 
 extern const struct back back_h1;

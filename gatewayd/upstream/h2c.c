@@ -327,6 +327,11 @@ size_t h2c_streams(const struct h2c *h)
 	return h->n;
 }
 
+struct h2c_stream *h2c_first(const struct h2c *h)
+{
+	return h->streams;
+}
+
 const char *h2c_why(const struct h2c *h)
 {
 	return h->why[0] ? h->why : "closed without an answer";
@@ -462,13 +467,14 @@ void h2c_flush(struct h2c_stream *s, bool is_ended, const struct km_buf *trailer
 		nghttp2_session_resume_data(s->h->session, s->id);
 }
 
-void h2c_taken(struct h2c_stream *s)
+bool h2c_taken(struct h2c_stream *s)
 {
 	if (s->held <= s->in->len)
-		return;
+		return false;
 	if (s->id)
 		nghttp2_session_consume_stream(s->h->session, s->id, s->held - s->in->len);
 	s->held = s->in->len;
+	return true;
 }
 
 int h2c_trailers(struct h2c_stream *s, struct body *b)

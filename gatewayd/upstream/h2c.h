@@ -63,6 +63,7 @@ bool h2c_over(const struct h2c *h);
 /* No further request is to begin on it. */
 void h2c_drain(struct h2c *h);
 size_t h2c_streams(const struct h2c *h);
+struct h2c_stream *h2c_first(const struct h2c *h); /* by `next`; NULL: none */
 /* What was wrong with the target; never NULL. */
 const char *h2c_why(const struct h2c *h);
 /* Asks for a sign of life; h2c_pinging until it has come. */
@@ -79,8 +80,9 @@ int h2c_request(struct h2c_stream *s, const struct http_request *r)
 /* s->out has more; ended: that is all, and these trailers ("Name: value\r\n" lines, may be NULL;
  * they stay until the stream is dropped) follow. */
 void h2c_flush(struct h2c_stream *s, bool ended, const struct km_buf *trailers);
-/* What the owner has taken out of s->in since the last call, the target may send anew. */
-void h2c_taken(struct h2c_stream *s);
+/* What the owner has taken out of s->in since the last call, the target may send anew. True: it was
+ * something. */
+bool h2c_taken(struct h2c_stream *s);
 /* Puts the answer's trailers into b, whose source has ended. Errors of body_trailer. */
 int h2c_trailers(struct h2c_stream *s, struct body *b) __attribute__((warn_unused_result));
 /* Ends the stream in any state (with RST_STREAM, if the target is still at it). */

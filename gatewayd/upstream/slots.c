@@ -100,8 +100,10 @@ void slots_hub_free(struct slots_hub *h)
 struct slots_desk *slots_desk(struct slots_hub *h, size_t i, void (*wake)(void *arg), void *arg)
 {
 	struct slots_desk *d = &h->desks[i];
+	pthread_mutex_lock(&d->mutex);
 	d->wake = wake;
 	d->arg = arg;
+	pthread_mutex_unlock(&d->mutex);
 	return d;
 }
 
@@ -156,12 +158,11 @@ static void grant(struct slots *s, struct slots_wait *w)
 	struct slots_desk *d = w->desk;
 	unqueue(s, w);
 	pthread_mutex_lock(&d->mutex);
-	bool first = !d->granted;
+	if (!d->granted)
+		d->wake(d->arg);
 	w->state = GRANTED;
 	DL_APPEND(d->granted, w);
 	pthread_mutex_unlock(&d->mutex);
-	if (first)
-		d->wake(d->arg);
 }
 
 static struct slots_wait *first_of_all(const struct slots *s)
@@ -212,10 +213,9 @@ static void ask_others(struct slots *s, const struct slots_desk *me)
 			c->next = d->asked;
 			d->asked = c;
 			slots_ref(s);
+			d->wake(d->arg);
 		}
 		pthread_mutex_unlock(&d->mutex);
-		if (news)
-			d->wake(d->arg);
 	}
 }
 
@@ -299,14 +299,15 @@ uint32_t slots_waiting(struct slots *s)
 }
 
 enum slots_turn slots_turn(struct slots *s, struct slots_desk *d, int64_t now,
-			   struct slots_wait **w)
+			   bool (*fits)(const struct slots_wait *w, const void *arg),
+			   const void *arg, struct slots_wait **w)
 {
 	enum slots_turn turn = SLOTS_NOBODY;
 	*w = NULL;
 	pthread_mutex_lock(&s->mutex);
 	struct slots_wait *first = first_of_all(s);
 	struct slots_wait *here = first ? s->corners[d->i].queue : NULL;
-	if (here && (here == first || now - first->since < SLOTS_UNFAIR_MS)) {
+	if (here && (here == first || now - first->since < SLOTS_UNFAIR_MS) && fits(here, arg)) {
 		turn = SLOTS_HERE;
 		*w = here;
 		grant(s, here); /* the connection's own slot: the number stays */
@@ -315,4 +316,19 @@ enum slots_turn slots_turn(struct slots *s, struct slots_desk *d, int64_t now,
 	}
 	pthread_mutex_unlock(&s->mutex);
 	return turn;
+}
+
+void slots_refuse(struct slots_wait *w)
+{
+	struct slots *s = w->s;
+	pthread_mutex_lock(&s->mutex);
+	if (w->state == GRANTED) {
+		pthread_mutex_lock(&w->desk->mutex);
+		DL_DELETE(w->desk->granted, w);
+		pthread_mutex_unlock(&w->desk->mutex);
+		w->state = QUEUED;
+		DL_PREPEND(s->corners[w->desk->i].queue, w);
+		atomic_fetch_add_explicit(&s->waiting, 1, memory_order_relaxed);
+	}
+	pthread_mutex_unlock(&s->mutex);
 }

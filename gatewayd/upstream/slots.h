@@ -31,8 +31,8 @@ void slots_put(struct slots *s);
 struct slots_hub *slots_hub_new(size_t n);
 /* Nobody may wait, and no slot be given back later. Accepts NULL. */
 void slots_hub_free(struct slots_hub *h);
-/* The desk i, set to call wake(arg) from any thread when there is something for slots_desk_run.
- * Before the first use of any. */
+/* The desk i, set to call wake(arg) from any thread, and to no end but to be woken, when there is
+ * something for slots_desk_run. NULL: no more; nobody of this worker may wait then. */
 struct slots_desk *slots_desk(struct slots_hub *h, size_t i, void (*wake)(void *arg), void *arg);
 
 /* Somebody who waits; zero-initialise. */
@@ -62,13 +62,16 @@ void slots_release(struct slots *s);
 /* Whether somebody waits, in any worker; cheap. What was true before this worker put a connection
  * away as unused and began to wait later asks for it (see `asked`). */
 bool slots_wanted(struct slots *s);
-/* A connection of this worker has become free while somebody waits. SLOTS_HERE: *w of this worker
- * has its slot (granted, as if by slots_release) and may as well have the connection; SLOTS_YIELD:
- * it is another worker's turn, the connection should be closed and its slot released; SLOTS_NOBODY.
- */
+/* A connection of this worker has become free while somebody waits. SLOTS_HERE: *w of this worker,
+ * for whom it fits (fits(w, arg)), is granted that connection (with its slot, if it is to be its
+ * alone); SLOTS_YIELD: it is another's turn, the connection should be closed and its slot released;
+ * SLOTS_NOBODY. */
 enum slots_turn { SLOTS_NOBODY, SLOTS_HERE, SLOTS_YIELD };
 enum slots_turn slots_turn(struct slots *s, struct slots_desk *d, int64_t now,
-			   struct slots_wait **w);
+			   bool (*fits)(const struct slots_wait *w, const void *arg),
+			   const void *arg, struct slots_wait **w);
+/* What slots_turn has granted to w cannot be had after all: it waits again, before all others. */
+void slots_refuse(struct slots_wait *w);
 /* How many wait now. */
 uint32_t slots_waiting(struct slots *s);
 

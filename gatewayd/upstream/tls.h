@@ -10,9 +10,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define UP_TLS_SESSIONS_MAX 1024  /* the one kept longest goes */
-#define UP_TLS_SESSION_MS 3600000 /* one is resumed so long: then certificates are looked at anew  \
-				   */
+#define UP_TLS_SESSIONS_MAX 1024 /* the one kept longest goes */
+#define UP_TLS_SESSION_MS                                                                          \
+	3600000 /* one is resumed so long: then certificates are looked at anew                    \
+		 */
 
 struct up_tls;
 
@@ -27,7 +28,7 @@ struct up_tls_want {
 			   * NULL: nothing is sent, the chain alone is checked */
 	bool is_addr;     /* the name is an IP address */
 	X509_STORE
-	    *store; /* what to trust, the target's own certificate too; NULL: the system's CAs */
+	*store; /* what to trust, the target's own certificate too; NULL: the system's CAs */
 	uint64_t serial; /* of the route: what sessions are kept by */
 };
 /* A client side, TLS 1.2 or 1.3, ALPN http/1.1, still without a BIO. Takes a reference to the

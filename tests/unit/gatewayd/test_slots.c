@@ -150,20 +150,26 @@ static void test_others_are_asked_once(void **state)
 	two_free(&t); /* with what was asked still on the desk */
 }
 
+static bool fits(const struct slots_wait *w, const void *arg)
+{
+	return w != arg;
+}
+
 static void test_whose_turn_it_is(void **state)
 {
 	struct two t = two_new();
 	struct slots_wait a = {0}, b = {0}, *w;
 	(void)state;
-	assert_int_equal(slots_turn(t.s, t.a, 0, &w), SLOTS_NOBODY);
+	assert_int_equal(slots_turn(t.s, t.a, 0, fits, NULL, &w), SLOTS_NOBODY);
 	assert_int_equal(slots_take(t.s, 1), 0);
 	assert_int_equal(slots_wait(t.s, t.b, 1, 8, 100, &b), KM_EAGAIN);
-	assert_int_equal(slots_turn(t.s, t.a, 100, &w), SLOTS_YIELD);
+	assert_int_equal(slots_turn(t.s, t.a, 100, fits, NULL, &w), SLOTS_YIELD);
 	assert_int_equal(slots_wait(t.s, t.a, 1, 8, 110, &a), KM_EAGAIN);
-	assert_int_equal(slots_turn(t.s, t.a, 100 + SLOTS_UNFAIR_MS, &w), SLOTS_YIELD);
-	assert_int_equal(slots_turn(t.s, t.a, 120, &w), SLOTS_HERE);
+	assert_int_equal(slots_turn(t.s, t.a, 100 + SLOTS_UNFAIR_MS, fits, NULL, &w), SLOTS_YIELD);
+	assert_int_equal(slots_turn(t.s, t.a, 120, fits, &a, &w), SLOTS_YIELD);
+	assert_int_equal(slots_turn(t.s, t.a, 120, fits, NULL, &w), SLOTS_HERE);
 	assert_ptr_equal(w, &a);
-	assert_int_equal(slots_turn(t.s, t.b, 1000, &w), SLOTS_HERE);
+	assert_int_equal(slots_turn(t.s, t.b, 1000, fits, NULL, &w), SLOTS_HERE);
 	assert_ptr_equal(w, &b);
 	slots_desk_run(t.a, &calls);
 	slots_desk_run(t.b, &calls);
@@ -239,7 +245,7 @@ static void crew_free_one(struct crew *k)
 	struct slots_wait *w;
 	k->using --;
 	if (slots_wanted(k->s)) {
-		switch (slots_turn(k->s, k->desk, 0, &w)) {
+		switch (slots_turn(k->s, k->desk, 0, fits, NULL, &w)) {
 		case SLOTS_HERE:
 			atomic_fetch_sub(&open_now, 1); /* opened() counts it again */
 			return;

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: MIT */
+/* What pool.c, dial.c and link.c share. */
+#ifndef GATEWAYD_UPSTREAM_INTERNAL_H
+#define GATEWAYD_UPSTREAM_INTERNAL_H
+
+#include "gatewayd/upstream/pool.h"
+#include "libkm/base/log.h"
+#include "libkm/base/metrics.h"
+#include <uthash.h>
+#include <utlist.h>
+
+/* What one version of one tunnel has: unused connections, the latest first, and HTTP/2's, used or
+ * not. */
+struct pool_set {
+	uint64_t serial;
+	struct up *idle, *links;
+	size_t n;
+	bool keeps; /* the target is known to keep connections open after an answer */
+	UT_hash_handle hh;
+};
+
+/* An agent that refused a connection of late. */
+struct refusal {
+	struct km_addr agent;
+	int64_t until;
+};
+#define REFUSALS 32 /* more at once, and some are forgotten */
+
+/* Sockets made in advance, of one address family. */
+struct spares {
+	int fds[KM_PRIVNET_SOCKETS_MAX];
+	size_t n;
+};
+
+struct pool {
+	struct pool_opts o;
+	struct km_privnet *net;
+	struct spares v4, v6;
+	struct pool_set *sets;
+	size_t n_idle;
+	struct refusal refusals[REFUSALS];
+	size_t next_refusal;
+	struct slots_desk *desk;
+	struct loop_fd bell; /* rung by other workers, and by this one for later in the turn */
+	struct up *stirred;  /* links to look at */
+	struct km_metric *opened, *reused, *idle, *waited, *turned_away, *retried;
+	struct km_log_limit log;
+};
+
+/* pool.c */
+struct pool_set *pool_set_get(struct pool *p, uint64_t serial); /* NULL: no memory */
+void pool_set_rest(struct pool *p, struct pool_set *s);         /* goes if it is empty */
+/* Ends it in whatever state; a slot goes back. */
+void pool_up_free(struct pool *p, struct up *u, bool politely);
+bool pool_refuses(struct pool *p, const struct up *u, int64_t now);
+/* Something is to be done later in this turn of the loop (link_run). */
+void pool_ring(struct pool *p);
+
+/* A link has room: who waits here gets it, or it closes for who waits elsewhere. */
+void pool_offer(struct pool *p, struct up *link, int64_t now);
+
+/* dial.c */
+int dial(struct pool *p, const struct route *r, const struct pool_client *client,
+	 void (*woken)(struct io *io), struct up **out) __attribute__((warn_unused_result));
+void dial_spares_close(struct pool *p);
+/* As pool_connect_check. */
+int dial_check(struct up *u, int64_t now, struct km_errtext *why);
+
+/* link.c */
+extern const struct back back_h2c;
+/* A stream on a link of this set, or NULL. */
+struct up *link_stream(struct pool *p, struct pool_set *s, struct exchange *owner);
+/* A new link, and its first stream. */
+int link_open(struct pool *p, const struct route *r, struct exchange *owner, struct up **out)
+    __attribute__((warn_unused_result));
+/* The stream ends; the link stays while it is of use. */
+void link_stream_drop(struct pool *p, struct up *u, int64_t now);
+/* Looks at every link for which pool_ring was called. */
+void link_run(struct pool *p);
+/* No new stream on it; it goes when the last has gone. */
+void link_close(struct pool *p, struct up *link);
+/* As pool_connect_check, for a stream. */
+int link_check(struct up *u, struct km_errtext *why);
+
+#endif

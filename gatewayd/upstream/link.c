@@ -1,0 +1,366 @@
+/* SPDX-License-Identifier: MIT */
+/* Targets that speak HTTP/2: connections (links) that requests share, and what an exchange has of
+ * them. */
+#include "gatewayd/edge/exchange.h"
+#include "gatewayd/edge/h1.h"
+#include "gatewayd/upstream/back.h"
+#include "gatewayd/upstream/internal.h"
+#include "libkm/base/util.h"
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define READ 65536
+#define OUT_HIGH 65536
+
+/* ---- the link ---- */
+
+static void stir(struct up *link)
+{
+	struct pool *p = link->pool;
+	if (link->stirred)
+		return;
+	link->stirred = true;
+	LL_PREPEND2(p->stirred, link, next_stirred);
+	pool_ring(p);
+}
+
+/* Something has happened on a stream; its exchange hears of it when the link has been read. */
+static void on_changed(void *owner)
+{
+	struct up *u = owner;
+	u->news = u->untold = true;
+}
+
+static void link_free(struct pool *p, struct up *link)
+{
+	struct pool_set *s = link->set;
+	if (s)
+		DL_DELETE(s->links, link);
+	link->set = NULL;
+	if (link->stirred)
+		LL_DELETE2(p->stirred, link, next_stirred);
+	h2c_free(link->h2c);
+	pool_up_free(p, link, !link->io.broken);
+	if (s)
+		pool_set_rest(p, s);
+}
+
+/* Nobody uses it: it goes if it is of no more use, and after a while anyway. */
+static bool link_rest(struct pool *p, struct up *link, int64_t now)
+{
+	if (h2c_streams(link->h2c) || link->busy)
+		return false;
+	if (h2c_over(link->h2c) || !link->connected || link->io.eof || pool_refuses(p, link, now)) {
+		link_free(p, link);
+		return true;
+	}
+	timer_set(p->o.timers, &link->timer, TIMER_POOL, now);
+	return false;
+}
+
+/* Its streams end; they are told by link_run. */
+static void link_fail(struct up *link, const char *why)
+{
+	if (why && !link->text[0])
+		snprintf(link->text, sizeof(link->text), "%s", why);
+	h2c_lost(link->h2c, link->connected);
+	link->io.broken = true;
+	stir(link);
+}
+
+static bool link_flush(struct up *link)
+{
+	size_t n;
+	bool moved = false;
+	if (!link->connected || link->io.broken)
+		return false;
+	do {
+		if (h2c_send(link->h2c, &link->out, OUT_HIGH)) {
+			link_fail(link, "no memory");
+			return true;
+		}
+		if (io_write(&link->io, &link->out, &n) == IO_BROKEN) {
+			link->no_write = link->io.can_read = true; /* GOAWAY may say why */
+			km_buf_clear(&link->out);
+			stir(link);
+			return true;
+		}
+		moved |= n > 0;
+	} while (n && !link->out.len);
+	if (!link->out.len)
+		km_buf_free(&link->out);
+	return moved;
+}
+
+static void link_read(struct up *link, int64_t now)
+{
+	struct km_buf *b = &link->in;
+	while (!link->io.broken) {
+		enum io_got got = io_read(&link->io, b, READ);
+		if (got == IO_WAIT)
+			break;
+		if (got != IO_BYTES) {
+			link_fail(link, NULL);
+			break;
+		}
+		int rc = h2c_receive(link->h2c, km_buf_head(b), b->len);
+		km_buf_clear(b);
+		timer_set(link->pool->o.timers, &link->timer, TIMER_PING, now);
+		if (rc) {
+			link_flush(link); /* what was wrong with it */
+			link_fail(link, h2c_why(link->h2c));
+		}
+	}
+	km_buf_free(b);
+}
+
+/* Tells the exchanges. Each may end, and take others along. */
+static void link_tell(struct up *link)
+{
+	struct h2c_stream *s = h2c_first(link->h2c);
+	while (s) {
+		struct up *u = s->owner;
+		if (!u->untold || !u->owner) {
+			s = s->next;
+			continue;
+		}
+		u->untold = false;
+		link->pool->o.woken(u);
+		s = h2c_first(link->h2c);
+	}
+}
+
+static void link_look(struct up *link, int64_t now)
+{
+	struct pool *p = link->pool;
+	link->busy = true;
+	link_flush(link);
+	link_tell(link);
+	link->busy = false;
+	link_rest(p, link, now);
+}
+
+void link_run(struct pool *p)
+{
+	struct up *link;
+	while ((link = p->stirred)) {
+		LL_DELETE2(p->stirred, link, next_stirred);
+		link->stirred = false;
+		link_look(link, km_now_ms());
+	}
+}
+
+static void opening(struct up *link, int64_t now)
+{
+	struct km_errtext why;
+	struct h2c_stream *s;
+	if (dial_check(link, now, &why))
+		link_fail(link, why.text);
+	if (!link->connected && !link->io.broken)
+		return;
+	for (s = h2c_first(link->h2c); s; s = s->next)
+		on_changed(s->owner);
+	timer_set(link->pool->o.timers, &link->timer, TIMER_PING, now);
+}
+
+static void on_woken(struct io *io)
+{
+	struct up *link = (struct up *)((char *)io - offsetof(struct up, io));
+	int64_t now = km_now_ms();
+	if (!link->connected)
+		opening(link, now);
+	else
+		link_read(link, now);
+	link_look(link, now);
+}
+
+/* Unused for long; or silent for long, while something is expected of it. */
+static void on_late(struct timer *t)
+{
+	struct up *link = (struct up *)((char *)t - offsetof(struct up, timer));
+	struct pool *p = link->pool;
+	int64_t now = km_now_ms();
+	if (!h2c_streams(link->h2c)) {
+		link_free(p, link);
+		return;
+	}
+	if (h2c_pinging(link->h2c)) {
+		link_fail(link, "no answer to a ping");
+		return;
+	}
+	h2c_ping(link->h2c);
+	timer_set(p->o.timers, t, TIMER_CONNECT, now);
+	link_flush(link);
+}
+
+void link_close(struct pool *p, struct up *link)
+{
+	h2c_drain(link->h2c);
+	if (!h2c_streams(link->h2c) && !link->busy)
+		link_free(p, link);
+}
+
+/* ---- streams ---- */
+
+static struct up *stream_new(struct pool *p, struct up *link, struct exchange *owner)
+{
+	struct up *u = calloc(1, sizeof(*u));
+	if (!u)
+		return NULL;
+	u->back = &back_h2c;
+	io_none(&u->io);
+	u->pool = p;
+	u->owner = owner;
+	u->link = link;
+	u->reused = link->reused;
+	u->connected = link->connected;
+	u->serial = link->serial;
+	u->agent = link->agent;
+	km_buf_init(&u->in, H2C_WINDOW);
+	km_buf_init(&u->out, p->o.buf_max);
+	if (link->connected && !h2c_streams(link->h2c))
+		timer_set(p->o.timers, &link->timer, TIMER_PING, km_now_ms());
+	h2c_begin(link->h2c, &u->stream, u, &u->in, &u->out);
+	return u;
+}
+
+struct up *link_stream(struct pool *p, struct pool_set *s, struct exchange *owner)
+{
+	struct up *link;
+	DL_FOREACH (s->links, link)
+		if (!link->io.broken && !link->no_write && h2c_room(link->h2c))
+			return stream_new(p, link, owner);
+	return NULL;
+}
+
+int link_open(struct pool *p, const struct route *r, struct exchange *owner, struct up **out)
+{
+	const struct h2c_opts o = {.limits = p->o.limits, .changed = on_changed};
+	struct pool_set *s = pool_set_get(p, r->serial);
+	struct up *link = NULL;
+	int rc = KM_ENOMEM;
+	if (!s)
+		return rc;
+	if ((rc = dial(p, r, NULL, on_woken, &link)))
+		goto out;
+	rc = KM_ENOMEM;
+	link->timer.fired = on_late;
+	if (!(link->h2c = h2c_new(&o)) || !(*out = stream_new(p, link, owner))) {
+		h2c_free(link->h2c);
+		pool_up_free(p, link, true);
+		goto out;
+	}
+	link->set = s;
+	DL_PREPEND(s->links, link);
+	rc = 0;
+out:
+	pool_set_rest(p, s);
+	return rc;
+}
+
+void link_stream_drop(struct pool *p, struct up *u, int64_t now)
+{
+	struct up *link = u->link;
+	link->reused |= u->stream.head_done;
+	h2c_drop(&u->stream);
+	km_buf_free(&u->in);
+	km_buf_free(&u->out);
+	free(u);
+	link_flush(link);
+	if (!link->io.broken && !link->no_write && h2c_room(link->h2c))
+		pool_offer(p, link, now);
+	link_rest(p, link, now);
+}
+
+int link_check(struct up *u, struct km_errtext *why)
+{
+	const struct up *link = u->link;
+	u->connected = link->connected;
+	return u->connected || !link->io.broken
+		   ? 0
+		   : km_errtext_set(why, KM_EIO, "%s", link->text[0] ? link->text : "closed");
+}
+
+/* ---- for the exchange ---- */
+
+/* What heads_request wrote passes the strict parser once more. */
+static int h2c_head_send(struct up *u, const void *head, size_t n)
+{
+	const struct http_limits any = {n, HTTP_FIELDS_MAX};
+	struct http_request r;
+	const char *why;
+	if (h1_request_parse(&r, head, n, &any, &why))
+		return KM_ETOOBIG;
+	return h2c_request(&u->stream, &r);
+}
+
+static bool h2c_body_send(struct up *u, bool ended)
+{
+	struct h2c_stream *s = &u->stream;
+	size_t before = u->out.len;
+	bool was = u->no_write;
+	if (u->no_write || (s->sent && !u->out.len && (!ended || s->out_ended)))
+		return false;
+	h2c_flush(s, ended, &u->owner->req.trailers);
+	link_flush(u->link);
+	u->no_write = s->no_write;
+	if (u->no_write)
+		km_buf_free(&u->out);
+	return u->out.len != before || u->no_write != was;
+}
+
+static bool h2c_read(struct up *u, size_t most)
+{
+	struct h2c_stream *s = &u->stream;
+	bool news = u->news;
+	(void)most; /* the window is the bound */
+	u->news = false;
+	if (h2c_taken(s))
+		link_flush(u->link);
+	if (s->ended) {
+		u->ended = true;
+		u->broken = s->broken;
+		u->unprocessed = s->refused;
+		if (s->broken)
+			u->why = u->link->text[0] ? u->link->text : h2c_why(u->link->h2c);
+	}
+	return news;
+}
+
+static int h2c_head(struct up *u, struct http_response *r, bool head_request,
+		    const struct http_limits *lim, const char **why)
+{
+	const char *p = (const char *)km_buf_head(&u->stream.head);
+	*why = "malformed or too large head of the answer";
+	int n = h1_scan(p, u->stream.head.len, &u->scan_at, lim->head);
+	if (n <= 0)
+		return n ? -1 : 0;
+	u->head_len = (size_t)n;
+	if (h1_response_parse(r, p, (size_t)n, head_request, lim, why))
+		return -1;
+	if (r->body == HTTP_BODY_LENGTH && r->trailers_told)
+		r->body = HTTP_BODY_CLOSE; /* they come behind the last byte */
+	return 1;
+}
+
+static void h2c_take(struct up *u)
+{
+	km_buf_consume(&u->stream.head, u->head_len);
+	u->scan_at = 0;
+}
+
+static int h2c_tail(struct up *u, struct body *b)
+{
+	return h2c_trailers(&u->stream, b);
+}
+
+const struct back back_h2c = {
+    .request = h2c_head_send,
+    .flush = h2c_body_send,
+    .read = h2c_read,
+    .head = h2c_head,
+    .take = h2c_take,
+    .trailers = h2c_tail,
+};
