@@ -620,7 +620,7 @@ bool exchange_step(struct exchange *x)
 	if (x->lost)
 		ground_lost(x);
 	if (x->state == EXCHANGE_RUNS && !x->up)
-		return x->in->len < CONN_READ && x->front->read(x);
+		return x->in->len < CONN_READ && x->front->read(x, CONN_READ);
 	for (size_t i = 0; i < KM_ARRAY_LEN(rounds); i++) {
 		if (x->state != EXCHANGE_RUNS && x->state != EXCHANGE_RAW)
 			return true;
