@@ -45,7 +45,7 @@ struct req {
 };
 
 /* ---- statements: gathered, then run as one transaction ---- */
-#define TX_MAX 8
+#define TX_MAX 12
 struct tx {
 	struct store_stmt s[TX_MAX];
 	size_t n;

@@ -4,6 +4,7 @@
 #include "controld/api/route.h"
 #include "controld/api/sql.h"
 #include <stdlib.h>
+#include <string.h>
 
 /* clang-format off */
 
@@ -82,24 +83,83 @@ static char *details_of(const struct tunnel_input *in)
 	return text;
 }
 
+/* The other tunnels of the domain that a tunnel is to have. */
+struct siblings {
+	int n;
+	const char *tls; /* of all of them; NULL: there are none */
+	bool hsts;       /* one of them has that option */
+};
+
+static struct siblings siblings_of(const PGresult *res)
+{
+	return (struct siblings){.n = atoi(PQgetvalue(res, 0, 0)),
+				 .tls = PQgetisnull(res, 0, 1) ? NULL : PQgetvalue(res, 0, 1),
+				 .hsts = PQgetvalue(res, 0, 2)[0] == 't'};
+}
+
+/* $2 is the tunnel itself, or NULL. */
+#define SIBLINGS(domain)                                                                           \
+	"SELECT count(*), min(tls), bool_or(options ? 'hsts') FROM tunnels "                       \
+	"WHERE domain = (" domain ") AND port IS NULL AND id IS DISTINCT FROM $2::uuid"
+
 /* What a request wants, and the texts that its statements take. */
 struct wish {
 	struct tunnel_input in;
 	struct options_tunnel is;
 	char *details, *options;
+	bool tls_for_all; /* the siblings get its tls too */
 };
+
+/* A handshake comes before any path: the tunnels of a domain have one tls. */
+static void check_siblings(struct wish *w, const struct siblings *others, bool moves,
+			   struct details *d)
+{
+	const char *tls = w->is.tls;
+	if (!others->n)
+		return;
+	if (strcmp(others->tls, "passthrough") == 0 && moves)
+		details_add(d, "domain",
+			    "another tunnel has the domain \"%s\", with tls "
+			    "\"passthrough\", and so all of it",
+			    w->is.domain);
+	else if (strcmp(tls, "passthrough") == 0)
+		details_add(d, "tls",
+			    "with \"passthrough\" a domain has one tunnel; there are %d others "
+			    "of \"%s\"",
+			    others->n, w->is.domain);
+	else if (strcmp(tls, others->tls) != 0 && moves)
+		details_add(
+		    d, "tls",
+		    "is \"%s\", but \"%s\" for the other tunnels of \"%s\": all "
+		    "tunnels of a domain have the same, and a PATCH of one changes it for all",
+		    tls, others->tls, w->is.domain);
+	else if (strcmp(tls, "off") == 0 && others->hsts)
+		details_add(d, "tls",
+			    "cannot be \"off\": another tunnel of \"%s\" has the option hsts",
+			    w->is.domain);
+	w->tls_for_all = strcmp(tls, others->tls) != 0;
+}
 
 /* Fills w, of a tunnel that was so (NULL: a new one). False: rq has been answered; w is to be
  * cleared in either case. */
-static bool wish_read(struct wish *w, struct req *rq, const struct options_tunnel *was)
+static bool wish_read(struct wish *w, struct req *rq, const struct options_tunnel *was,
+		      const struct siblings *others)
 {
-	struct details d = {NULL};
+	struct details d = {NULL}, clash = {NULL};
 	int rc = input_tunnel(&w->in, rq->body, !was, &d);
 	w->is = input_tunnel_whole(&w->in, was);
+	if (!was && !w->in.tls && others->tls && strcmp(others->tls, "passthrough") != 0)
+		w->is.tls = others->tls;
 	if (rc == 0 || !was) /* of a new one all mistakes at once */
 		options_check(&w->is, &d);
 	if (d.list) {
 		req_invalid(rq, &d);
+		return false;
+	}
+	check_siblings(w, others, !was || strcmp(was->domain, w->is.domain) != 0, &clash);
+	if (clash.list) {
+		req_error(rq, 409, "CONFLICT", &clash, "other tunnels have the domain \"%s\"",
+			  w->is.domain);
 		return false;
 	}
 	w->details = details_of(&w->in);
@@ -119,49 +179,70 @@ static void wish_clear(struct wish *w)
 	free(w->options);
 }
 
+/* ---- what is written is judged by what there is: that is read, then written unless it has changed
+ * meanwhile (SQLSTATE 40001, and all begins anew) ---- */
+
 static void tunnel_created(struct req *rq, PGresult *const *res, size_t n)
 {
 	(void)n;
-	req_reply_row(rq, 201, res[3]);
+	req_reply_row(rq, 201, res[5]);
+}
+
+static void create_run(struct req *rq, const struct wish *w)
+{
+	struct tx tx = {.n = 0};
+	km_uuid_new(rq->id);
+	km_uuid_new(rq->child);
+	tx_add(&tx, "SELECT km_domain_lock($1)", w->is.domain);
+	tx_add(&tx,
+	       "INSERT INTO tunnels (id, domain, path, enabled, description, tls, options) "
+	       "VALUES ($1::uuid, $2, nullif($3, ''), $4::boolean, $5, $6, $7::jsonb)",
+	       rq->id, w->is.domain, w->is.path, w->in.enabled ? "true" : "false",
+	       w->in.description, w->is.tls, w->options);
+	tx_add(&tx,
+	       "INSERT INTO targets (id, tunnel_id, agent_id, address, protocol) "
+	       "VALUES ($1::uuid, $2::uuid, $3::uuid, $4, $5)",
+	       rq->child, rq->id, w->in.agent_id, w->is.target, w->is.protocol);
+	tx_audit(&tx, rq, "tunnel.create", w->details);
+	tx_add(&tx, "SELECT km_domain_settle($1::uuid, false)", rq->id);
+	tx_add(&tx, SELECT_ONE, rq->id);
+	tx_add(&tx, "SELECT km_change('tunnel', 'create', $1::uuid)", rq->id);
+	req_run(rq, &tx, tunnel_created);
+}
+
+static void create_read(struct req *rq, PGresult *const *res, size_t n)
+{
+	struct siblings others = siblings_of(res[0]);
+	struct wish w = {.details = NULL};
+	(void)n;
+	if (wish_read(&w, rq, NULL, &others))
+		create_run(rq, &w);
+	wish_clear(&w);
 }
 
 void tunnels_create(struct req *rq)
 {
+	static const struct siblings nobody = {.n = 0};
 	struct wish w = {.details = NULL};
 	struct tx tx = {.n = 0};
-	if (!wish_read(&w, rq, NULL))
-		goto out;
-	km_uuid_new(rq->id);
-	km_uuid_new(rq->child);
-	tx_add(&tx,
-	       "INSERT INTO tunnels (id, domain, path, enabled, description, tls, options) "
-	       "VALUES ($1::uuid, $2, nullif($3, ''), $4::boolean, $5, $6, $7::jsonb)",
-	       rq->id, w.is.domain, w.is.path, w.in.enabled ? "true" : "false", w.in.description,
-	       w.is.tls, w.options);
-	tx_add(&tx,
-	       "INSERT INTO targets (id, tunnel_id, agent_id, address, protocol) "
-	       "VALUES ($1::uuid, $2::uuid, $3::uuid, $4, $5)",
-	       rq->child, rq->id, w.in.agent_id, w.is.target, w.is.protocol);
-	tx_audit(&tx, rq, "tunnel.create", w.details);
-	tx_add(&tx, SELECT_ONE, rq->id);
-	tx_add(&tx, "SELECT km_change('tunnel', 'create', $1::uuid)", rq->id);
-	req_run(rq, &tx, tunnel_created);
-out:
+	rq->again = tunnels_create;
+	if (wish_read(&w, rq, NULL, &nobody)) {
+		tx_add(&tx, SIBLINGS("$1"), w.is.domain, NULL);
+		req_read(rq, &tx, create_read);
+	}
 	wish_clear(&w);
 }
-
-/* ---- an update is judged by the tunnel that it makes: it is read, then written unless it has
- * changed meanwhile ---- */
 
 static void tunnel_updated(struct req *rq, PGresult *const *res, size_t n)
 {
 	(void)n;
-	req_reply_row(rq, 200, res[5]);
+	req_reply_row(rq, 200, res[7]);
 }
 
 static void update_run(struct req *rq, const struct wish *w, const char *version)
 {
 	struct tx tx = {.n = 0};
+	tx_add(&tx, "SELECT km_domain_lock($1)", w->is.domain);
 	tx_add(&tx, "SELECT km_before('tunnel', $1::uuid)", rq->id);
 	tx_add(&tx, "SELECT km_tunnel_still($1::uuid, $2)", rq->id, version);
 	tx_add(&tx,
@@ -183,6 +264,8 @@ static void update_run(struct req *rq, const struct wish *w, const char *version
 	       "ELSE gen_random_uuid() END WHERE tunnel_id = $1::uuid",
 	       rq->id, w->in.agent_id, w->is.target, w->is.protocol);
 	tx_audit(&tx, rq, "tunnel.update", w->details);
+	tx_add(&tx, "SELECT km_domain_settle($1::uuid, $2::boolean)", rq->id,
+	       w->tls_for_all ? "true" : "false");
 	tx_add(&tx, SELECT_ONE, rq->id);
 	tx_add(&tx, "SELECT km_change('tunnel', 'update', $1::uuid)", rq->id);
 	req_run(rq, &tx, tunnel_updated);
@@ -205,7 +288,8 @@ static void tunnel_read(struct req *rq, PGresult *const *res, size_t n)
 	    .protocol = PQgetvalue(res[0], 0, 4),
 	    .options = options,
 	};
-	if (wish_read(&w, rq, &was))
+	struct siblings others = siblings_of(res[1]);
+	if (wish_read(&w, rq, &was, &others))
 		update_run(rq, &w, PQgetvalue(res[0], 0, 6));
 	wish_clear(&w);
 	json_decref(options);
@@ -213,13 +297,24 @@ static void tunnel_read(struct req *rq, PGresult *const *res, size_t n)
 
 void tunnels_update(struct req *rq)
 {
+	struct details unsaid = {NULL};
+	struct tunnel_input in;
 	struct tx tx = {.n = 0};
 	rq->again = tunnels_update;
+	/* For its domain; what is wrong with it is said when the whole is known. */
+	(void)!input_tunnel(&in, rq->body, false, &unsaid);
 	tx_add(&tx,
 	       "SELECT t.domain, t.path, t.tls, g.address, g.protocol, t.options, t.xmin "
 	       "FROM tunnels t JOIN targets g ON g.tunnel_id = t.id WHERE t.id = $1::uuid",
 	       rq->id);
+	if (in.has_domain)
+		tx_add(&tx, SIBLINGS("$1"), in.domain, rq->id);
+	else
+		tx_add(&tx, SIBLINGS("(SELECT domain FROM tunnels WHERE id = $1::uuid)"), rq->id,
+		       rq->id);
 	req_read(rq, &tx, tunnel_read);
+	json_decref(unsaid.list);
+	input_tunnel_clear(&in);
 }
 
 static void tunnel_deleted(struct req *rq, PGresult *const *res, size_t n)

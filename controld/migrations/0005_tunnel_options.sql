@@ -24,6 +24,29 @@ BEGIN
 	END IF;
 END $$;
 
+-- The tunnels of a domain have one `tls`, and with passthrough there is one only: a handshake comes before any
+-- path. Who writes a tunnel of the domain first takes this lock, before any row …
+CREATE FUNCTION km_domain_lock(domain text) RETURNS void LANGUAGE sql AS $$
+	SELECT pg_advisory_xact_lock(hashtext('km_domain'), hashtext(domain))
+$$;
+-- … and then says this of the tunnel: whose `tls` the others get too, where for_all is true. SQLSTATE 40001 when
+-- they do not agree after all. All rows are locked before the first revision is taken.
+CREATE FUNCTION km_domain_settle(tunnel uuid, for_all boolean) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+	t tunnels := (SELECT x FROM tunnels x WHERE id = tunnel);
+	others uuid[] := (SELECT coalesce(array_agg(id ORDER BY id), '{}') FROM tunnels
+		WHERE domain = t.domain AND id <> t.id AND port IS NULL);
+BEGIN
+	IF for_all THEN
+		PERFORM km_before('tunnel', o) FROM unnest(others) o;
+		UPDATE tunnels SET tls = t.tls, updated_at = now() WHERE id = ANY (others);
+		PERFORM km_change('tunnel', 'update', o) FROM unnest(others) o;
+	END IF;
+	IF EXISTS (SELECT FROM tunnels WHERE id = ANY (others) AND (tls <> t.tls OR tls = 'passthrough')) THEN
+		RAISE EXCEPTION USING ERRCODE = '40001', MESSAGE = 'the domain has got another tunnel meanwhile';
+	END IF;
+END $$;
+
 -- [{name, value}, {name}] as {set: {name: value}, remove: [name]}.
 CREATE FUNCTION km_rules_view(rules jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
 	SELECT jsonb_build_object(

@@ -99,6 +99,52 @@ def test_domain_and_path_are_one_tunnels(ctl, agent):
     assert ctl.ok("GET", f"/api/tunnels/{b['id']}")["path"] == "/b"
 
 
+def test_tls_is_the_domains(ctl, agent):
+    """A handshake comes before any path."""
+    def make(path, domain="tls.example", **kw):
+        return ctl.request("POST", "/api/tunnels", {"domain": domain, "path": path, "agentId": agent["id"], "target": "a:1", **kw})
+
+    def everyones():
+        return {t["tls"] for t in ctl.ok("GET", "/api/tunnels?domain=tls.example")["items"]}
+    root = make(None, tls="own").json
+    assert make("/a").json["tls"] == "own" and make("/b", tls="own", options={"hsts": True}).status == 201
+    other = make("/c", tls="off")
+    assert other.status == 409 and other.fields == {"tls"} and '"own"' in other.json["details"][0]["message"], other
+    before = revision(ctl)
+    assert ctl.ok("PATCH", f"/api/tunnels/{root['id']}", {"tls": "auto"})["tls"] == "auto"
+    assert everyones() == {"auto"} and revision(ctl) == before + 3
+    for tls in ("off", "passthrough"):
+        a = ctl.request("PATCH", f"/api/tunnels/{root['id']}", {"tls": tls})
+        assert a.status == 409 and a.fields == {"tls"} and everyones() == {"auto"}, a
+    whole = make(None, "pass.example", tls="passthrough").json
+    for more in ({}, {"tls": "auto"}, {"tls": "passthrough"}):
+        a = make(None if more.get("tls") == "passthrough" else "/x", "pass.example", **more)
+        assert a.status == 409 and a.fields == {"domain"}, a
+    moved = ctl.request("PATCH", f"/api/tunnels/{whole['id']}", {"domain": "tls.example"})
+    assert moved.status == 409 and moved.fields == {"tls"}, moved
+    off = make("/x", "off.example", tls="off").json
+    moved = ctl.request("PATCH", f"/api/tunnels/{off['id']}", {"domain": "tls.example"})
+    assert moved.status == 409 and moved.fields == {"tls"}, moved
+    assert ctl.ok("PATCH", f"/api/tunnels/{off['id']}", {"domain": "tls.example", "tls": "auto"})["path"] == "/x"
+
+
+def test_one_tls_wins_when_several_come_at_once(ctl, agent):
+    def make(n):
+        return ctl.request("POST", "/api/tunnels", {"domain": "race.example", "path": f"/{n}", "agentId": agent["id"],
+                                                    "target": "a:1", "tls": ("own", "auto", "off")[n % 3]})
+    with concurrent.futures.ThreadPoolExecutor(9) as pool:
+        answers = list(pool.map(make, range(9)))
+    assert sorted(a.status for a in answers) == [201] * 3 + [409] * 6, answers
+    made = ctl.ok("GET", "/api/tunnels?domain=race.example")["items"]
+    assert len(made) == 3 and len({t["tls"] for t in made}) == 1
+
+    def turn(n):
+        return ctl.request("PATCH", f"/api/tunnels/{made[n % 3]['id']}", {"tls": ("own", "auto", "off")[n % 3], "description": str(n)})
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        assert {a.status for a in pool.map(turn, range(12))} == {200}
+    assert len({t["tls"] for t in ctl.ok("GET", "/api/tunnels?domain=race.example")["items"]}) == 1
+
+
 def test_tunnels_of_a_domain(ctl, agent):
     for p in (None, "/1", "/2"):
         ctl.ok("POST", "/api/tunnels", {"domain": "listed.example", "path": p, "agentId": agent["id"], "target": "a:1"})
