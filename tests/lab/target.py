@@ -4,6 +4,7 @@ and certificate) over TLS
 
 GET /…           TEXT, the request line and the headers it saw
 GET /bytes/N     N bytes of a fixed pattern
+GET /…seen…      {"path", "headers"} as they came
 PUT|POST /sink   {"length", "sha256"} of the body
 GET /slow/N      N bytes, one a request of the reader's pace (no Content-Length, chunked)"""
 import hashlib
@@ -50,6 +51,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             while n > 0:
                 self.wfile.write(PATTERN[:min(n, len(PATTERN))])
                 n -= len(PATTERN)
+        elif "seen" in self.path:
+            self._answer(json.dumps({"path": self.path, "headers": self.headers.items()}).encode(), "application/json")
         elif part[1] == "headers":
             self._answer(json.dumps(self.headers.items()).encode(), "application/json")
         else:
