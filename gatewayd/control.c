@@ -159,16 +159,30 @@ static void tunnel_unwait(struct control *c, const uint8_t id[static 16])
 	waiting_free(w);
 }
 
-/* The tunnel is routed as it is now, or not at all: rather nothing than what it was before. */
+static bool same_text(const char *a, const char *b)
+{
+	return !strcmp(a ? a : "", b ? b : "");
+}
+
+/* The tunnel is routed as it is now, or not at all: rather nothing than what it was before. Only
+ * where it keeps its place, and the other tunnels of its domain do not follow it to another TLS
+ * mode (yet), does it stay as it was: gone for a moment, its requests would go to another tunnel's
+ * target. */
 static int tunnel_route(struct control *c, const uint8_t id[static 16],
-			const struct km_msg_tunnel *t, struct km_errtext *err)
+			const struct km_msg_tunnel *was, const struct km_msg_tunnel *t,
+			struct km_errtext *err)
 {
 	struct route_entry e = {0};
 	int rc;
 	if (!(rc = tunnel_check(c, t, err)) && !(rc = tunnel_entry(&e, t, err)))
 		rc = route_set(c->o.routes, &e, err);
-	wants_set(c->wants, id, rc || e.tls != ROUTE_TLS_AUTO ? NULL : e.domain);
-	if (rc)
+	bool stays = rc == KM_EEXIST && was && same_text(was->domain, t->domain) &&
+		     same_text(was->path, t->path);
+	if (!stays)
+		wants_set(c->wants, id, rc || e.tls != ROUTE_TLS_AUTO ? NULL : e.domain);
+	if (stays)
+		route_leave(c->o.routes, id);
+	else if (rc)
 		route_remove(c->o.routes, id);
 	if (rc == KM_EEXIST)
 		rc = tunnel_wait(c, &e); /* said when all is settled */
@@ -187,7 +201,7 @@ static int on_tunnel(void *arg, const struct km_msg_tunnel *was, const struct km
 	if (was && (!is || strcmp(was->domain, is->domain) != 0))
 		report_forget(c->report, was->id, was->domain);
 	if (is)
-		return tunnel_route(c, id, is, err);
+		return tunnel_route(c, id, was, is, err);
 	wants_set(c->wants, id, NULL);
 	route_remove(c->o.routes, id);
 	return 0;
@@ -201,11 +215,11 @@ static int waiting_settle(struct control *c, struct km_errtext *err)
 		int one = route_set(c->o.routes, &w->e, err);
 		if (one) {
 			rc = one;
+			route_stay(c->o.routes, w->e.tunnel);
 			at = &w->next;
 			continue;
 		}
-		if (w->e.tls == ROUTE_TLS_AUTO)
-			wants_set(c->wants, w->e.tunnel, w->e.domain);
+		wants_set(c->wants, w->e.tunnel, w->e.tls == ROUTE_TLS_AUTO ? w->e.domain : NULL);
 		*at = w->next;
 		waiting_free(w);
 	}

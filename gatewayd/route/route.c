@@ -19,6 +19,7 @@ struct entry {
 	struct entry *next_dead;
 	UT_hash_handle by_tunnel;
 	uint16_t path_len;
+	bool leaving; /* in nobody's way */
 	char path[];
 };
 
@@ -245,7 +246,7 @@ static int fits(const struct domain *d, const struct entry *e, const struct entr
 {
 	static const char *const tls[] = {"auto", "own", "passthrough", "off"};
 	for (const struct entry *o = d->entries; o; o = o->sibling) {
-		if (o == was)
+		if (o == was || o->leaving)
 			continue;
 		if (o->path_len == e->path_len && !memcmp(o->path, e->path, e->path_len))
 			return km_errtext_set(err, KM_EEXIST, "%s%s: another tunnel has this %s",
@@ -328,6 +329,22 @@ void route_remove(struct route_table *t, const uint8_t tunnel[static 16])
 	struct entry *e;
 	HASH_FIND(by_tunnel, t->tunnels, tunnel, 16, e);
 	if (e)
+		bury(t, e);
+}
+
+void route_leave(struct route_table *t, const uint8_t tunnel[static 16])
+{
+	struct entry *e;
+	HASH_FIND(by_tunnel, t->tunnels, tunnel, 16, e);
+	if (e)
+		e->leaving = true;
+}
+
+void route_stay(struct route_table *t, const uint8_t tunnel[static 16])
+{
+	struct entry *e;
+	HASH_FIND(by_tunnel, t->tunnels, tunnel, 16, e);
+	if (e && fits(e->domain, e, e, NULL))
 		bury(t, e);
 }
 

@@ -7,9 +7,9 @@
 #ifndef GATEWAYD_ROUTE_ROUTE_H
 #define GATEWAYD_ROUTE_ROUTE_H
 
+#include "gatewayd/route/counts.h"
 #include "gatewayd/route/path.h"
 #include "gatewayd/route/rules.h"
-#include "gatewayd/route/counts.h"
 #include "gatewayd/upstream/slots.h"
 #include "libkm/base/addr.h"
 #include <stdatomic.h>
@@ -20,11 +20,11 @@
 struct route_state {
 	_Atomic uint32_t refs;
 	_Atomic uint64_t requests, bytes_in, bytes_out, errors;
-	_Atomic int64_t full_at; /* the bucket of its request rate: edge/limit.h */
+	_Atomic int64_t full_at;  /* the bucket of its request rate: edge/limit.h */
 	_Atomic uint64_t active;  /* requests, and passed-through connections, under way */
 	_Atomic uint64_t limited; /* answered with 429 */
 	struct counts counts;     /* of requests: not of what is passed through */
-	struct slots *slots; /* of the target's connections */
+	struct slots *slots;      /* of the target's connections */
 };
 struct route_state *route_state_ref(struct route_state *s);
 /* Gives a reference back; the last one frees. Accepts NULL. Any thread. */
@@ -65,6 +65,11 @@ void route_table_free(struct route_table *t);
  * keeps its older version. */
 int route_set(struct route_table *t, const struct route_entry *e, struct km_errtext *err)
     __attribute__((warn_unused_result));
+/* Writer: the tunnel is about to be set to something that its domain's others are not in agreement
+ * with yet: until then it is in nobody's way. One that has got in the way of another meanwhile goes
+ * with route_stay. An unknown one is no error. */
+void route_leave(struct route_table *t, const uint8_t tunnel[static 16]);
+void route_stay(struct route_table *t, const uint8_t tunnel[static 16]);
 /* Writer: the tunnel goes; an unknown one is no error. */
 void route_remove(struct route_table *t, const uint8_t tunnel[static 16]);
 /* Writer: makes all changes visible to readers at once, waits until no reader sees the older table,
@@ -110,9 +115,9 @@ enum route_found {
 };
 /* The tunnel of a request: of the host's domain (as route_find; a domain that is there by name
  * hides "*.parent" for all paths) the one with the longest path that fits the target's, n bytes in
- * origin-form or "*" or nothing, which both stand for "/". *out is filled with ROUTE_FOUND; with the
- * others but ROUTE_NO_HOST only tls is, and there is nothing to give back. Allocates nothing; costs
- * what route_find costs where the domain has one tunnel without a path. */
+ * origin-form or "*" or nothing, which both stand for "/". *out is filled with ROUTE_FOUND; with
+ * the others but ROUTE_NO_HOST only tls is, and there is nothing to give back. Allocates nothing;
+ * costs what route_find costs where the domain has one tunnel without a path. */
 enum route_found route_match(const struct route_table *t, const char *host, const char *target,
 			     size_t n, struct route *out);
 

@@ -265,6 +265,45 @@ static void test_conflicts(void **state)
 	route_table_free(t);
 }
 
+/* The tunnels of a domain change their mode one after the other; no reader sees half of it. */
+static void test_leaving(void **state)
+{
+	struct route_table *t = route_table_new();
+	uint8_t one[16];
+	struct route r;
+	(void)state;
+	memset(one, 1, sizeof(one));
+	assert_int_equal(set_at(t, 1, "a.test", NULL, ROUTE_TLS_AUTO, NULL), 0);
+	assert_int_equal(set_at(t, 2, "a.test", "/x", ROUTE_TLS_AUTO, NULL), 0);
+	assert_int_equal(route_publish(t), 0);
+	assert_int_equal(route_match(t, "a.test", "/", 1, &r), ROUTE_FOUND);
+	assert_int_equal(set_at(t, 1, "a.test", NULL, ROUTE_TLS_OFF, NULL), KM_EEXIST);
+	route_leave(t, one);
+	assert_int_equal(set_at(t, 2, "a.test", "/x", ROUTE_TLS_OFF, NULL), 0);
+	assert_int_equal(set_at(t, 1, "a.test", NULL, ROUTE_TLS_OFF, NULL), 0);
+	assert_int_equal(match(t, "a.test", "/x"), 2);
+	assert_int_equal(route_publish(t), 0);
+	struct route_state *was = r.state;
+	route_drop(&r);
+	assert_int_equal(route_match(t, "a.test", "/", 1, &r), ROUTE_FOUND);
+	assert_int_equal(r.tls, ROUTE_TLS_OFF);
+	assert_ptr_equal(r.state, was);
+	route_drop(&r);
+	assert_int_equal(match(t, "a.test", "/x"), 2);
+
+	/* One that cannot follow goes; one that nobody has overtaken stays. */
+	route_leave(t, one);
+	route_stay(t, one);
+	assert_int_equal(route_count(t), 2);
+	route_leave(t, one);
+	assert_int_equal(set_at(t, 2, "a.test", "/x", ROUTE_TLS_OWN, NULL), 0);
+	route_stay(t, one);
+	assert_int_equal(route_publish(t), 0);
+	assert_int_equal(match(t, "a.test", "/"), NO_PATH);
+	assert_int_equal(match(t, "a.test", "/x"), 2);
+	route_table_free(t);
+}
+
 /* Rules live as long as somebody has them. */
 static void test_rules_kept(void **state)
 {
@@ -423,9 +462,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_lookup),     cmocka_unit_test(test_changes),
 	    cmocka_unit_test(test_paths),      cmocka_unit_test(test_conflicts),
-	    cmocka_unit_test(test_rules_kept), cmocka_unit_test(test_domains),
-	    cmocka_unit_test(test_allowed),    cmocka_unit_test(test_readers),
-	    cmocka_unit_test(test_many),
+	    cmocka_unit_test(test_rules_kept), cmocka_unit_test(test_leaving),
+	    cmocka_unit_test(test_domains),    cmocka_unit_test(test_allowed),
+	    cmocka_unit_test(test_readers),    cmocka_unit_test(test_many),
 	};
 	urcu_memb_register_thread();
 	int rc = cmocka_run_group_tests(tests, NULL, NULL);
