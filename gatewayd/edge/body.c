@@ -115,7 +115,8 @@ static void swap(struct km_buf *src, struct km_buf *dst)
 	src->max = src_max;
 }
 
-static int move_plain(struct body *b, struct km_buf *src, struct km_buf *dst, uint64_t *moved)
+static int move_plain(struct body *b, struct km_buf *src, struct km_buf *dst, size_t high,
+		      uint64_t *moved)
 {
 	size_t n = src->len;
 	int rc = 0;
@@ -126,6 +127,8 @@ static int move_plain(struct body *b, struct km_buf *src, struct km_buf *dst, ui
 	if (!b->encode && !dst->len && n == src->len && src->cap <= dst->max) {
 		swap(src, dst);
 	} else {
+		if (n > high - dst->len)
+			n = high - dst->len;
 		if ((rc = run_put(b, dst, km_buf_head(src), n)))
 			return rc;
 		km_buf_consume(src, n);
@@ -175,7 +178,7 @@ int body_move(struct body *b, struct km_buf *src, struct km_buf *dst, size_t hig
 		return 0;
 	if (b->kind == HTTP_BODY_CHUNKED)
 		return move_chunked(b, src, dst, high, moved);
-	return move_plain(b, src, dst, moved);
+	return move_plain(b, src, dst, high, moved);
 }
 
 int body_source_ended(struct body *b, struct km_buf *dst)

@@ -19,9 +19,9 @@ struct body {
 
 /* The body must be zeroed or ended. */
 void body_begin(struct body *b, enum http_body kind, uint64_t length, bool encode);
-/* Moves what has come in src to dst, until dst holds `high` bytes or more; *moved grows by the
- * bytes of the body. 0, KM_EPROTO (malformed chunks), KM_ENOMEM, KM_ETOOBIG (dst cannot hold one
- * run). */
+/* Moves what has come in src to dst, until dst holds `high` bytes or more (a run of chunked data,
+ * or a whole buffer, is not cut for that); *moved grows by the bytes of the body. 0, KM_EPROTO
+ * (malformed chunks), KM_ENOMEM, KM_ETOOBIG (dst cannot hold one run). */
 int body_move(struct body *b, struct km_buf *src, struct km_buf *dst, size_t high, uint64_t *moved)
     __attribute__((warn_unused_result));
 /* Trailers, which are otherwise dropped, are kept from now on: written behind the last chunk where

@@ -342,6 +342,11 @@ static int h2c_head(struct up *u, struct http_response *r, bool head_request,
 		return -1;
 	if (r->body == HTTP_BODY_LENGTH && r->trailers_told)
 		r->body = HTTP_BODY_CLOSE; /* they come behind the last byte */
+	if (r->body == HTTP_BODY_CLOSE && h2c_bare(&u->stream)) {
+		r->body = HTTP_BODY_LENGTH;
+		r->length = 0;
+		r->has_length = true;
+	}
 	return 1;
 }
 

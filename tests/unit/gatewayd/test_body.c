@@ -195,10 +195,36 @@ static void test_full_destination_waits(void **state)
 	assert_int_equal(src.len, 3);
 	km_buf_consume(&dst, 1);
 	assert_int_equal(body_move(&b, &src, &dst, 10, &moved), 0);
-	assert_int_equal(moved, 3);
-	assert_buf(&dst, "123456789abc");
+	assert_int_equal(moved, 1);
+	assert_buf(&dst, "123456789a");
 	km_buf_free(&src);
 	km_buf_free(&dst);
+}
+
+/* More has come than the destination may ever hold. */
+static void test_large_source(void **state)
+{
+	(void)state;
+	for (int encode = 0; encode < 2; encode++) {
+		struct body b = {0};
+		struct km_buf src, dst;
+		uint64_t moved = 0;
+		char piece[1000] = "";
+		km_buf_init(&src, 20000);
+		km_buf_init(&dst, 5000);
+		for (int i = 0; i < 20; i++)
+			assert_int_equal(km_buf_add(&src, piece, sizeof(piece)), 0);
+		body_begin(&b, HTTP_BODY_CLOSE, 0, encode);
+		for (int i = 0; src.len; i++) {
+			assert_true(i < 30);
+			assert_int_equal(body_move(&b, &src, &dst, 2000, &moved), 0);
+			assert_in_range(dst.len, 1, 2020);
+			km_buf_consume(&dst, dst.len / 2 + 1);
+		}
+		assert_int_equal(moved, 20000);
+		km_buf_free(&src);
+		km_buf_free(&dst);
+	}
 }
 
 /* ---- heads ---- */
@@ -303,6 +329,7 @@ int main(void)
 	    cmocka_unit_test(test_trailers),
 	    cmocka_unit_test(test_trailers_added),
 	    cmocka_unit_test(test_full_destination_waits),
+	    cmocka_unit_test(test_large_source),
 	    cmocka_unit_test(test_requests),
 	    cmocka_unit_test(test_responses),
 	};
