@@ -226,6 +226,11 @@ soak-acme: all
 	KM_BUILD=$(BUILD) KM_ACME_TUNNELS=1000 KM_ACME_LIFE=40 KM_ACME_RENEWALS=10 $(E2E) -s $(ARGS) \
 	  tests/e2e/test_acme.py::test_renewal_under_load tests/e2e/test_acme_trouble.py::test_many_at_once
 
+# 10 GiB up through the tunnel to Apache, and a quarter of it in chunks; some minutes.
+soak-upload: all
+	@sh packaging/setup.sh build check
+	KM_BUILD=$(BUILD) KM_UPLOAD_MIB=10240 $(E2E) -s $(ARGS) tests/e2e/test_real_servers.py -k long_upload
+
 # ---- lint: the analysers over every source, and every header alone in both compilers ----
 TIDY      := $(patsubst %,tidy/%,$(call srcs,libkm) $(foreach d,$(WITH_LIB),$(call srcs,$(d)) \
              $(wildcard $(d)/main.c)) $(wildcard warden/*.c))
@@ -264,6 +269,6 @@ install: all
 clean:
 	rm -rf build
 .SECONDARY:
-.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-wg-sanitized wg-load check-e2e check-bulk check-vm soak-vm bench-wg bench-handshake bench-edge bench-tunnel testssl bench-sni bench-peers bench-certs bench-heads soak-wg soak-acme lint \
+.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-wg-sanitized wg-load check-e2e check-bulk check-vm soak-vm bench-wg bench-handshake bench-edge bench-tunnel testssl bench-sni bench-peers bench-certs bench-heads soak-wg soak-acme soak-upload lint \
         headers tidy cppcheck install schemas fuzz fuzz-run $(TIDY) $(ALONE)
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
