@@ -5,24 +5,58 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Appends, and remembers the first failure. */
+#define STEP 1024 /* bytes of room asked for at once */
+
+/* Appends, and remembers the first failure. What has been put is the buffer's content when `ended`
+ * has been called. */
 struct out {
 	struct km_buf *b;
+	uint8_t *from, *at, *end;
 	int rc;
 };
 
-static void put(struct out *o, const char *p, size_t n)
+static void settle(struct out *o)
 {
-	if (!o->rc)
-		o->rc = km_buf_add(o->b, p, n);
+	if (o->at)
+		km_buf_commit(o->b, (size_t)(o->at - o->from));
+	o->from = o->at = o->end = NULL;
 }
 
-static void put_text(struct out *o, const char *s)
+static int ended(struct out *o)
+{
+	settle(o);
+	return o->rc;
+}
+
+static bool room(struct out *o, size_t n)
+{
+	size_t want = n > STEP ? n : STEP;
+	if (o->rc)
+		return false;
+	settle(o);
+	if (want > o->b->max - o->b->len && n <= o->b->max - o->b->len)
+		want = o->b->max - o->b->len;
+	if ((o->rc = km_buf_reserve(o->b, want, &o->from)))
+		return false;
+	o->at = o->from;
+	o->end = o->from + want;
+	return true;
+}
+
+static inline void put(struct out *o, const char *p, size_t n)
+{
+	if (!n || ((size_t)(o->end - o->at) < n && !room(o, n)))
+		return;
+	memcpy(o->at, p, n);
+	o->at += n;
+}
+
+static inline void put_text(struct out *o, const char *s)
 {
 	put(o, s, strlen(s));
 }
 
-static void put_str(struct out *o, struct http_str s)
+static inline void put_str(struct out *o, struct http_str s)
 {
 	put(o, s.p, s.n);
 }
@@ -35,11 +69,33 @@ static void put_field(struct out *o, struct http_str name, struct http_str value
 	put_text(o, "\r\n");
 }
 
+static void put_number(struct out *o, uint64_t n)
+{
+	char text[20], *at = text + sizeof(text);
+	do
+		*--at = (char)('0' + n % 10);
+	while (n /= 10);
+	put(o, at, (size_t)(text + sizeof(text) - at));
+}
+
 static void put_length(struct out *o, uint64_t n)
 {
-	char text[48];
-	snprintf(text, sizeof(text), "Content-Length: %" PRIu64 "\r\n", n);
-	put_text(o, text);
+	put_text(o, "Content-Length: ");
+	put_number(o, n);
+	put_text(o, "\r\n");
+}
+
+static void put_addr(struct out *o, const struct km_addr *a)
+{
+	char text[KM_ADDR_STRLEN];
+	if (a->family != AF_INET) {
+		put_text(o, km_addr_str(a, text));
+		return;
+	}
+	for (size_t i = 0; i < 4; i++) {
+		put(o, ".", i > 0);
+		put_number(o, a->ip[i]);
+	}
 }
 
 /* ---- requests ---- */
@@ -47,29 +103,31 @@ static void put_length(struct out *o, uint64_t n)
 /* RFC 7239 section 6: the client's address, quoted and in brackets where it has colons. */
 static void put_client(struct out *o, const struct client *c)
 {
-	char ip[KM_ADDR_STRLEN], text[256];
 	const char *proto = c->secure ? "https" : "http";
 	bool v6 = c->addr.family == AF_INET6;
 	put_text(o, "X-Forwarded-For: ");
 	for (size_t i = 0; i < c->n_hops; i++) {
-		put_text(o, i ? ", " : "");
-		put_text(o, km_addr_str(&c->hops[i], ip));
+		put(o, ", ", i ? 2 : 0);
+		put_addr(o, &c->hops[i]);
 	}
-	km_addr_str(&c->addr, ip);
-	snprintf(text, sizeof(text),
-		 "\r\nX-Real-IP: %s\r\nX-Forwarded-Proto: %s\r\nX-Forwarded-Host: ", ip, proto);
-	put_text(o, text);
+	put_text(o, "\r\nX-Real-IP: ");
+	put_addr(o, &c->addr);
+	put_text(o, "\r\nX-Forwarded-Proto: ");
+	put_text(o, proto);
+	put_text(o, "\r\nX-Forwarded-Host: ");
 	put_str(o, c->host);
-	snprintf(text, sizeof(text), "\r\nForwarded: for=%s%s%s;proto=%s;host=\"", v6 ? "\"[" : "",
-		 ip, v6 ? "]\"" : "", proto);
-	put_text(o, text);
+	put_text(o, v6 ? "\r\nForwarded: for=\"[" : "\r\nForwarded: for=");
+	put_addr(o, &c->addr);
+	put_text(o, v6 ? "]\";proto=" : ";proto=");
+	put_text(o, proto);
+	put_text(o, ";host=\"");
 	put_str(o, c->host);
 	put_text(o, "\"\r\n");
 }
 
 int heads_request(struct km_buf *out, const struct http_request *r, const struct client *client)
 {
-	struct out o = {out, 0};
+	struct out o = {.b = out};
 	bool chunked = r->body == HTTP_BODY_CHUNKED || r->body == HTTP_BODY_CLOSE;
 	put_str(&o, r->method);
 	put_text(&o, r->target_query || !r->target.n ? " /" : " ");
@@ -98,7 +156,7 @@ int heads_request(struct km_buf *out, const struct http_request *r, const struct
 		put_text(&o, "\r\n");
 	}
 	put_text(&o, "\r\n");
-	return o.rc;
+	return ended(&o);
 }
 
 /* ---- responses ---- */
@@ -106,10 +164,10 @@ int heads_request(struct km_buf *out, const struct http_request *r, const struct
 int heads_response(struct km_buf *out, const struct http_response *r,
 		   const struct heads_response *how)
 {
-	struct out o = {out, 0};
-	char line[24];
-	snprintf(line, sizeof(line), "HTTP/1.1 %d ", r->status);
-	put_text(&o, line);
+	struct out o = {.b = out};
+	put_text(&o, "HTTP/1.1 ");
+	put_number(&o, (unsigned)r->status);
+	put_text(&o, " ");
 	put_str(&o, r->reason);
 	put_text(&o, "\r\n");
 	for (size_t i = 0; i < r->n_fields; i++) {
@@ -133,7 +191,7 @@ int heads_response(struct km_buf *out, const struct http_response *r,
 		put_text(&o, "\r\n");
 	}
 	put_text(&o, "\r\n");
-	return o.rc;
+	return ended(&o);
 }
 
 /* ---- answers of our own ---- */
@@ -214,7 +272,7 @@ int heads_answer(struct km_buf *out, const struct heads_answer *a)
 {
 	static const char html[] = "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\">"
 				   "<title>%d %s</title>\n<h1>%s</h1>\n</html>\n";
-	struct out o = {out, 0};
+	struct out o = {.b = out};
 	const char *reason = reason_of(a->status), *what = a->what ? a->what : reason;
 	char text[512], head[256];
 	struct http_str body = a->page;
@@ -233,5 +291,5 @@ int heads_answer(struct km_buf *out, const struct heads_answer *a)
 	put_text(&o, "\r\n");
 	if (!a->head)
 		put_str(&o, body);
-	return o.rc;
+	return ended(&o);
 }

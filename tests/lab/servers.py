@@ -34,6 +34,7 @@ Listen 127.0.0.1:{port}
 {modules}
 StartServers 2
 DocumentRoot {dir}/files
+LimitRequestBody 0
 ScriptAlias /cgi/ {dir}/cgi/
 <Directory {dir}>
     Require all granted
