@@ -187,6 +187,8 @@ static void test_paths(void **state)
 	    {"a.test", "/api//v2", UNCLEAR},
 	    {"a.test", "/api/v2/..", UNCLEAR},
 	    {"a.test", "/api/../b%2F..%2Fapi", UNCLEAR}, /* only who leaves %2F leaves /api */
+	    {"a.test", "/x//../api/..%2F..",
+	     UNCLEAR}, /* only who merges, but leaves %2F, sees it */
 	    {"b.test", "/only/../x", UNCLEAR},
 	    {"b.test", "/x/../only", UNCLEAR},
 	};
