@@ -52,6 +52,10 @@ static int on_answer_head(struct exchange *x, const struct http_response *r, boo
 	struct heads_response how = {.framing = r->body};
 	if (r->body == HTTP_BODY_CHUNKED || r->body == HTTP_BODY_CLOSE)
 		how.framing = h->minor ? HTTP_BODY_CHUNKED : HTTP_BODY_CLOSE;
+	/* A target of HTTP/2 need not say that there is no body. */
+	if (r->body == HTTP_BODY_NONE && !x->head && !r->has_length && r->status >= 200 &&
+	    r->status != 204 && r->status != 304)
+		how.framing = HTTP_BODY_LENGTH;
 	if (how.framing == HTTP_BODY_CLOSE || x->c->w->draining || !x->req.done)
 		h->keep_alive = false;
 	how.close = !h->keep_alive;

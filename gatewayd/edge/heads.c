@@ -181,6 +181,8 @@ int heads_response(struct km_buf *out, const struct http_response *r,
 	else if (r->has_length && how->framing != HTTP_BODY_CLOSE && r->status >= 200 &&
 		 r->status != 204)
 		put_length(&o, r->length);
+	else if (how->framing == HTTP_BODY_LENGTH && !r->has_length)
+		put_length(&o, 0);
 	if (how->close)
 		put_text(&o, "Connection: close\r\n");
 	else if (how->keep_alive)

@@ -17,7 +17,7 @@ int heads_request(struct km_buf *out, const struct http_request *r, const struct
     __attribute__((warn_unused_result));
 
 /* Appends the response (also an interim one) as the client gets it. `framing`: CHUNKED writes
- * Transfer-Encoding, LENGTH the response's Content-Length, NONE what the response declares of a
+ * Transfer-Encoding, LENGTH the response's Content-Length (0 without one), NONE what the response declares of a
  * body that is not sent, CLOSE nothing. */
 struct heads_response {
 	enum http_body framing;

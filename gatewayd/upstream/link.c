@@ -332,9 +332,10 @@ static bool h2c_read(struct up *u, size_t most)
 static int h2c_head(struct up *u, struct http_response *r, bool head_request,
 		    const struct http_limits *lim, const char **why)
 {
-	const char *p = (const char *)km_buf_head(&u->stream.head);
+	const struct h2c_stream *s = &u->stream;
+	const char *p = (const char *)km_buf_head(&s->head);
 	*why = "malformed or too large head of the answer";
-	int n = h1_scan(p, u->stream.head.len, &u->scan_at, lim->head);
+	int n = h1_scan(p, s->head.len, &u->scan_at, lim->head);
 	if (n <= 0)
 		return n ? -1 : 0;
 	u->head_len = (size_t)n;
@@ -342,6 +343,9 @@ static int h2c_head(struct up *u, struct http_response *r, bool head_request,
 		return -1;
 	if (r->body == HTTP_BODY_LENGTH && r->trailers_told)
 		r->body = HTTP_BODY_CLOSE; /* they come behind the last byte */
+	/* The head is all there is, as gRPC's clients want it when a call fails. */
+	if (r->body == HTTP_BODY_CLOSE && s->ended && !s->broken && !u->in.len && !s->trailers.len)
+		r->body = HTTP_BODY_NONE;
 	if (r->body == HTTP_BODY_CLOSE && h2c_bare(&u->stream)) {
 		r->body = HTTP_BODY_LENGTH;
 		r->length = 0;
