@@ -201,6 +201,9 @@ static bool output(struct h2 *h)
 	}
 	if (io_write(&c->io, &c->out, &n) == IO_BROKEN)
 		conn_over(c, false);
+	/* A client that takes nothing at all hears no RST_STREAM either. */
+	if (c->out.len && (n || c->timer.kind != TIMER_BODY || !c->timer.on))
+		timer_set(&c->w->timers, &c->timer, TIMER_BODY, c->w->now);
 	return n > 0;
 }
 
@@ -223,6 +226,8 @@ static void quiet(struct h2 *h)
 	exchange_quiet(&c->out);
 	if (!h->streams)
 		h2_head_free(&h->head);
+	if (c->out.len)
+		return;
 	/* A head that has begun has its time, and so has silence; else the streams have theirs. */
 	enum timer_kind kind = h->head_stream		    ? TIMER_HEADER
 			       : h->draining && !h->streams ? TIMER_LINGER

@@ -81,7 +81,7 @@ static int trailer(struct h2_stream *st, struct http_str name, struct http_str v
 	if (st->x.state != EXCHANGE_RUNS || b->kind != HTTP_BODY_CLOSE || b->done)
 		return 0;
 	if (!h2_field_ok(name, value) || body_trailer(b, name, value))
-		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+		h2_stream_reset(st, NGHTTP2_PROTOCOL_ERROR);
 	return 0;
 }
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """HTTP/2 by the frame (RFC 9113): what no client library would send. Bytes are made here; heads go through
 python3-hpack."""
+import socket
 import struct
 import time
 
@@ -59,6 +60,7 @@ class Answer:
 
     @property
     def status(self):
+        assert self.code is None, f"reset with {self.code}"
         return int(self.head[":status"])
 
 
@@ -68,7 +70,8 @@ class Conn:
     def __init__(self, sock, *own, preface=True, auto=True):
         self.sock, self.buf, self.auto = sock, b"", auto
         self.encoder, self.decoder = hpack.Encoder(), hpack.Decoder()
-        self.settings, self.frames = None, []
+        self.settings = None
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if preface:
             self.send(PREFACE, settings(*own))
 
