@@ -57,7 +57,7 @@ static int peek(const uint8_t *p, size_t n, char *sni)
 static void whole_and_cut(void **state)
 {
 	uint8_t p[4096], records[16384];
-	char sni[H1_HOST_MAX + 1];
+	char sni[HTTP_HOST_MAX + 1];
 	size_t n = hello(p, sizeof(p), "Hello.Example.ORG.");
 	static const size_t sizes[] = {1, 2, 3, 7, 60, 100, 4000};
 	(void)state;
@@ -80,7 +80,7 @@ static void whole_and_cut(void **state)
 static void without_a_name(void **state)
 {
 	uint8_t p[4096];
-	char sni[H1_HOST_MAX + 1];
+	char sni[HTTP_HOST_MAX + 1];
 	size_t n = hello(p, sizeof(p), NULL);
 	(void)state;
 	assert_int_equal(peek(p, n, sni), 0);
@@ -90,7 +90,7 @@ static void without_a_name(void **state)
 
 static void no_hello(void **state)
 {
-	char sni[H1_HOST_MAX + 1];
+	char sni[HTTP_HOST_MAX + 1];
 	uint8_t p[4096], many[HELLO_PEEK_MAX + 100];
 	size_t n = hello(p, sizeof(p), "a.test");
 	(void)state;
@@ -118,7 +118,7 @@ static void no_hello(void **state)
 static void flipped(void **state)
 {
 	uint8_t p[4096];
-	char sni[H1_HOST_MAX + 1];
+	char sni[HTTP_HOST_MAX + 1];
 	size_t n = hello(p, sizeof(p), "hello.example.org");
 	(void)state;
 	for (size_t i = 0; i < n; i++)
