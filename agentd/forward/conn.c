@@ -13,6 +13,7 @@
 #include <utlist.h>
 
 #define BUDGET (1 << 20) /* bytes per direction and turn */
+#define EVENTS (EV_READ | EV_WRITE | EV_CLOSED | EV_ET | EV_PERSIST)
 #define UNKNOWN_MS 500   /* a gateway may hear of a tunnel sooner than we do */
 
 enum conn_state { CONN_HEADER, CONN_UNKNOWN, CONN_DIALING, CONN_OPEN };
@@ -29,8 +30,10 @@ struct conn {
 	struct dial *dial;
 	int64_t active_ms; /* when bytes last moved */
 	int gw, target;
+	bool gw_closing; /* the gateway has ended its side */
 	struct event gw_event, target_event, timer;
 	struct pump in, out; /* to the target, and from it */
+	enum pump_verdict in_waits, out_waits; /* what they said last; PUMP_MORE: try */
 };
 
 static void flow(struct conn *c, bool gw_event, bool target_event);
@@ -215,9 +218,11 @@ static void log_unreachable(struct conn *c, const char *why)
 
 static void on_target(evutil_socket_t fd, short what, void *arg)
 {
+	struct conn *c = arg;
+
 	(void)fd;
-	(void)what;
-	flow(arg, false, true);
+	c->out.closing |= (what & EV_CLOSED) != 0;
+	flow(c, false, true);
 }
 
 static void on_dialled(void *arg, int fd, int err, const char *why)
@@ -241,11 +246,12 @@ static void on_dialled(void *arg, int fd, int err, const char *why)
 	c->state = CONN_OPEN;
 	c->active_ms = km_now_ms();
 	pump_init(&c->in, c->gw, fd);
+	c->in.closing = c->gw_closing;
 	pump_init(&c->out, fd, c->gw);
+	c->in_waits = c->out_waits = PUMP_MORE;
 	km_metric_add(c->tunnel->connections, 1);
 	set_timer(c, f->opts.idle_timeout_ms);
-	event_assign(&c->target_event, c->w->base, fd, EV_READ | EV_WRITE | EV_ET | EV_PERSIST,
-		     on_target, c);
+	event_assign(&c->target_event, c->w->base, fd, EVENTS, on_target, c);
 	if (event_add(&c->target_event, NULL) != 0) {
 		conn_reset(c);
 		return;
@@ -285,12 +291,22 @@ static enum pump_verdict move(struct conn *c, struct pump *p, struct km_metric *
 	return v;
 }
 
+/* Whether an event of the side that it reads, or of the one that it writes to, may let it go on. */
+static bool may_move(enum pump_verdict waits, bool from_event, bool to_event)
+{
+	return waits == PUMP_MORE || (waits == PUMP_WAIT_READ && from_event) ||
+	       (waits == PUMP_WAIT_WRITE && to_event);
+}
+
 static void flow(struct conn *c, bool gw_event, bool target_event)
 {
 	int64_t now = km_now_ms();
-	enum pump_verdict in = move(c, &c->in, c->tunnel->bytes_in, now);
-	enum pump_verdict out = move(c, &c->out, c->tunnel->bytes_out, now);
 
+	if (may_move(c->in_waits, gw_event, target_event))
+		c->in_waits = move(c, &c->in, c->tunnel->bytes_in, now);
+	if (may_move(c->out_waits, target_event, gw_event))
+		c->out_waits = move(c, &c->out, c->tunnel->bytes_out, now);
+	enum pump_verdict in = c->in_waits, out = c->out_waits;
 	if (in == PUMP_DONE && out == PUMP_DONE) {
 		conn_end(c, false);
 		return;
@@ -322,7 +338,8 @@ static void on_gateway(evutil_socket_t fd, short what, void *arg)
 {
 	struct conn *c = arg;
 
-	(void)what;
+	c->gw_closing |= (what & EV_CLOSED) != 0;
+	c->in.closing = c->gw_closing;
 	switch (c->state) {
 	case CONN_HEADER:
 		read_header(c);
@@ -377,8 +394,7 @@ void conn_new(struct worker *w, int fd, const struct km_addr *gateway)
 	km_metric_add(w->f->active_gauge, 1);
 	DL_APPEND(w->conns, c);
 	event_assign(&c->timer, w->base, -1, EV_TIMEOUT, on_timer, c);
-	event_assign(&c->gw_event, w->base, fd, EV_READ | EV_WRITE | EV_ET | EV_PERSIST, on_gateway,
-		     c);
+	event_assign(&c->gw_event, w->base, fd, EVENTS, on_gateway, c);
 	if (event_add(&c->gw_event, NULL) != 0) {
 		conn_reset(c);
 		return;

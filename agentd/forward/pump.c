@@ -104,6 +104,7 @@ static enum pump_verdict fill(struct pump *p)
 
 	if (n > 0) {
 		p->held = (size_t)n;
+		p->stream = n >= PUMP_PIECE;
 		return PUMP_MORE;
 	}
 	if (n == 0) {
@@ -127,6 +128,31 @@ static enum pump_verdict drain(struct pump *p, uint64_t *moved)
 	p->held -= (size_t)n;
 	*moved += (uint64_t)n;
 	return PUMP_MORE;
+}
+
+/* What `to` does not take of a piece waits in the pipe, which is empty and has room for all of it.
+ * A read that gives less than was asked for has emptied the socket (epoll(7); but for what follows
+ * urgent data), unless its end is behind that. */
+static enum pump_verdict piece(struct pump *p, struct pump_pool *pool, uint64_t *moved)
+{
+	ssize_t n = recv(p->from, pool->scratch, PUMP_PIECE, MSG_DONTWAIT), sent;
+
+	if (n < 0)
+		return trouble(PUMP_WAIT_READ);
+	if (n == 0) {
+		p->eof = true;
+		return PUMP_MORE;
+	}
+	p->stream = n == PUMP_PIECE;
+	sent = send(p->to, pool->scratch, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT);
+	if (sent < 0 && trouble(PUMP_WAIT_WRITE) == PUMP_BROKEN)
+		return PUMP_BROKEN;
+	sent = sent < 0 ? 0 : sent;
+	*moved += (uint64_t)sent;
+	p->held = (size_t)(n - sent);
+	if (p->held && write(p->pipe.wr, pool->scratch + sent, p->held) != (ssize_t)p->held)
+		return PUMP_BROKEN;
+	return p->held || p->stream || p->closing ? PUMP_MORE : PUMP_WAIT_READ;
 }
 
 /* What was only peeked at stays in the socket when the other side takes less. */
@@ -164,7 +190,7 @@ static enum pump_verdict step(struct pump *p, struct pump_pool *pool, int64_t no
 	if (p->eof)
 		return pass_end(p);
 	if (!p->no_splice && pipe_borrow(p, pool, now_ms))
-		return fill(p);
+		return p->stream ? fill(p) : piece(p, pool, moved);
 	pool->fallbacks++;
 	return copy(p, pool, moved);
 }

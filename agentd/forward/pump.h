@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* One direction of a connection: bytes from one socket to another without a look at them, by
- * splice(2) through a pipe that is borrowed only while bytes are in flight (the kernel shrinks a
- * user's pipes after about a thousand). Where no useful pipe is to be had, bytes are peeked at,
- * written, and then taken, so that nothing is ever held in memory. */
+/* One direction of a connection: bytes from one socket to another without a look at them. What
+ * comes in pieces is copied, which costs less than a pipe; a stream goes by splice(2) through a
+ * pipe that is borrowed only while bytes are in flight (the kernel shrinks a user's pipes after
+ * about a thousand), and which also takes the rest of a piece that does not fit. Where no useful
+ * pipe is to be had, bytes are peeked at, written, and then taken, so that nothing is ever held in
+ * memory. */
 #ifndef AGENTD_FORWARD_PUMP_H
 #define AGENTD_FORWARD_PUMP_H
 
@@ -14,6 +16,7 @@
 #define PUMP_PIPE_LEAST (16 << 10) /* smaller ones cost more than copying */
 #define PUMP_POOL_KEEP 32          /* idle pipes that a pool keeps */
 #define PUMP_COPY (64 << 10)
+#define PUMP_PIECE PUMP_PIPE_LEAST /* what comes in less than this is copied */
 
 struct pump_pipe {
 	int rd, wr;
@@ -42,6 +45,8 @@ struct pump {
 	size_t held;           /* bytes in it */
 	bool eof, shut;        /* `from` has ended; and `to` was told */
 	bool no_splice;        /* these sockets cannot */
+	bool stream;           /* the last read was large */
+	bool closing;          /* the caller: the end of `from` may be there (EPOLLRDHUP) */
 };
 
 enum pump_verdict {
