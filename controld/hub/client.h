@@ -63,6 +63,7 @@ struct client {
 	 * sent if it concerned it. whole: its next sync is a `config`. */
 	int64_t sent, looked;
 	bool whole;
+	int64_t held_ms; /* it hears of no change before this time (feed_hold); 0: it does */
 
 	/* What it says, until the next flush. */
 	int64_t heartbeat_ms; /* monotonic */
@@ -192,6 +193,8 @@ bool rival_fights(struct hub *hub, const char *id);
 
 /* ---- feed.c ---- */
 void feed_sync(struct client *c);
+/* Every second: lets those go on that were held. */
+void feed_tick(struct client *c, int64_t now_ms);
 /* store_listen's callback. */
 void feed_wake(void *arg, const char *epoch, int64_t revision);
 

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #define FEED_ROWS 1000     /* changes read at once */
+#define HOLD_MS 1000
 #define CATCH_UP_ROWS 2000 /* a client that missed more gets everything */
 
 /* revision, entity, verb, id, payload, agent before, agent after, whether a gateway's `config` says
@@ -282,9 +283,32 @@ static void everyone_anew(struct hub *hub, const char *why)
 	}
 }
 
+/* A tunnel leads to another agent now. The old one would end it at once, while gateways that have not heard
+ * yet still send requests there: it hears later, of this and of what comes after. */
+static void feed_hold(struct client *c)
+{
+	if (c && !c->held_ms)
+		c->held_ms = km_now_ms() + HOLD_MS;
+}
+
+static void let_go(struct client *c)
+{
+	c->held_ms = 0;
+	if (c->step == STEP_LIVE)
+		client_go(c, STEP_SYNC);
+}
+
+void feed_tick(struct client *c, int64_t now_ms)
+{
+	if (c->held_ms && now_ms >= c->held_ms)
+		let_go(c);
+}
+
 static void tell_live(struct client *c, const struct change *ch)
 {
-	if (!c || c->step != STEP_LIVE)
+	if (c && c->held_ms && strcmp(ch->is, c->id) == 0)
+		let_go(c); /* gateways are about to send requests there */
+	if (!c || c->step != STEP_LIVE || c->held_ms)
 		return;
 	tell(c, ch);
 	if (c->whole)
@@ -296,9 +320,10 @@ static void fan_out(struct hub *hub, const struct change *ch)
 	struct client *c, *next;
 	bool tunnel = strcmp(ch->entity, "tunnel") == 0;
 	if (tunnel) {
-		tell_live(client_by_id(hub, ch->was), ch);
-		if (strcmp(ch->was, ch->is) != 0)
-			tell_live(client_by_id(hub, ch->is), ch);
+		if (ch->is[0] && strcmp(ch->was, ch->is) != 0)
+			feed_hold(client_by_id(hub, ch->was));
+		tell_live(client_by_id(hub, ch->is), ch);
+		tell_live(strcmp(ch->was, ch->is) != 0 ? client_by_id(hub, ch->was) : NULL, ch);
 	}
 	HASH_ITER (hh_id, hub->by_id, c, next) {
 		if (c->gateway || !tunnel)

@@ -155,6 +155,7 @@ static void tick(evutil_socket_t fd, short what, void *arg)
 		} else if (c->waiting) {
 			client_go(c, c->step);
 		} else {
+			feed_tick(c, now);
 			rotate_tick(c, now);
 		}
 	}

@@ -213,19 +213,30 @@ class System:
         self.gateway_ids[number] = gw["id"]
         return self.start_gateway(gw["joinToken"], number=number, **settings)
 
-    def start_agent(self, token=None, wait=True, **settings):
-        """Likewise."""
+    def start_agent(self, token=None, wait=True, number=1, **settings):
+        """Likewise. Agent 2 is the role "agent2" and the process "agent2d", on the host of the first, with whose
+        targets; and so on."""
+        role = "agent" if number == 1 else f"agent{number}"
+        setattr(self.net, role, self.net.agent)
+        if number > 1:
+            settings = {"metrics_listen": f"127.0.0.1:{9101 + number}", **settings}
         if token:
-            self.join("agent", token, **settings)
-        conf = self.conf("agent", **{**self._edge_settings("agent"), **settings})
-        if self.agent_uid or os.stat(self.dir / "agent.key").st_uid:
-            self._own(*(self.dir / f"agent{x}" for x in (".key", "-state", "-run")))
+            self.join(role, token, **settings)
+        conf = self.conf(role, **{**self._edge_settings(role), **settings})
+        if self.agent_uid or os.stat(self.dir / f"{role}.key").st_uid:
+            self._own(*(self.dir / f"{role}{x}" for x in (".key", "-state", "-run")))
         conf.chmod(0o644)
-        p = self.start("agentd", self.net.agent,
+        p = self.start(f"{role}d", self.net.agent,
                        *self.unprivileged(self.program("agentd"), "-c", conf))
         if wait:
             p.wait_log("configuration applied", timeout=30)
         return p
+
+    def add_agent(self, number, **settings):
+        """A further agent: made at control, joined, started. Its id."""
+        ag = self.api("POST", "/api/agents", {"name": f"agent-{number}"}, expect=201)
+        self.start_agent(ag["joinToken"], number=number, **settings)
+        return ag["id"]
 
     def start_target(self, port=8080, text="hello", name="target", pem=None):
         """With pem, a file with key and certificate, it speaks TLS."""
@@ -483,7 +494,8 @@ class System:
         (a sanitizer's finding is one), and what was left behind."""
         complaints = []
         gateways = sorted(n for n in self.procs if n.startswith("gateway") and n.endswith("d"))
-        daemons = ("agentd", *gateways, "controld")
+        agents = sorted(n for n in self.procs if n.startswith("agent") and n.endswith("d"))
+        daemons = (*agents, *gateways, "controld")
         for name in (*daemons, *list(self.procs)):
             p = self.procs.get(name)
             if p is None:
