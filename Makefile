@@ -183,6 +183,16 @@ bench-tunnel: all $(BUILD)/bench-upstream
 	@sh packaging/setup.sh build check bench
 	/usr/bin/python3 -B tests/bench/tunnel.py --build $(BUILD) --json build/bench/tunnel.json $(ARGS)
 
+# What a thousand strangers who are slow on purpose (slowhttptest) cost the others; ten minutes.
+bench-slow: all $(BUILD)/bench-upstream
+	@sh packaging/setup.sh build check bench
+	/usr/bin/python3 -B tests/bench/slow.py --build $(BUILD) --json build/bench/slow.json $(ARGS)
+
+# 10,000 idle and 1,000 active connections at once; two minutes.
+bench-connections: all $(BUILD)/bench-upstream
+	@sh packaging/setup.sh build check bench
+	/usr/bin/python3 -B tests/bench/connections.py --build $(BUILD) --json build/bench/connections.json $(ARGS)
+
 # testssl.sh against the edge; five minutes.
 testssl: all
 	@sh packaging/setup.sh build check
@@ -269,6 +279,6 @@ install: all
 clean:
 	rm -rf build
 .SECONDARY:
-.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-wg-sanitized wg-load check-e2e check-bulk check-vm soak-vm bench-wg bench-handshake bench-edge bench-tunnel testssl bench-sni bench-peers bench-certs bench-heads soak-wg soak-acme soak-upload lint \
+.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-wg-sanitized wg-load check-e2e check-bulk check-vm soak-vm bench-wg bench-handshake bench-edge bench-tunnel bench-slow bench-connections testssl bench-sni bench-peers bench-certs bench-heads soak-wg soak-acme soak-upload lint \
         headers tidy cppcheck install schemas fuzz fuzz-run $(TIDY) $(ALONE)
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

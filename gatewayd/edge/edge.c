@@ -224,7 +224,8 @@ static int listeners_open(struct edge *e, struct km_errtext *err)
 	return 0;
 }
 
-/* How many connections the limit of descriptors bears (each may need two); raises it first. */
+/* How many connections the limit of descriptors bears; raises it first. Each may need two, but most wait for
+ * a request and need one: of a limit that cannot be raised a third is left for targets. */
 static int64_t connections_bearable(int64_t wanted)
 {
 	struct rlimit r;
@@ -237,7 +238,7 @@ static int64_t connections_bearable(int64_t wanted)
 	r.rlim_cur = r.rlim_max;
 	(void)setrlimit(RLIMIT_NOFILE, &r);
 	int64_t bears =
-	    r.rlim_cur > 2 * SPARE_FDS ? (int64_t)(r.rlim_cur - SPARE_FDS) / 2 : SPARE_FDS;
+	    r.rlim_cur > 2 * SPARE_FDS ? (int64_t)(r.rlim_cur - SPARE_FDS) / 3 * 2 : SPARE_FDS;
 	km_warn("max_connections is more than the limit of descriptors bears",
 		km_ki("wanted", wanted), km_ki("used", bears));
 	return bears;

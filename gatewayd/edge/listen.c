@@ -15,6 +15,9 @@
 #define KEEPALIVE_EVERY_S 20
 #define KEEPALIVE_PROBES 3
 #define UNACKNOWLEDGED_MS 60000
+/* What may wait in the kernel beyond what is on its way: a client that reads slowly or not at all holds this
+ * much, and not megabytes that would have been read, encrypted and copied for it. */
+#define NOTSENT 262144
 
 /* Accepted sockets inherit these. */
 static void options_set(int fd)
@@ -29,6 +32,7 @@ static void options_set(int fd)
 	    {IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES},
 	    {IPPROTO_TCP, TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS},
 	    {IPPROTO_TCP, TCP_NODELAY, 1},
+	    {IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT},
 	};
 	for (size_t i = 0; i < KM_ARRAY_LEN(options); i++)
 		(void)setsockopt(fd, options[i].level, options[i].name, &options[i].value,

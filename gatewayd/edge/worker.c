@@ -133,6 +133,9 @@ static void accept_failed(struct worker_thread *t, int error)
 	if (km_log_allow(&sh->accept_log, t->w.now, 1, 10000, &held))
 		km_error("accepting paused", km_ks("why", strerror(error)), km_ki("held", held));
 	accept_pause(t);
+	/* What idles gives its descriptor back, and accepting goes on. */
+	for (int i = 0; i < ACCEPT_BATCH && timers_hurry(&t->w.timers, TIMER_IDLE); i++)
+		km_metric_add(sh->m_shed, 1);
 }
 
 /* Takes one connection; false: there is none for now. */

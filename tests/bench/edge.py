@@ -13,6 +13,7 @@ the same number of requests a second: half of what the median system answers at 
 usage: edge.py [--build DIR] [--json FILE] [--only NAME,...] [--what METRIC,...] [--scale X] [--rounds N]
 """
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -387,26 +388,11 @@ def show(medians, ratios, what):
         print(f"{name:10}" + "".join(f"{found[m]:20.2f}" if m in found else f"{'-':>20}" for m in what))
 
 
-def main():
-    ap = argparse.ArgumentParser()
-    ap.add_argument("--build", default="build")
-    ap.add_argument("--json")
-    ap.add_argument("--only", default=",".join(c.name for c in SYSTEMS))
-    ap.add_argument("--what", default=",".join(METRICS))
-    ap.add_argument("--scale", type=float, default=1)
-    ap.add_argument("--rounds", type=int, default=3, help="of each metric but idle_kib")
-    args = ap.parse_args()
-    args.build = os.path.abspath(args.build)
+@contextlib.contextmanager
+def ground(build):
+    """A folder with a certificate (cert, key), a network and an upstream for one bench."""
     if os.geteuid() != 0:
         fail("needs root, for a network namespace of its own")
-    missing = [n for n in NEEDS if not shutil.which(n)]
-    if missing:
-        fail(f"missing: {' '.join(missing)}")
-    what = args.what.split(",")
-    if "p99_ms" in what and "h1_cpu_us" not in what:
-        what.insert(0, "h1_cpu_us")  # tells what load is
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(65536, most), most))
     net.leave_host()
     with tempfile.TemporaryDirectory(prefix="kmbe-") as t:
         tmp = pathlib.Path(t)
@@ -419,15 +405,37 @@ def main():
         hosts = tmp / "hosts"
         hosts.write_text(f"127.0.0.1 localhost {DOMAIN}\n")
         net.own_hosts(hosts)
-        up = subprocess.Popen([f"{args.build}/bench-upstream", f"{UP[0]}:{UP[1]}", f"{VIP}:80"],
+        up = subprocess.Popen([f"{build}/bench-upstream", f"{UP[0]}:{UP[1]}", f"{VIP}:80"],
                               stdout=subprocess.PIPE, text=True)
         try:
             if up.stdout.readline() != "ready\n":
                 fail("bench-upstream did not start")
-            table = measure([c for c in SYSTEMS if c.name in args.only.split(",")], tmp, args, what)
+            yield tmp
         finally:
             up.terminate()
             up.wait()
+
+
+def main():
+    ap = argparse.ArgumentParser()
+    ap.add_argument("--build", default="build")
+    ap.add_argument("--json")
+    ap.add_argument("--only", default=",".join(c.name for c in SYSTEMS))
+    ap.add_argument("--what", default=",".join(METRICS))
+    ap.add_argument("--scale", type=float, default=1)
+    ap.add_argument("--rounds", type=int, default=3, help="of each metric but idle_kib")
+    args = ap.parse_args()
+    args.build = os.path.abspath(args.build)
+    missing = [n for n in NEEDS if not shutil.which(n)]
+    if missing:
+        fail(f"missing: {' '.join(missing)}")
+    what = args.what.split(",")
+    if "p99_ms" in what and "h1_cpu_us" not in what:
+        what.insert(0, "h1_cpu_us")  # tells what load is
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(65536, most), most))
+    with ground(args.build) as tmp:
+        table = measure([c for c in SYSTEMS if c.name in args.only.split(",")], tmp, args, what)
     medians, ratios = summary(table, what)
     show(medians, ratios, what)
     if args.json:
