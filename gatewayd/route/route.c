@@ -13,13 +13,13 @@
 #include <utlist.h>
 
 struct entry {
-	struct route_entry e; /* first: readers see only this and the path */
+	struct route_entry e; /* first: readers see only this, and */
+	uint16_t path_len;    /* close to it */
+	bool leaving;         /* in nobody's way */
 	struct domain *domain;
 	struct entry *sibling; /* of the same domain, with a path that is not longer */
 	struct entry *next_dead;
 	UT_hash_handle by_tunnel;
-	uint16_t path_len;
-	bool leaving; /* in nobody's way */
 	char path[];
 };
 
