@@ -277,7 +277,7 @@ static const struct km_opt opts[] = {
      .check = prefix_check,
      .help = "Addresses (203.0.113.0/24) of proxies in front of this gateway. Of what they send, "
 	     "X-Forwarded-For or Forwarded names the client, and X-Forwarded-Proto and -Host are "
-	     "kept. Of what all others send, nothing is."},
+	     "kept. Of what all others send, nothing is. They may have any number of connections."},
     {.key = "rate_limit",
      .type = KM_OPT_STRING,
      .offset = AT(rate_limit),

@@ -20,7 +20,7 @@ int client_trust_parse(struct client_trust *t, char *const *texts, size_t n)
 	return 0;
 }
 
-static bool trusted(const struct client_trust *t, const struct km_addr *a)
+bool client_trusted(const struct client_trust *t, const struct km_addr *a)
 {
 	for (size_t i = 0; i < t->n; i++)
 		if (km_prefix_has(&t->proxies[i], a))
@@ -66,8 +66,8 @@ static bool list_field(struct list *l)
 	return false;
 }
 
-/* Cuts off what stands behind the last comma that is not within quotes; s keeps the rest, *more: whether there
- * was one. */
+/* Cuts off what stands behind the last comma that is not within quotes; s keeps the rest, *more:
+ * whether there was one. */
 static struct http_str cut_last(struct http_str *s, bool *more)
 {
 	size_t from = 0;
@@ -98,7 +98,8 @@ static bool list_last(struct list *l, struct http_str *out)
 
 /* ---- addresses ---- */
 
-/* The end of the address in s, and whether what follows is nothing or a port (obfuscated ones too). */
+/* The end of the address in s, and whether what follows is nothing or a port (obfuscated ones too).
+ */
 static bool port_or_end(struct http_str s, size_t at)
 {
 	if (at == s.n)
@@ -166,15 +167,16 @@ static bool pair_next(struct http_str *rest, struct http_str *name, struct http_
 	size_t skip = end < rest->n ? end + 1 : end;
 	*rest = (struct http_str){rest->p + skip, rest->n - skip};
 	const char *eq = pair.n ? memchr(pair.p, '=', pair.n) : NULL;
-	*name = eq ? (struct http_str){pair.p, (size_t)(eq - pair.p)} : (struct http_str){pair.p, 0};
+	*name =
+	    eq ? (struct http_str){pair.p, (size_t)(eq - pair.p)} : (struct http_str){pair.p, 0};
 	*value = eq ? (struct http_str){eq + 1, pair.n - name->n - 1} : pair;
 	if (value->n >= 2 && value->p[0] == '"' && value->p[value->n - 1] == '"')
 		*value = (struct http_str){value->p + 1, value->n - 2};
 	return true;
 }
 
-/* The value of one parameter; false: it is not there, or twice. An escaped byte stays escaped, and so
- * makes no address. */
+/* The value of one parameter; false: it is not there, or twice. An escaped byte stays escaped, and
+ * so makes no address. */
 static bool pair_find(struct http_str element, const char *what, struct http_str *out)
 {
 	struct http_str name, value;
@@ -198,7 +200,7 @@ static void walk(struct client *c, const struct client_trust *t, const struct km
 	struct km_addr a;
 	c->n_hops = 1;
 	c->hops[0] = *peer;
-	while (c->n_hops < CLIENT_HOPS_MAX && trusted(t, &c->hops[c->n_hops - 1]) &&
+	while (c->n_hops < CLIENT_HOPS_MAX && client_trusted(t, &c->hops[c->n_hops - 1]) &&
 	       list_last(&list, &element)) {
 		text = element;
 		if ((forwarded && !pair_find(element, "for", &text)) || !addr_read(&a, text))
@@ -273,7 +275,7 @@ void client_find(struct client *out, const struct client_trust *t, const struct 
 	out->n_hops = 1;
 	out->secure = secure;
 	out->host = r->authority;
-	if (!trusted(t, peer))
+	if (!client_trusted(t, peer))
 		return;
 	struct client forwarded = *out;
 	bool both = is_there(r, "X-Forwarded-For") && is_there(r, "Forwarded");
@@ -284,7 +286,8 @@ void client_find(struct client *out, const struct client_trust *t, const struct 
 		return;
 	}
 	if (!both && forwarded.n_hops > 1)
-		memcpy(out->hops, forwarded.hops, sizeof(out->hops)), out->n_hops = forwarded.n_hops;
+		memcpy(out->hops, forwarded.hops, sizeof(out->hops)),
+		    out->n_hops = forwarded.n_hops;
 	turn_round(out);
 	if (pair_find(element, "proto", &text))
 		secure_of(out, text);

@@ -34,7 +34,9 @@ void conn_refused(struct worker *w, const struct km_addr *who, enum refused kind
 
 bool conn_admit(struct conn *c)
 {
-	if (admit_enter(c->w->sh->admit, &c->addr, &c->counted))
+	/* A proxy's connections are those of all its clients. */
+	if (client_trusted(&c->w->sh->trust, &c->addr) ||
+	    admit_enter(c->w->sh->admit, &c->addr, &c->counted))
 		return true;
 	conn_refused(c->w, &c->addr, REFUSED_ADDRESS, "too many connections of this address");
 	conn_over(c, false);

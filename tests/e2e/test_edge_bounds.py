@@ -179,6 +179,20 @@ def test_connections_of_one_address(agent):
             s.close()
 
 
+def test_connections_of_a_trusted_proxy(agent):
+    """They are those of all its clients."""
+    with base.running(max_connections_per_address=4, trusted_proxies="127.0.0.2") as g:
+        held = [connect(g.http, "127.0.0.2") for _ in range(6)]
+        for s in held:
+            s.sendall(GET)
+        assert list(answers(held)) == [b"HTTP/1.1 301"] * 6
+        held += [connect(g.http) for _ in range(4)]
+        g.until(lambda: g.metric("kakuremichi_connections") == 10)
+        assert cut_at_once(g.http, "127.0.0.1") and refused(g, "address") == 1
+        for s in held:
+            s.close()
+
+
 def answers(socks):
     for s in socks:
         try:
