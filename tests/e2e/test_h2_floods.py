@@ -132,8 +132,8 @@ def trailer_bomb(c):
 
 # name: (the bytes, the kind they are counted as, how many requests may have been taken)
 FLOODS = {
-    "rapid reset": (rapid_reset, "reset", 201),
-    "streams that the gateway must reset": (made_reset, "stream_error", 210),
+    "rapid reset": (rapid_reset, "reset", 300),
+    "streams that the gateway must reset": (made_reset, "stream_error", 300),
     "malformed requests": (malformed, "stream_error", 0),
     "PING": (lambda c: upto(50000, lambda i: frame(PING, 0, 0, bytes(8))), "ping", 0),
     "PING acknowledgements": (lambda c: upto(50000, lambda i: frame(PING, ACK, 0, bytes(8))), "ping", 0),
