@@ -72,6 +72,11 @@ static char *put_utf8(char *p, const char *s, size_t n)
 {
 	for (size_t i = 0; i < n;) {
 		unsigned char c = (unsigned char)s[i];
+		if (c >= 0x20 && c < 0x7f && c != '"' && c != '\\') {
+			*p++ = (char)c;
+			i++;
+			continue;
+		}
 		size_t len = c < 0x80 ? c != 0 : utf8_len(s + i, n - i);
 		bool control = c < 0x20 || c == 0x7f;
 		if (len == 2 && c == 0xc2 && (unsigned char)s[i + 1] < 0xa0) { /* C1 */

@@ -116,7 +116,7 @@ class Proxy:
 
 
 class Gatewayd(Proxy):
-    name, versions = "gatewayd", ("h1", "h2")
+    name, versions, more = "gatewayd", ("h1", "h2"), ""
 
     def argv(self):
         (self.dir / "state").mkdir(mode=0o700, exist_ok=True)
@@ -144,8 +144,17 @@ workers = 1
 max_connections_per_address = 0
 idle_timeout = 10m
 metrics_listen = 127.0.0.1:9101
-""")
+{self.more.format(self)}""")
         return [f"{self.build}/gatewayd", "-c", conf]
+
+
+class GatewaydText(Gatewayd):
+    """With an access log of each request."""
+    name, more = "gatewayd-text", "access_log = {0.dir}/access.log\n"
+
+
+class GatewaydJson(Gatewayd):
+    name, more = "gatewayd-json", GatewaydText.more + "access_log_format = json\n"
 
 
 class Nginx(Proxy):
@@ -349,6 +358,7 @@ def curl(*args, **kw):
 METRICS = {"h1_cpu_us": "us", "h2_cpu_us": "us", "handshake_cpu_us": "us", "down_cpu_s_per_gb": "s/GB",
            "up_cpu_s_per_gb": "s/GB", "idle_kib": "KiB", "p99_ms": "ms"}
 SYSTEMS = [Gatewayd, Nginx, Haproxy, H2o, Caddy]
+EXTRA = [GatewaydText, GatewaydJson]  # only where asked for
 
 
 def measure(classes, tmp, args, what):
@@ -383,9 +393,9 @@ def summary(table, what):
 
 
 def show(medians, ratios, what):
-    print(f"\n{'':10}" + "".join(f"{m:>20}" for m in what))
+    print(f"\n{'':14}" + "".join(f"{m:>20}" for m in what))
     for name, found in {**medians, "of best": ratios}.items():
-        print(f"{name:10}" + "".join(f"{found[m]:20.2f}" if m in found else f"{'-':>20}" for m in what))
+        print(f"{name:14}" + "".join(f"{found[m]:20.2f}" if m in found else f"{'-':>20}" for m in what))
 
 
 @contextlib.contextmanager
@@ -435,7 +445,7 @@ def main():
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(65536, most), most))
     with ground(args.build) as tmp:
-        table = measure([c for c in SYSTEMS if c.name in args.only.split(",")], tmp, args, what)
+        table = measure([c for c in SYSTEMS + EXTRA if c.name in args.only.split(",")], tmp, args, what)
     medians, ratios = summary(table, what)
     show(medians, ratios, what)
     if args.json:
