@@ -183,6 +183,11 @@ class Agent:
         s.sock.sendall(b"0\r\nX-T: 1\r\n\r\n")
         return True
 
+    def do_trailers(self, s, r, arg):
+        """Announces none."""
+        s.sock.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-T: 1\r\nAge: 1\r\n\r\n")
+        return True
+
     def do_untilclose(self, s, r, arg):
         s.sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + b"z" * int(arg))
         return False
@@ -780,6 +785,15 @@ def test_chunked_answer(client):
     assert a.body == b"abcde" * 1000 and a.headers["transfer-encoding"] == "chunked"
     assert a.headers["trailer"] == "X-T" and a.trailers == {"x-t": "1"}
     assert client.get("/echo").status == 200
+
+
+def test_trailers_for_who_takes_them(client):
+    a = client.get("/trailers", extra="TE: trailers\r\nConnection: TE\r\n")
+    assert a.body == b"ok" and a.trailers == {"x-t": "1"}
+    a = client.get("/trailers")
+    assert a.body == b"ok" and a.trailers == {}
+    a = client.get("/trailers", extra="TE: trailers\r\n")
+    assert a.body == b"ok" and a.trailers == {"x-t": "1"}
 
 
 def test_answer_until_close_becomes_chunked(client):
