@@ -64,8 +64,8 @@ static int on_tunnel(void *arg, const struct km_msg_tunnel *was, const struct km
 		return km_errtext_set(err, rc, "no memory to probe tunnel %s", is->domain);
 	if (refused)
 		return km_errtext_set(err, KM_EPERM,
-				      "tunnel %s: target %s is not in the agent's allow_targets",
-				      is->domain, is->target);
+				      "tunnel %s%s: target %s is not in the agent's allow_targets",
+				      is->domain, is->path ? is->path : "", is->target);
 	return 0;
 }
 

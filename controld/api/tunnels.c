@@ -115,7 +115,7 @@ static void check_siblings(struct wish *w, const struct siblings *others, bool m
 			   struct details *d)
 {
 	const char *tls = w->is.tls;
-	if (!others->n)
+	if (!others->tls)
 		return;
 	if (strcmp(others->tls, "passthrough") == 0 && moves)
 		details_add(d, "domain",
