@@ -230,7 +230,7 @@ static void up_failed(struct exchange *x, const char *why)
 {
 	const struct up *u = x->up;
 	if (x->again.len && !x->answer_any && x->repeats < REPEATS_MAX &&
-	    (u->unprocessed || (u->reused && (x->idempotent || !u->wrote))))
+	    (u->unprocessed || (u->reused && !u->decided && (x->idempotent || !u->wrote))))
 		send_again(x);
 	else
 		fail(x, 502, why);
@@ -356,8 +356,8 @@ static void request_bad(struct exchange *x)
 	request_end(x, 400);
 }
 
-/* Whether the client holds everything up. What sends bit by bit on purpose (gRPC, which says TE: trailers),
- * or has its answer already, is not judged by its pace. */
+/* Whether the client holds everything up. What sends bit by bit on purpose (gRPC, which says TE:
+ * trailers), or has its answer already, is not judged by its pace. */
 static bool sender_waited_for(const struct exchange *x)
 {
 	bool asks = x->asks && !x->interims && !x->bytes_in;

@@ -16,6 +16,7 @@ struct h2c {
 	nghttp2_session *session;
 	struct h2c_stream *streams;
 	size_t n;
+	bool settled; /* the target has said what it takes */
 	bool draining, broken, pinging;
 	char why[128];
 };
@@ -129,6 +130,8 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *f, void *arg)
 {
 	struct h2c *h = arg;
 	struct h2c_stream *s = stream_of(session, f->hd.stream_id);
+	if (f->hd.type == NGHTTP2_SETTINGS && !(f->hd.flags & NGHTTP2_FLAG_ACK))
+		h->settled = true;
 	if (f->hd.type == NGHTTP2_GOAWAY)
 		h->draining = true;
 	if (f->hd.type == NGHTTP2_PING && (f->hd.flags & NGHTTP2_FLAG_ACK))
@@ -151,6 +154,7 @@ static int on_close(nghttp2_session *session, int32_t id, uint32_t error, void *
 	s->id = 0;
 	s->no_write = true;
 	s->refused |= error == NGHTTP2_REFUSED_STREAM && !s->ended;
+	s->reset |= error != NGHTTP2_REFUSED_STREAM && !s->ended;
 	if (error != NGHTTP2_NO_ERROR && !s->ended && !h->why[0])
 		snprintf(h->why, sizeof(h->why), "the target has reset the stream: %s",
 			 nghttp2_http2_strerror(error));
@@ -213,7 +217,8 @@ static nghttp2_session *session_new(struct h2c *h)
 	nghttp2_session_callbacks_set_on_frame_not_send_callback(c, on_not_sent);
 	nghttp2_session_callbacks_set_error_callback2(c, on_error);
 	nghttp2_option_set_no_auto_window_update(o, 1);
-	nghttp2_option_set_peer_max_concurrent_streams(o, H2C_STREAMS_MAX);
+	/* Until the target has said how many it takes, one; others stand behind it. */
+	nghttp2_option_set_peer_max_concurrent_streams(o, 1);
 	nghttp2_option_set_max_send_header_block_length(o, 2 * h->o.limits.head + 65536);
 	if (nghttp2_session_client_new2(&session, c, h, o))
 		session = NULL;
@@ -313,8 +318,8 @@ bool h2c_room(const struct h2c *h)
 {
 	uint32_t most = nghttp2_session_get_remote_settings(
 	    h->session, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
-	return !h->draining && !h->broken && h->n < H2C_STREAMS_MAX && h->n < most &&
-	       nghttp2_session_check_request_allowed(h->session);
+	return !h->draining && !h->broken && h->n < H2C_STREAMS_MAX &&
+	       (!h->settled || h->n < most) && nghttp2_session_check_request_allowed(h->session);
 }
 
 bool h2c_over(const struct h2c *h)

@@ -30,6 +30,7 @@ struct h2c_stream {
 	bool sent;        /* the target may have seen the request */
 	bool ended;       /* nothing more comes from the target */
 	bool broken;      /* that was no proper end */
+	bool reset;       /* the target has ended it with an error */
 	bool refused;     /* the target has not processed anything of it */
 	bool out_ended;   /* nothing more will be put into `out` */
 	bool no_write;    /* the target takes no more of `out` */

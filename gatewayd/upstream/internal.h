@@ -43,7 +43,7 @@ struct pool {
 	struct slots_desk *desk;
 	struct loop_fd bell; /* rung by other workers, and by this one for later in the turn */
 	struct up *stirred;  /* links to look at */
-	struct km_metric *opened, *reused, *idle, *waited, *turned_away, *retried;
+	struct km_metric *opened, *reused, *idle, *waited, *waiting, *turned_away;
 	struct km_log_limit log;
 };
 

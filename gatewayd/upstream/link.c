@@ -322,7 +322,9 @@ static bool h2c_read(struct up *u, size_t most)
 	if (s->ended) {
 		u->ended = true;
 		u->broken = s->broken;
+		u->wrote = s->sent;
 		u->unprocessed = s->refused;
+		u->decided = s->reset;
 		if (s->broken)
 			u->why = u->link->text[0] ? u->link->text : h2c_why(u->link->h2c);
 	}

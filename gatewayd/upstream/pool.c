@@ -43,6 +43,8 @@ static void metrics_make(struct pool *p)
 	    km_metric(KM_METRIC_COUNTER, "kakuremichi_upstream_waited_total", "",
 		      "Requests that waited because their target had as many connections as it "
 		      "may have.");
+	p->waiting = km_metric(KM_METRIC_GAUGE, "kakuremichi_upstream_waiting", "",
+			       "Requests that wait for a connection to their target.");
 	p->turned_away = km_metric(KM_METRIC_COUNTER, "kakuremichi_upstream_queue_full_total", "",
 				   "Requests refused because too many waited for their target.");
 }
@@ -388,6 +390,7 @@ int pool_take(struct pool *p, const struct route *r, int64_t max_idle_ms, int64_
 	if (rc == KM_EAGAIN) {
 		w->owner = owner;
 		km_metric_add(p->waited, 1);
+		km_metric_add(p->waiting, 1);
 	} else if (rc == KM_EFULL) {
 		km_metric_add(p->turned_away, 1);
 	}
@@ -401,6 +404,7 @@ int pool_granted(struct pool *p, const struct route *r, int64_t now, struct pool
 	struct up *u = w->up;
 	w->owner = NULL;
 	w->up = NULL;
+	km_metric_add(p->waiting, -1);
 	if (!u)
 		return open_with_slot(p, r, owner, out);
 	u->promised = false;
@@ -422,6 +426,7 @@ void pool_leave(struct pool *p, struct pool_wait *w, int64_t now)
 		return;
 	struct up *u = w->up;
 	bool had = slots_leave(&w->slot);
+	km_metric_add(p->waiting, -1);
 	w->owner = NULL;
 	w->up = NULL;
 	if (u) {

@@ -33,6 +33,7 @@ struct up {
 	bool connected;         /* and, with TLS, the handshake is done */
 	bool no_write;          /* the target takes no more; it may still answer */
 	bool wrote;             /* something of this request has gone out */
+	bool decided;           /* the target has refused this very request: once is enough */
 	bool unprocessed;       /* the target has provably done nothing of what it was asked for */
 	bool ended, broken;     /* nothing more will come; that was no proper end */
 	bool news;              /* of a stream: something has happened since the last read */

@@ -438,15 +438,42 @@ static void test_no_more_streams_than_wished(void **state)
 	for (int i = 1; i < H2C_STREAMS_MAX; i++)
 		done(&c[i]);
 	assert_true(h2c_room(h));
+	ask(&c[1], h, GET "\r\n");
 	srv_new(&v, 1);
 	v.hold = true;
 	assert_int_equal(talk(h, &v), 0);
 	assert_int_equal(v.done, 1); /* those that went before they were sent never went out */
+	done(&c[1]);
 	assert_false(h2c_room(h));
 	done(&c[0]);
 	assert_true(h2c_room(h));
 	h2c_drain(h);
 	assert_false(h2c_room(h));
+	nghttp2_session_del(v.session);
+	h2c_free(h);
+}
+
+/* Nobody knows how many a target takes before it has said so; then all go that may. */
+static void test_many_before_the_target_has_spoken(void **state)
+{
+	struct h2c *h = h2c_make();
+	struct server v;
+	struct client c[10];
+	(void)state;
+	for (int i = 0; i < 10; i++)
+		ask(&c[i], h, GET "\r\n");
+	struct km_buf b;
+	km_buf_init(&b, 65536);
+	srv_new(&v, 0); /* any number */
+	v.hold = true;
+	assert_int_equal(h2c_send(h, &b, 65536), 0);
+	assert_int_equal(nghttp2_session_mem_recv(v.session, km_buf_head(&b), b.len), b.len);
+	km_buf_free(&b);
+	assert_int_equal(v.done, 1);
+	assert_int_equal(talk(h, &v), 0);
+	assert_int_equal(v.done, 10);
+	for (int i = 0; i < 10; i++)
+		done(&c[i]);
 	nghttp2_session_del(v.session);
 	h2c_free(h);
 }
@@ -649,6 +676,7 @@ int main(void)
 	    cmocka_unit_test(test_what_was_not_processed),
 	    cmocka_unit_test(test_a_connection_that_is_lost),
 	    cmocka_unit_test(test_no_more_streams_than_wished),
+	    cmocka_unit_test(test_many_before_the_target_has_spoken),
 	    cmocka_unit_test(test_signs_of_life),
 	    cmocka_unit_test(test_who_does_not_speak_it),
 	    cmocka_unit_test(test_answers_that_are_refused),
