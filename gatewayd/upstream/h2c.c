@@ -309,11 +309,6 @@ int h2c_send(struct h2c *h, struct km_buf *out, size_t high)
 	return 0;
 }
 
-bool h2c_bare(const struct h2c_stream *s)
-{
-	return s->head_done && s->ended && !s->broken && !s->in->len && !s->trailers.len;
-}
-
 bool h2c_room(const struct h2c *h)
 {
 	uint32_t most = nghttp2_session_get_remote_settings(

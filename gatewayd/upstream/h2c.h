@@ -57,9 +57,6 @@ int h2c_receive(struct h2c *h, const void *p, size_t n) __attribute__((warn_unus
 int h2c_send(struct h2c *h, struct km_buf *out, size_t high) __attribute__((warn_unused_result));
 /* The connection has ended, or never came to be (then no request was sent): every stream ends. */
 void h2c_lost(struct h2c *h, bool sent);
-/* The answer was a head and nothing else, which the client must get so: gRPC takes the status of a
- * call that failed from there only then. */
-bool h2c_bare(const struct h2c_stream *s);
 /* Whether another request may begin. */
 bool h2c_room(const struct h2c *h);
 /* Whether it is of no more use: no request may begin, and none is left. */

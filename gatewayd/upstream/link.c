@@ -348,11 +348,6 @@ static int h2c_head(struct up *u, struct http_response *r, bool head_request,
 	/* The head is all there is, as gRPC's clients want it when a call fails. */
 	if (r->body == HTTP_BODY_CLOSE && s->ended && !s->broken && !u->in.len && !s->trailers.len)
 		r->body = HTTP_BODY_NONE;
-	if (r->body == HTTP_BODY_CLOSE && h2c_bare(&u->stream)) {
-		r->body = HTTP_BODY_LENGTH;
-		r->length = 0;
-		r->has_length = true;
-	}
 	return 1;
 }
 

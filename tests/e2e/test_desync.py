@@ -509,6 +509,24 @@ def test_passed_on_in_one_form(gw):
     all_of(((repr(t)[:80], t, w) for t, w in PASSED), lambda text, want, step: check_passed(gw, text, want, step))
 
 
+def test_bodies_of_requests_that_the_gateway_answers_itself(gw):
+    """They are never taken for the next request."""
+    gw.recorder.got.clear()
+    chunk = f"{len(SMUGGLED):x}\r\n{SMUGGLED}\r\n0\r\n\r\n"
+    for line, status in (("POST /x HTTP/1.1\r\nHost: unknown.test\r\n", 404),
+                         (f"POST /x HTTP/1.1\r\nHost: {H2_HOST}\r\n", 301),
+                         (f"POST /.well-known/acme-challenge/x HTTP/1.1\r\nHost: {H2_HOST}\r\n", 404)):
+        for framing in (f"Content-Length: {len(SMUGGLED)}\r\n\r\n{SMUGGLED}", TE + "\r\n" + chunk):
+            with stranger(gw) as c:
+                c.send(line + framing + SMUGGLED)
+                refusal(c, status)
+        with stranger(gw) as c:
+            c.send(line + "\r\n")
+            assert c.answer().status == status
+            good(gw, c)
+    assert set(gw.recorder.got) == {GOOD_GOT}
+
+
 # ---- answers ------------------------------------------------------------------------------------
 
 def play(gw, answer, step):

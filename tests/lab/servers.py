@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Servers of Debian's archive beside the agent, as people have them: nginx, Apache, Caddy, nghttpd, gRPC.
+"""Servers of Debian's archive beside the agent, as people have them: nginx, Apache, Caddy, nghttpd.
 
 Each start_* takes a System and a port of the agent's loopback and returns when the server listens."""
 import os
-import pathlib
 import select
 import time
 
 from .proc import LabError, patience
 from .target import PATTERN
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 NGINX = """daemon off; pid {dir}/pid; error_log stderr warn; user nobody nogroup; worker_processes 1;
 events {{ worker_connections 64; }}
@@ -127,8 +124,3 @@ def start_nghttpd(system, port, *options):
     folder = _folder(system, "nghttpd")
     return _listens(system, system.start("nghttpd", system.net.agent, "nghttpd", "--no-tls", "-a", "127.0.0.1", "-d",
                                          folder / "files", *options, port), port)
-
-
-def start_grpc(system, port):
-    return _listens(system, system.start("grpc", system.net.agent, "/usr/bin/python3", ROOT / "tests/lab/grpcecho.py",
-                                         "serve", port), port)
