@@ -312,7 +312,7 @@ static const struct km_opt opts[] = {
      .min = 0,
      .max = 1000000,
      .help = "Connections that one IPv4 address, or one /64 of IPv6, may have open; further ones are "
-	     "reset. 0: any number."},
+	     "reset. trusted_proxies may have any number. 0: any number."},
     {.key = "header_timeout",
      .type = KM_OPT_DURATION,
      .offset = AT(header_timeout),

@@ -7,11 +7,13 @@ import select
 import socket
 import ssl
 import struct
+import subprocess
 
 import pytest
 
 import test_edge as base
 from test_edge import Client
+from tests.lab import h2raw as h
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 GET = b"GET /echo HTTP/1.1\r\nHost: hello.test\r\n\r\n"
@@ -41,7 +43,7 @@ def tls_over(raw, sni="hello.test"):
 def proxied(agent):
     ports = base.free_port(), base.free_port()
     with base.running(proxy_https_listen=f"127.0.0.1:{ports[0]}", proxy_http_listen=f"127.0.0.1:{ports[1]}",
-                      proxy_protocol_from="127.0.0.1 127.0.0.3", header_timeout="2s") as g:
+                      proxy_protocol_from="127.0.0.1 127.0.0.3", header_timeout="1s") as g:
         g.proxied_https, g.proxied_http = ports
         yield g
 
@@ -263,8 +265,8 @@ def test_who_sends_bit_by_bit_on_purpose_may(impatient):
     with impatient.tls() as s:
         c = Client(s)
         c.send("POST /echo HTTP/1.1\r\nHost: hello.test\r\nTE: trailers\r\nConnection: TE\r\n"
-               "Content-Length: 20\r\n\r\n")
-        trickle(s, b"x" * 20, 0.1)
+               "Content-Length: 15\r\n\r\n")
+        trickle(s, b"x" * 15, 0.1)
         assert c.answer().status == 200
 
 
@@ -302,11 +304,62 @@ def test_a_modem_is_fast_enough(impatient):
     later than body_timeout."""
     before = slow(impatient, "reading")
     with downloading(impatient) as s:
-        for _ in range(25):
+        for _ in range(18):
             assert sip(s, 4096)
             pause(0.1)
         assert slow(impatient, "reading") == before
         impatient.until(lambda: slow(impatient, "reading") == before + 1)
+
+
+# HTTP/2: a stream for itself.
+
+def h2_conn(g, *own):
+    c = h.Conn(g.tls(set_alpn_protocols=["h2"]), *own)
+    c.until(lambda f: f.kind == h.SETTINGS and f.flags & h.ACK)
+    return c
+
+
+def wants(path, method="GET"):
+    return [(":method", method), *h.GET[1:3], (":path", path)]
+
+
+def test_a_window_that_trickles(impatient):
+    before = slow(impatient, "reading")
+    c = h2_conn(impatient, (h.INITIAL_WINDOW_SIZE, 100))
+    with c.sock:
+        c.send(c.head(1, wants("/bytes/100000")))
+        while slow(impatient, "reading") == before:
+            c.send(h.window_update(1, 20))
+            pause(0.1)
+        assert c.until(lambda f: f.kind == h.RST_STREAM).stream == 1
+        c.send(h.settings((h.INITIAL_WINDOW_SIZE, 65535)))
+        assert c.get(3).status == 200
+
+
+def test_a_stream_that_is_read_steadily(impatient):
+    before = slow(impatient, "reading")
+    c = h2_conn(impatient, (h.INITIAL_WINDOW_SIZE, 2000))
+    with c.sock:
+        c.send(c.head(1, wants("/bytes/50000")))
+        got = 0
+        while got < 50000:  # 25 times 0.1 s
+            f = c.until(lambda f: f.kind == h.DATA)
+            got += len(f.payload)
+            pause(0.05)
+            c.send(h.window_update(1, len(f.payload)))
+    assert slow(impatient, "reading") == before
+
+
+def test_a_body_that_trickles_over_http_2(impatient):
+    before = slow(impatient, "sending")
+    c = h2_conn(impatient)
+    with c.sock:
+        c.send(c.head(1, wants("/echo", "POST") + [("content-length", "1000")], end=False))
+        while slow(impatient, "sending") == before:
+            c.send(h.frame(h.DATA, 0, 1, b"x"))
+            pause(0.05)
+        assert c.answer(1).status == 408
+        assert c.get(3).status == 200
 
 
 def test_a_target_that_pauses_is_not_the_clients_fault(impatient):
@@ -355,3 +408,48 @@ def test_the_longest_body(agent):
             c = Client(s)
             c.send(chunked(10241))
             assert c.answer().status == 413 and c.closed()
+
+
+# ---- slowhttptest -------------------------------------------------------------------------------
+
+class PlainToo(base.Gateway):
+    """With a tunnel for http://localhost: slowhttptest names no server in its TLS."""
+
+    def write_config(self):
+        super().write_config()
+        path = self.dir / "state" / "config.json"
+        config = base.json.loads(path.read_text())
+        config["tunnels"].append({**config["tunnels"][0], "id": str(base.uuid.uuid4()), "domain": "localhost",
+                                  "enabled": True, "tls": "off"})
+        path.write_text(base.json.dumps(config))
+
+
+SLOW = {"heads": ("/echo", "-H", "-i", "1", "-x", "10"),
+        "bodies": ("/echo", "-B", "-t", "PUT", "-s", "8192", "-i", "1", "-x", "10"),
+        "ranges": ("/bytes/3000", "-R", "-t", "GET", "-a", "1", "-b", "500"),
+        "reading": ("/bytes/1000000", "-X", "-w", "512", "-y", "1024", "-n", "1", "-z", "600")}
+
+
+def test_slowhttptest_in_all_its_modes_at_once(agent, monkeypatch):
+    monkeypatch.setattr(base, "Gateway", PlainToo)
+    with base.running(header_timeout="2s", body_timeout="2s", body_min_rate="1K",
+                      max_connections_per_address="2000") as g, contextlib.ExitStack() as stack:
+        def begin(path, *how):
+            p = subprocess.Popen(["slowhttptest", *how, "-c", "200", "-r", "200", "-l", "40", "-v", "1", "-u",
+                                  f"http://localhost:{g.http}{path}"], stdin=subprocess.DEVNULL,
+                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+            stack.callback(p.kill)
+            return p
+        attacks = {name: begin(*how) for name, how in SLOW.items()}
+        most = 0
+        while any(p.poll() is None for p in attacks.values()):
+            with g.tls() as s:  # everybody else
+                assert Client(s).get("/echo").status == 200
+            most = max(most, g.metric("kakuremichi_connections"))
+        ends = {name: p.communicate()[0] for name, p in attacks.items()}
+        for name, text in ends.items():
+            assert "No open connections left" in text, (name, text[-800:])
+        assert most > 300
+        assert slow(g, "sending") >= 200 and slow(g, "reading") >= 200
+        assert g.metric("kakuremichi_bad_requests_total") >= 200  # 408
+        g.until(lambda: g.metric("kakuremichi_connections") == 0)
