@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The edge under load of both versions of HTTP while control pushes changes of other tunnels: no request
-is lost. `make check-tsan` runs it under ThreadSanitizer."""
+"""The edge under load of both versions of HTTP while control pushes changes: other tunnels come, change and go, among
+them parts of the same domain, and the loaded tunnel's own rules change. No request is lost. `make check-tsan` runs it under ThreadSanitizer."""
 import os
 import re
 import threading
@@ -24,7 +24,7 @@ def start_nginx(s):
     s.start("nginx", s.net.agent, "/usr/sbin/nginx", "-e", "stderr", "-c", conf)
 
 
-def churn(s, stop, done):
+def churn(s, loaded, stop, done):
     api = s.api_connection()
     n = 0
     options = {"responseHeaders": {"set": {"X-Round": "1"}}, "addressRateLimit": "5/s"}
@@ -33,6 +33,11 @@ def churn(s, stop, done):
         s.api("PATCH", f"/api/tunnels/{t['id']}", {"options": options}, expect=200, conn=api)
         s.api("PATCH", f"/api/tunnels/{t['id']}", {"target": "127.0.0.1:9"}, expect=200, conn=api)
         s.api("DELETE", f"/api/tunnels/{t['id']}", expect=204, conn=api)
+        own = {"responseHeaders": {"set": {"X-Round": str(n)}}, "rateLimit": "1000000/s",
+               "addressRateLimit": "1000000/s" if n % 2 else None, "redirects": [{"from": "/x/*", "to": f"/{n}/*"}]}
+        s.api("PATCH", f"/api/tunnels/{loaded['id']}", {"options": own if n % 3 else None}, expect=200, conn=api)
+        part = s.create_tunnel("load.demo.test", path=f"/part{n}", conn=api)
+        s.api("DELETE", f"/api/tunnels/{part['id']}", expect=204, conn=api)
         n += 1
     api.close()
     done.append(n)
@@ -53,10 +58,10 @@ def test_no_request_is_lost_while_tunnels_change(served):
     s = served
     start_nginx(s)
     s.add_certificate("load.demo.test")
-    s.create_tunnel("load.demo.test", "127.0.0.1:8090")
+    loaded = s.create_tunnel("load.demo.test", "127.0.0.1:8090")
     s.wait_served(domain="load.demo.test")
     stop, done = threading.Event(), []
-    churner = threading.Thread(target=churn, args=(s, stop, done))
+    churner = threading.Thread(target=churn, args=(s, loaded, stop, done))
     churner.start()
     try:
         assert load(s, "--h1") == "http/1.1"
@@ -65,4 +70,4 @@ def test_no_request_is_lost_while_tunnels_change(served):
         stop.set()
         churner.join()
     assert done and done[0] > 0
-    print(f"{2 * REQUESTS} requests answered while {done[0]} other tunnels came, changed and went")
+    print(f"{2 * REQUESTS} requests answered while {done[0]} rounds of tunnels came, changed and went")
