@@ -208,6 +208,36 @@ def test_what_does_not_go_together(ctl, agent):
     assert ctl.request("PATCH", f"/api/tunnels/{NOBODY}", {"path": "/p"}).status == 404
 
 
+def test_the_agent_that_a_tunnel_leaves_hears_last(ctl):
+    """It ends at once what it does not serve, and a gateway that has not heard would still send there."""
+    a, b, g = ctl.agent(), ctl.agent(), ctl.gateway()
+    t = ctl.tunnel(a)
+    path, heard = f"/api/tunnels/{t['id']}", []
+
+    async def hear(name, link, *types):
+        m = await link.get(*types)
+        heard.append((name, m[0]))
+        return m[1]
+
+    async def main():
+        async with Link(ctl, a) as la, Link(ctl, b) as lb, Link(ctl, g) as lg:
+            for link in (la, lb, lg):
+                await link.data("config")
+            await rest(ctl, "PATCH", path, {"agentId": b["id"]})
+            await asyncio.gather(hear("old", la, "tunnel_delete"), hear("new", lb, "tunnel_create"),
+                                 hear("gateway", lg, "tunnel_update"))
+            assert heard[-1] == ("old", "tunnel_delete"), heard
+            # One that is to get something does not wait, and misses nothing.
+            await rest(ctl, "PATCH", path, {"agentId": a["id"]})
+            await lg.data("tunnel_update")
+            back = await la.next_is("tunnel_create")
+            again = await rest(ctl, "PATCH", path, {"agentId": b["id"]})
+            gone, come = await lb.next_is("tunnel_delete"), await lb.next_is("tunnel_create")
+            assert gone["revision"] == back["revision"] == come["previous"] and come["tunnel"]["targetId"] == again["targetId"]
+            assert (await la.next_is("tunnel_delete"))["revision"] == come["revision"]
+    run(main())
+
+
 def test_updates_at_once_lose_nothing(ctl, agent):
     t = ctl.ok("POST", "/api/tunnels", {"domain": "busy.example", "agentId": agent["id"], "target": "a:1"})
     path = f"/api/tunnels/{t['id']}"
