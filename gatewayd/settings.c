@@ -455,7 +455,8 @@ static const struct km_opt opts[] = {
      .max = 65536,
      .help = "Connections to one target, of all workers together, where the tunnel's maxConnections says "
 	     "nothing else. Further requests wait until one is free, for connect_timeout at most. "
-	     "Connections of passthrough tunnels are not counted."},
+	     "Tunnels with tls = passthrough count only what their own maxConnections says, and nothing waits "
+	     "there."},
     {.key = "target_queue",
      .type = KM_OPT_INT,
      .offset = AT(target_queue),

@@ -34,7 +34,8 @@ static void pass_begin(struct conn *c)
 	}
 	int rc = pool_dial(c->w->pool, &c->x.route, &client, &c->x, &c->x.up);
 	if (rc)
-		pass_failed(c, km_why(rc));
+		pass_failed(c, rc == KM_EFULL ? "the target has as many connections as it may"
+					      : km_why(rc));
 	else
 		timer_set(&c->w->timers, &c->timer, TIMER_CONNECT, c->w->now);
 }

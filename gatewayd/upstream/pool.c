@@ -467,10 +467,21 @@ static void on_bell(struct loop_fd *f, uint32_t events)
 int pool_dial(struct pool *p, const struct route *r, const struct pool_client *client,
 	      struct exchange *owner, struct up **out)
 {
-	int rc = dial(p, r, client, on_woken, out);
-	if (!rc)
-		(*out)->owner = owner;
-	return rc;
+	bool bounded = r->rules && r->rules->max_connections > 0;
+	int rc = bounded ? slots_take(r->state->slots, most_of(p, r)) : 0;
+	if (rc)
+		return rc;
+	if ((rc = dial(p, r, client, on_woken, out))) {
+		int e = errno;
+		if (bounded)
+			slots_release(r->state->slots);
+		errno = e;
+		return rc;
+	}
+	(*out)->owner = owner;
+	if (bounded)
+		(*out)->slots = slots_ref(r->state->slots);
+	return 0;
 }
 
 int pool_connect_check(struct up *u, int64_t now, struct km_errtext *why)

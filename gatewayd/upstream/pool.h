@@ -115,8 +115,8 @@ int pool_granted(struct pool *p, const struct route *r, int64_t now, struct pool
 /* Waits no longer, if it does. Any time. */
 void pool_leave(struct pool *p, struct pool_wait *w, int64_t now);
 /* A new connection for one client's own bytes, whatever they are: its header has the command PROXY
- * and these addresses. Not to be given back, only dropped; no maximum counts it. Errors as those of
- * pool_granted. */
+ * and these addresses. Not to be given back, only dropped. Errors as those of pool_granted, and KM_EFULL:
+ * the tunnel's own maximum is reached (the gateway's does not count it). */
 struct pool_client {
 	struct km_addr src, dst;
 	uint16_t src_port, dst_port;
