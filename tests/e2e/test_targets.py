@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: MIT
 """Targets that speak TLS or HTTP/2, real servers behind the whole tunnel:
 
-    stranger --https--> gatewayd ==WireGuard==> agentd --> nginx (https), nghttpd (h2c)
+    stranger --https--> gatewayd ==WireGuard==> agentd --> nginx (https), nghttpd (h2c), grpc (h2c)
 
 TLS with an https target is gatewayd's; the agent moves its bytes."""
 import concurrent.futures
 import hashlib
+import json
 import pathlib
 import subprocess
 
 import pytest
+
+from tests.lab import net
+from tests.lab.proc import patience
+from tests.lab.system import ROOT
 
 NGINX = """
 daemon off; master_process off; worker_processes 1; pid {d}/nginx.pid; error_log stderr;
@@ -78,6 +83,7 @@ def targets(system):
     s.start("nginx", s.net.agent, "nginx", "-c", d / "nginx.conf", "-p", d)
     s.start("nghttpd", s.net.agent, "nghttpd", "--no-tls", "--echo-upload", "--trailer=x-behind: yes", "-m", "20",
             "-d", d / "files", "8090")
+    s.start("grpc", s.net.agent, "/usr/bin/python3", ROOT / "tests/lab/grpcpeer.py", "serve", 8091).wait_log("grpc listens")
     ca = (s.dir / "ca.crt").read_text()
     nas = {"tlsServerName": "nas.local", "stripPath": True}
     for path, target, protocol, options in (
@@ -91,10 +97,12 @@ def targets(system):
             ("/address", "127.0.0.1:8446", "https", {"stripPath": True, "tlsCa": ca}),
             ("/plain", "127.0.0.1:8080", "https", {"tlsVerify": False}),
             ("/h2c", "127.0.0.1:8090", "h2c", {"stripPath": True}),
-            ("/no-h2c", "127.0.0.1:8080", "h2c", {"stripPath": True})):
+            ("/no-h2c", "127.0.0.1:8080", "h2c", {"stripPath": True}),
+            ("/Peer", "127.0.0.1:8091", "h2c", {})):
         s.create_tunnel(path=path, target=target, targetProtocol=protocol, options=options)
     s.wait_status(s.domain, "/any/said", 200)
     s.wait_status(s.domain, "/h2c/small", 200)
+    s.wait_status(s.domain, "/Peer/None", 200)
     yield s
 
 
@@ -207,6 +215,22 @@ def test_a_target_that_does_not_speak_h2c(targets):
     assert s.get("/no-h2c/").status == 502
     s.procs["gatewayd"].wait_log("no answer from the target")
     assert s.get("/h2c/small").status == 200
+
+
+def test_grpc(targets):
+    s = targets
+    out = json.loads(s.net.stranger.exec(
+        "timeout", str(patience(60)), "/usr/bin/python3", str(ROOT / "tests/lab/grpcpeer.py"), "call",
+        f"{net.GATEWAY}:443", s.domain, str(s.dir / "ca.crt")))
+    assert out["unary"][:3] == ["cba", "OK", "1"]
+    assert out["unary"][3]["x-last"] == "q" and out["unary"][3]["x-bytes-bin"] == "00ff"
+    assert out["big"]
+    assert out["failing"] == ["FAILED_PRECONDITION", "no – not now: ü"]
+    assert out["down"] == [2000, sum(len(f"{i}:") + i % 3000 for i in range(2000))]
+    assert out["up"] == "2000 2000000"
+    assert out["both"] and out["cancelled"] == ["tick"] * 3
+    assert out["deadline"] == "DEADLINE_EXCEEDED"
+    assert out["many"] == 300
 
 
 def test_targets_that_come_and_go(targets):
