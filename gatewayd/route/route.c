@@ -310,8 +310,11 @@ int route_set(struct route_table *t, const struct route_entry *in, struct km_err
 	HASH_FIND(by_tunnel, t->tunnels, in->tunnel, sizeof(in->tunnel), was);
 	struct domain *d = domain_get(t, in->domain);
 	struct entry *e = d ? entry_new(t, in, was) : NULL;
-	rc = e ? fits(d, e, was, err) : km_errtext_set(err, KM_ENOMEM, "%s: no memory", in->domain);
-	if (rc) {
+	if (!e) {
+		domain_done(t, d);
+		return km_errtext_set(err, KM_ENOMEM, "%s: no memory", in->domain);
+	}
+	if ((rc = fits(d, e, was, err))) {
 		entry_free(e);
 		domain_done(t, d);
 		return rc;
