@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "gatewayd/edge/body.h"
+#include "gatewayd/edge/heads.h"
 #include "libkm/base/err.h"
 #include <string.h>
 
@@ -31,29 +32,13 @@ static bool trailer_ok(const struct http_field *f)
 	return !f->hop && !f->head_only;
 }
 
-static int line_put(struct km_buf *out, struct http_str name, struct http_str value)
-{
-	uint8_t *p;
-	size_t n = name.n + value.n + 4;
-	int rc = km_buf_reserve(out, n, &p);
-	if (rc)
-		return rc;
-	memcpy(p, name.p, name.n);
-	memcpy(p + name.n, ": ", 2);
-	if (value.n)
-		memcpy(p + name.n + 2, value.p, value.n);
-	memcpy(p + n - 2, "\r\n", 2);
-	km_buf_commit(out, n);
-	return 0;
-}
-
 int body_trailer(struct body *b, struct http_str name, struct http_str value)
 {
 	size_t before = b->trailers.len;
 	struct http_field f;
 	if (!b->keep)
 		return 0;
-	int rc = line_put(&b->trailers, name, value);
+	int rc = heads_field(&b->trailers, name, value);
 	if (rc)
 		return rc;
 	struct http_str line = {(const char *)km_buf_head(&b->trailers) + before,
@@ -75,7 +60,7 @@ static int trailers_sift(struct body *b)
 	km_buf_init(&out, 2 * H1_TRAILER_MAX);
 	while (!rc && h1_field_next(&rest, &f))
 		if (trailer_ok(&f))
-			rc = line_put(&out, f.name, f.value);
+			rc = heads_field(&out, f.name, f.value);
 	km_buf_free(&b->trailers);
 	b->trailers = out;
 	return rc;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "gatewayd/edge/h2_head.h"
 #include "gatewayd/edge/h1.h"
+#include "gatewayd/edge/heads.h"
 #include <stddef.h>
 #include <string.h>
 
@@ -45,18 +46,10 @@ static void put(struct h2_head *h, struct km_buf *b, const char *p, size_t n)
 
 static void field_write(struct h2_head *h, struct http_str name, struct http_str value)
 {
-	uint8_t *p;
-	size_t n = name.n + value.n + 4;
-	if (km_buf_reserve(&h->text, n, &p)) {
+	if (heads_field(&h->text, name, value)) {
 		wrong(h, 500, "no memory");
 		return;
 	}
-	memcpy(p, name.p, name.n);
-	memcpy(p + name.n, ": ", 2);
-	if (value.n)
-		memcpy(p + name.n + 2, value.p, value.n);
-	memcpy(p + n - 2, "\r\n", 2);
-	km_buf_commit(&h->text, n);
 	h->fields++;
 }
 
@@ -68,8 +61,8 @@ static bool is(struct http_str s, const char *what, size_t n)
 
 static struct http_str pseudo(const struct h2_head *h, enum h2_pseudo id)
 {
-	return (struct http_str){(const char *)km_buf_head(&h->first) + h->pseudo[id].at,
-				 h->pseudo[id].n};
+	const char *p = (const char *)km_buf_head(&h->first);
+	return p ? (struct http_str){p + h->pseudo[id].at, h->pseudo[id].n} : (struct http_str){"", 0};
 }
 
 /* ---- what HTTP/1 cannot see ---- */
@@ -201,8 +194,8 @@ static void line_write(struct h2_head *h)
 
 /* ---- fields ---- */
 
-/* RFC 9113 section 8.3.1: Host says the same as :authority, or the request is malformed. True: it is
- * not to be written again. */
+/* RFC 9113 section 8.3.1: Host says the same as :authority, or the request is malformed. True: it
+ * is not to be written again. */
 static bool host_take(struct h2_head *h, struct http_str value)
 {
 	char host[HTTP_HOST_MAX + 1], other[HTTP_HOST_MAX + 1];
@@ -213,8 +206,8 @@ static bool host_take(struct h2_head *h, struct http_str value)
 	if (!h->pseudo[H2_AUTHORITY].given)
 		return false;
 	if (!http_host_normal(value, host, &port) ||
-	    !http_host_normal(pseudo(h, H2_AUTHORITY), other, &other_port) ||
-	    strcmp(host, other) || port != other_port)
+	    !http_host_normal(pseudo(h, H2_AUTHORITY), other, &other_port) || strcmp(host, other) ||
+	    port != other_port)
 		wrong(h, 400, "Host differs from :authority");
 	return true;
 }
@@ -275,9 +268,9 @@ static void extras_write(struct h2_head *h, bool body, const char *ws_key)
 				     upgrade = {"upgrade", 7}, websocket = {"websocket", 9},
 				     key = {"sec-websocket-key", 17};
 	if (h->crumbs)
-		field_write(h, cookie,
-			    (struct http_str){(const char *)km_buf_head(&h->cookies),
-					      h->cookies.len});
+		field_write(
+		    h, cookie,
+		    (struct http_str){(const char *)km_buf_head(&h->cookies), h->cookies.len});
 	if (h->pseudo[H2_PROTOCOL].given) {
 		field_write(h, connection, upgrade);
 		field_write(h, upgrade, websocket);

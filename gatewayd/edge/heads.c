@@ -98,6 +98,18 @@ static void put_addr(struct out *o, const struct km_addr *a)
 	}
 }
 
+int heads_field(struct km_buf *out, struct http_str name, struct http_str value)
+{
+	uint8_t *p;
+	size_t n = name.n + value.n + 4;
+	int rc = km_buf_reserve(out, n, &p);
+	if (rc)
+		return rc;
+	struct out o = {.b = out, .from = p, .at = p, .end = p + n};
+	put_field(&o, name, value);
+	return ended(&o);
+}
+
 /* ---- requests ---- */
 
 /* RFC 7239 section 6: the client's address, quoted and in brackets where it has colons. */

@@ -28,6 +28,10 @@ struct heads_response {
 int heads_response(struct km_buf *out, const struct http_response *r,
 		   const struct heads_response *how) __attribute__((warn_unused_result));
 
+/* Appends one line, "Name: value" CRLF, as it is. KM_ENOMEM, KM_ETOOBIG; then nothing is appended. */
+int heads_field(struct km_buf *out, struct http_str name, struct http_str value)
+    __attribute__((warn_unused_result));
+
 /* Appends an answer of the gateway's own: a short text (or HTML), or with `location` a redirect.
  * what: a few words (at most 300 bytes), NULL: the status's usual ones. A line's end follows them,
  * but not with status 200. page: the whole body in their place. */

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Can a stranger make gateway and target see different messages? (request smuggling, desync)
 
-    stranger --raw bytes or HTTP/2 frames--> gatewayd (wireguard = none) --> Recorder: agent and target in one, keeps every byte
+    stranger --raw bytes, HTTP/2 frames--> gatewayd (wireguard = none) --> Recorder: agent and target, keeps every byte
 
 Every request is either refused (400 or the like, and the connection ends; the target hears nothing) or reaches the
 target in one form, byte for byte that of the table; then a good request on the same connection gets its own answer. The
@@ -274,7 +274,7 @@ BAD_ANSWERS = [
     "HTTP/1.1 100 Continue\r\n\r\n" * 17 + OK, "HTTP/1.1 100 Continue\r\n\r\nx" + OK,
 ]
 # Bodies that break off or are malformed behind a good head: the client sees that something is missing.
-CUT_ANSWERS = [OK + TE + "\r\n" + c for c in CHUNKS if "8000000000000000" not in c] + [OK + "Content-Length: 9\r\n\r\nok", OK + TE + "\r\n5\r\nabc"]
+CUT_ANSWERS = [OK + TE + "\r\n" + c for c in CHUNKS] + [OK + "Content-Length: 9\r\n\r\nok", OK + TE + "\r\n5\r\nabc"]
 # (method, answer, the body that the client gets, trailers)
 STRAY_ANSWERS = [
     ("GET", OK + "Content-Length: 2\r\n\r\nok" + POISON, b"ok"),
