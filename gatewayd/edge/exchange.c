@@ -663,11 +663,12 @@ void exchange_late(struct exchange *x)
 static void on_total_late(struct timer *t)
 {
 	struct exchange *x = (struct exchange *)((char *)t - offsetof(struct exchange, total));
+	x->error = "request took too long";
 	if (x->answer_begun)
 		x->front->cut(x);
 	else if (!x->req.done && x->up && !x->up->out.len)
 		exchange_answer(x, 408, NULL, true);
 	else
-		fail(x, 504, "request took too long");
+		fail(x, 504, x->error);
 	x->front->drive(x);
 }
