@@ -71,6 +71,8 @@ def _folder(system, name):
     folder = system.dir / name
     (folder / "files").mkdir(parents=True, exist_ok=True)
     (folder / "files" / "pattern").write_bytes(PATTERN)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755)  # whatever the umask: the servers serve as nobody
     os.utime(folder / "files" / "pattern", (1_700_000_000, 1_700_000_000))
     return folder
 
@@ -92,12 +94,14 @@ def start_nginx(system, port):
     folder = _folder(system, "nginx")
     conf = folder / "nginx.conf"
     conf.write_text(NGINX.format(dir=folder, port=port))
-    return _listens(system, system.start("nginx", system.net.agent, "nginx", "-c", conf, "-p", folder), port)
+    nginx = system.start("nginx", system.net.agent, "nginx", "-e", "stderr", "-c", conf, "-p", folder)
+    return _listens(system, nginx, port)
 
 
 def start_apache(system, port):
     folder = _folder(system, "apache")
     (folder / "cgi").mkdir(exist_ok=True)
+    (folder / "cgi").chmod(0o755)
     os.mkfifo(folder / "fifo")
     os.chmod(folder / "fifo", 0o666)
     for name, text in CGI.items():
