@@ -100,6 +100,14 @@ def test_a_request(logged):
     assert SECRET not in logged.access.path.read_text()
 
 
+def test_http2(logged):
+    logged.net.stranger.exec("curl", "-sSf", "--http2", "--cacert", str(logged.dir / "ca.crt"), "-A", "two", "-o", "/dev/null",
+                             f"https://{logged.domain}/over?two")
+    e = logged.access.entry("/over?two")
+    assert (e["version"], e["status"], e["user_agent"], e["bytes_out"]) == ("HTTP/2", 200, "two", 6)
+    assert e["tls"] == "TLSv1.3" and e["tunnel"] == logged.tunnel["id"]
+
+
 def test_own_answers(logged):
     host = logged.domain.encode()
     assert b" 301 " in plain(logged, b"GET /moved?1 HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
