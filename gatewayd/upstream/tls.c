@@ -258,7 +258,10 @@ enum up_tls_reason up_tls_why(SSL *ssl, struct km_errtext *err)
 	if (SSL_get_verify_mode(ssl) != SSL_VERIFY_NONE && verdict != X509_V_OK)
 		return certificate_why(ssl, verdict, err);
 	if (!e || ERR_GET_REASON(e) == SSL_R_UNEXPECTED_EOF_WHILE_READING) {
-		km_errtext_set(err, 0, "closed in the TLS handshake");
+		km_errtext_set(
+		    err, 0,
+		    "closed in the TLS handshake: is the target there, and does it speak "
+		    "TLS?");
 		return UP_TLS_CLOSED;
 	}
 	if (ERR_GET_REASON(e) == SSL_R_WRONG_VERSION_NUMBER ||
