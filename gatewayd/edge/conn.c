@@ -82,7 +82,6 @@ void conn_new(struct worker *w, int fd, const struct sockaddr *sa, const struct 
 	c->timer.fired = on_late;
 	km_buf_init(&c->in, w->sh->buf_max);
 	km_buf_init(&c->out, w->sh->buf_max);
-	exchange_init(&c->x, c, &front_h1, &c->in, &c->out, &c->timer);
 	DL_APPEND(w->conns, c);
 	km_metric_add(w->sh->m_accepted, 1);
 	km_metric_add(w->sh->m_conns, 1);
@@ -90,6 +89,29 @@ void conn_new(struct worker *w, int fd, const struct sockaddr *sa, const struct 
 	first_state(c, l);
 	if (c->state == CONN_OVER)
 		conn_free(c);
+}
+
+bool conn_exchange(struct conn *c)
+{
+	if (c->x)
+		return true;
+	c->x = malloc(sizeof(*c->x)); /* of calloc the C library keeps no quick list */
+	if (!c->x) {
+		conn_over(c, false);
+		return false;
+	}
+	memset(c->x, 0, sizeof(*c->x));
+	exchange_init(c->x, c, &front_h1, &c->in, &c->out, &c->timer);
+	return true;
+}
+
+void conn_exchange_free(struct conn *c)
+{
+	if (!c->x)
+		return;
+	exchange_drop(c->x, true);
+	free(c->x);
+	c->x = NULL;
 }
 
 /* The handshake waits no longer, for better or worse. */
@@ -109,7 +131,9 @@ static void conn_free(struct conn *c)
 	struct worker *w = c->w;
 	wait_end(c);
 	timer_stop(&w->timers, &c->timer);
-	exchange_drop(&c->x, c->polite);
+	if (c->x)
+		exchange_drop(c->x, c->polite);
+	free(c->x);
 	h2_free(c, c->polite);
 	io_close(&c->io, c->polite);
 	tls_peer_clear(&c->peer);
@@ -245,7 +269,7 @@ static void on_late(struct timer *t)
 	struct conn *c = (struct conn *)((char *)t - offsetof(struct conn, timer));
 	switch (c->state) {
 	case CONN_EXCHANGE:
-		exchange_late(&c->x);
+		exchange_late(c->x);
 		break;
 	case CONN_H2:
 		h2_late(c);
@@ -296,7 +320,7 @@ static bool step(struct conn *c)
 	case CONN_HEAD:
 		return h1_head_step(c);
 	case CONN_EXCHANGE:
-		return exchange_step(&c->x);
+		return exchange_step(c->x);
 	case CONN_H2:
 		return h2_step(c);
 	case CONN_PASS:

@@ -117,13 +117,17 @@ struct conn {
 	struct timer timer;
 	struct h1_conn h1;
 	struct h2 *h2;     /* with CONN_H2 */
-	struct exchange x; /* HTTP/1's, one after another; passthrough's */
+	struct exchange *x; /* HTTP/1's, one after another; passthrough's; NULL: idle, or not yet */
 	struct conn *prev, *next, *later_next;
 	struct conn *wait_prev, *wait_next;
 };
 
 /* conn.c: takes over an accepted descriptor (closes it when there is no memory). */
 void conn_new(struct worker *w, int fd, const struct sockaddr *sa, const struct listener *l);
+/* conn.c: makes c->x, where there is none. False: no memory, and c is over. */
+bool conn_exchange(struct conn *c);
+/* conn.c: an idle connection keeps none. */
+void conn_exchange_free(struct conn *c);
 /* conn.c: whose it is has become clear: TLS, or the first request. */
 void conn_begin(struct conn *c);
 /* conn.c: counts it as one of its address; false: those are too many, and it is over. */

@@ -131,7 +131,8 @@ const struct front front_h1 = {
 static void refuse(struct conn *c, int status, const char *why)
 {
 	c->h1.keep_alive = false;
-	request_refuse(&c->x, status, why);
+	if (conn_exchange(c))
+		request_refuse(c->x, status, why);
 }
 
 static void on_head(struct conn *c, size_t n)
@@ -139,6 +140,8 @@ static void on_head(struct conn *c, size_t n)
 	struct worker *w = c->w;
 	struct http_request *r = &w->req;
 	const char *why;
+	if (!conn_exchange(c))
+		return;
 	km_metric_add(w->sh->m_requests, 1);
 	int status =
 	    h1_request_parse(r, (const char *)km_buf_head(&c->in), n, &w->sh->limits, &why);
@@ -149,7 +152,7 @@ static void on_head(struct conn *c, size_t n)
 	c->h1.minor = r->minor;
 	c->h1.keep_alive = r->keep_alive;
 	c->state = CONN_EXCHANGE;
-	request_serve(&c->x, r);
+	request_serve(c->x, r);
 	km_buf_consume(&c->in, n);
 	c->h1.scan_at = 0;
 	c->h1.skipped = false;
@@ -165,11 +168,12 @@ static void skip_empty_line(struct conn *c)
 	h->skipped = true;
 }
 
-/* Nothing is at hand: an idle connection keeps no buffers. */
+/* Nothing is at hand: an idle connection keeps neither buffers nor an exchange. */
 static void on_quiet(struct conn *c)
 {
 	km_buf_free(&c->in);
 	km_buf_free(&c->out);
+	conn_exchange_free(c);
 	if (c->timer.kind == TIMER_BODY || !c->timer.on)
 		timer_set(&c->w->timers, &c->timer, c->w->draining ? TIMER_LINGER : TIMER_IDLE,
 			  c->w->now);
@@ -206,8 +210,8 @@ static bool out_flush(struct conn *c)
 	enum io_got got = io_write(&c->io, &c->out, &n);
 	if (got == IO_BYTES)
 		timer_set(&c->w->timers, &c->timer, TIMER_BODY, c->w->now);
-	patience_sent(&c->x, n);
-	if (got == IO_BROKEN || !patience_out(&c->x))
+	patience_sent(c->x, n);
+	if (got == IO_BROKEN || !patience_out(c->x))
 		conn_over(c, false);
 	return got == IO_BYTES;
 }
@@ -243,7 +247,7 @@ bool h1_head_step(struct conn *c)
 
 void h1_head_late(struct conn *c)
 {
-	if (c->out.len && patience_stalled(&c->x))
+	if (c->out.len && patience_stalled(c->x))
 		timer_set(&c->w->timers, &c->timer, TIMER_BODY, c->w->now);
 	else if (c->out.len)
 		conn_over(c, false);

@@ -12,7 +12,7 @@
 
 static void pass_failed(struct conn *c, const char *why)
 {
-	exchange_failed(&c->x, 0, why);
+	exchange_failed(c->x, 0, why);
 	conn_over(c, false);
 }
 
@@ -23,7 +23,7 @@ static void pass_begin(struct conn *c)
 	    .src = c->addr, .src_port = c->port, .dst = c->local, .dst_port = c->local_port};
 	struct sockaddr_storage ss;
 	socklen_t len = sizeof(ss);
-	exchange_hold(&c->x);
+	exchange_hold(c->x);
 	c->state = CONN_PASS;
 	km_metric_add(c->w->sh->m_passed, 1);
 	if (!client.dst.family &&
@@ -32,7 +32,7 @@ static void pass_begin(struct conn *c)
 		pass_failed(c, strerror(errno));
 		return;
 	}
-	int rc = pool_dial(c->w->pool, &c->x.route, &client, &c->x, &c->x.up);
+	int rc = pool_dial(c->w->pool, &c->x->route, &client, c->x, &c->x->up);
 	if (rc)
 		pass_failed(c, rc == KM_EFULL ? "the target has as many connections as it may"
 					      : km_why(rc));
@@ -44,7 +44,7 @@ static void pass_begin(struct conn *c)
  * OpenSSL's callback, which refuses it as it does an unknown name. */
 static bool passes(struct conn *c, const char *sni)
 {
-	struct route *r = &c->x.route;
+	struct route *r = &c->x->route;
 	if (!sni[0] || !route_find(c->w->sh->routes, sni, r))
 		return false;
 	if (r->tls == ROUTE_TLS_PASSTHROUGH && r->enabled)
@@ -57,7 +57,7 @@ bool peek_step(struct conn *c)
 {
 	uint8_t bytes[HELLO_PEEK_MAX];
 	char sni[HTTP_HOST_MAX + 1];
-	if (!c->io.can_read)
+	if (!c->io.can_read || !conn_exchange(c))
 		return false;
 	ssize_t n = recv(io_fd(&c->io), bytes, sizeof(bytes), MSG_PEEK);
 	if (n < 0 && errno == EINTR)
@@ -108,15 +108,15 @@ static bool way(struct conn *c, struct io *from, struct io *to, struct km_buf *b
 static bool connect_step(struct conn *c)
 {
 	struct km_errtext why;
-	if (pool_connect_check(c->x.up, c->w->now, &why))
+	if (pool_connect_check(c->x->up, c->w->now, &why))
 		pass_failed(c, why.text);
-	return c->x.up->connected;
+	return c->x->up->connected;
 }
 
 bool pass_step(struct conn *c)
 {
-	struct up *u = c->x.up;
-	struct exchange *x = &c->x;
+	struct up *u = c->x->up;
+	struct exchange *x = c->x;
 	if (x->lost) {
 		conn_over(c, false);
 		return false;
@@ -143,7 +143,7 @@ bool pass_step(struct conn *c)
 
 void pass_late(struct conn *c)
 {
-	if (c->x.up->connected)
+	if (c->x->up->connected)
 		conn_over(c, false);
 	else
 		pass_failed(c, "connection to the agent took too long");

@@ -36,6 +36,7 @@ static int refuse(struct tls *t, struct tls_peer *peer, enum refusal why, const 
 	    [NO_CHALLENGE] = "tls refused, no such challenge",
 	    [NO_ROOM] = "tls refused, too many wait for a certificate",
 	};
+	const char *sni = peer->sni ? peer->sni : "";
 	uint32_t held;
 	peer->refused = true;
 	*alert = why == NO_CHALLENGE ? SSL_AD_NO_APPLICATION_PROTOCOL : SSL_AD_UNRECOGNIZED_NAME;
@@ -43,9 +44,9 @@ static int refuse(struct tls *t, struct tls_peer *peer, enum refusal why, const 
 	if (!km_log_allow(&t->refused_log[why], km_now_ms(), 5, 10000, &held))
 		return SSL_CLIENT_HELLO_ERROR;
 	if (why == NO_CERTIFICATE)
-		km_warn(events[why], km_ks("sni", peer->sni), km_ks("why", text), km_ki("held", held));
+		km_warn(events[why], km_ks("sni", sni), km_ks("why", text), km_ki("held", held));
 	else
-		km_info(events[why], km_ks("sni", peer->sni), km_ki("held", held));
+		km_info(events[why], km_ks("sni", sni), km_ki("held", held));
 	return SSL_CLIENT_HELLO_ERROR;
 }
 
@@ -106,6 +107,14 @@ static int certificate_wait(struct tls *t, struct tls_peer *peer, const struct r
 	}
 }
 
+static bool sni_take(SSL *ssl, struct tls_peer *peer)
+{
+	char sni[ROUTE_DOMAIN_MAX + 1];
+	free(peer->sni);
+	peer->sni = hello_sni(ssl, sni) ? strdup(sni) : NULL;
+	return peer->sni;
+}
+
 /* Called again after SSL_CLIENT_HELLO_RETRY, with the same ClientHello; and for the second one after a
  * HelloRetryRequest, when all is decided. Sessions that are resumed come through here too: a name that
  * is served no more is refused whatever ticket is brought. */
@@ -118,7 +127,7 @@ static int on_client_hello(SSL *ssl, int *alert, void *arg)
 
 	if (peer->cert || peer->challenge)
 		return SSL_CLIENT_HELLO_SUCCESS;
-	if (!hello_sni(ssl, peer->sni))
+	if (!sni_take(ssl, peer))
 		return refuse(t, peer, NO_NAME, NULL, alert);
 	if (hello_asks_challenge(ssl))
 		return challenge_answer(t, ssl, peer, alert);
@@ -273,6 +282,7 @@ void tls_free(struct tls *t)
 
 void tls_peer_clear(struct tls_peer *peer)
 {
+	free(peer->sni);
 	cert_put(peer->cert);
 	X509_free(peer->challenge_cert);
 	EVP_PKEY_free(peer->challenge_key);

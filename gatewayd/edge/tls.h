@@ -27,7 +27,7 @@ void tls_free(struct tls *t);
 
 /* What a connection's handshake has found. */
 struct tls_peer {
-	char sni[ROUTE_DOMAIN_MAX + 1]; /* "" until the ClientHello has come */
+	char *sni;              /* NULL until the ClientHello has come */
 	struct cert *cert;              /* give back with cert_put */
 	bool refused;                   /* unknown or missing name: the alert was sent */
 	uint8_t tunnel[16];             /* whose name it is, with cert */

@@ -19,6 +19,7 @@
 #define SPARE_PART 16
 #define TICK_MS 100
 #define COMMANDS 64
+#define KEEP_BLOCKS 16 /* buffers for the next request or answer, of each size */
 #define PING_MS 310000 /* servers of gRPC bear a ping of an idle client in 5 minutes */
 
 enum command_kind {
@@ -325,6 +326,7 @@ static void *run(void *arg)
 {
 	struct worker_thread *t = arg;
 	urcu_memb_register_thread();
+	km_buf_keep(KEEP_BLOCKS);
 	int64_t tick = km_now_ms() + TICK_MS;
 	while (!t->stopped) {
 		int64_t left = tick - km_now_ms();
@@ -339,6 +341,8 @@ static void *run(void *arg)
 	cut(t);
 	pool_free(t->w.pool);
 	t->w.pool = NULL;
+	km_buf_free(&t->w.head);
+	km_buf_keep(0);
 	io_thread_end();
 	urcu_memb_unregister_thread();
 	return NULL;

@@ -9,6 +9,45 @@
 
 #define FIRST_CAP 256
 
+/* Blocks of the sizes that readers ask for, on their way from one buffer to the next: malloc has no quick
+ * list of such. */
+#define KEPT_MAX 32
+static const size_t kept_sizes[] = {16384, 65536};
+static _Thread_local struct {
+	size_t most, n[2];
+	uint8_t *blocks[2][KEPT_MAX];
+} kept;
+
+void km_buf_keep(size_t blocks)
+{
+#ifdef __SANITIZE_ADDRESS__
+	blocks = 0; /* it wants to see each of them freed */
+#endif
+	kept.most = blocks < KEPT_MAX ? blocks : KEPT_MAX;
+	for (size_t i = 0; i < 2; i++)
+		while (kept.n[i] > kept.most)
+			free(kept.blocks[i][--kept.n[i]]);
+}
+
+static void block_give(uint8_t *data, size_t cap)
+{
+	for (size_t i = 0; i < 2; i++) {
+		if (cap == kept_sizes[i] && kept.n[i] < kept.most) {
+			kept.blocks[i][kept.n[i]++] = data;
+			return;
+		}
+	}
+	free(data);
+}
+
+static uint8_t *block_take(size_t cap)
+{
+	for (size_t i = 0; i < 2; i++)
+		if (cap == kept_sizes[i] && kept.n[i])
+			return kept.blocks[i][--kept.n[i]];
+	return malloc(cap);
+}
+
 void km_buf_init(struct km_buf *b, size_t max)
 {
 	*b = (struct km_buf){.max = max};
@@ -16,7 +55,8 @@ void km_buf_init(struct km_buf *b, size_t max)
 
 void km_buf_free(struct km_buf *b)
 {
-	free(b->data);
+	if (b->data)
+		block_give(b->data, b->cap);
 	km_buf_init(b, b->max);
 }
 
@@ -46,7 +86,7 @@ static int grow(struct km_buf *b, size_t need)
 		cap = b->max;
 	if (cap <= b->cap)
 		return 0;
-	data = realloc(b->data, cap);
+	data = b->data ? realloc(b->data, cap) : block_take(cap);
 	if (!data)
 		return KM_ENOMEM;
 	b->data = data;
