@@ -41,6 +41,7 @@ typedef struct {
 		HASH_FIND(hh, head, key, len, out);                                                \
 	} while (0)
 #define HASH_ADD_KEYPTR_BYHASHVALUE(hh, head, key, len, value, add) HASH_ADD(hh, head, key, len, add)
+#define HASH_ADD_BYHASHVALUE(hh, head, field, len, value, add) HASH_ADD(hh, head, field, len, add)
 #define HASH_SORT(head, cmp) ((void)(cmp))
 #define HASH_DELETE(hh, head, del)                                                                 \
 	do {                                                                                       \
