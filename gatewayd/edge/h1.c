@@ -378,6 +378,22 @@ static bool upgrade_ok(const struct said *s)
 	       strncasecmp(s->upgrade.p, "http", 4) && strncasecmp(s->upgrade.p, "tls", 3);
 }
 
+/* Servers differ about white space around what frames a request: only spaces before it are taken.
+ * (Targets may be careless: their answers are framed by what is meant.) */
+static bool tight(struct http_str value)
+{
+	const char *before = value.p - 1;
+	while (*before == ' ')
+		before--;
+	return *before == ':' && value.p[value.n] == '\r';
+}
+
+static bool framing_tight(const struct said *s)
+{
+	return (!s->content_length.n || tight(s->content_length)) &&
+	       (!s->transfer_encoding.n || tight(s->transfer_encoding));
+}
+
 int h1_request_parse(struct http_request *r, const char *p, size_t n, const struct http_limits *lim,
 		     const char **why)
 {
@@ -395,6 +411,10 @@ int h1_request_parse(struct http_request *r, const char *p, size_t n, const stru
 		status = host_read(r, &s, absolute, why);
 	if (!status)
 		status = framing_read(&s, r->minor, &r->body, &r->length, why);
+	if (!status && !framing_tight(&s)) {
+		status = 400;
+		*why = "white space around Content-Length or Transfer-Encoding";
+	}
 	if (!status)
 		status = expect_read(r, &s, why);
 	if (status)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Can a stranger make gateway and target see different messages? (request smuggling, desync)
 
-    stranger --raw bytes, HTTP/2 frames--> gatewayd (wireguard = none) --> Recorder: agent and target, keeps every byte
+    stranger --raw bytes, HTTP/2 frames--> gatewayd (wireguard = none) --> Recorder: agent and target,
+        keeps every byte
 
 Every request is either refused (400 or the like, and the connection ends; the target hears nothing) or reaches the
 target in one form, byte for byte that of the table; then a good request on the same connection gets its own answer. The
@@ -85,7 +86,8 @@ FIELDS = [
 ]
 
 LENGTHS = [
-    "", "-0", "+0", "-5", "+5", "0x5", "5 5", "5,5", "5, 5", "5, 6", "5,", ",5", "5;", "5.0", "5e0", "0b1", "1_0",
+    "\t5", " \t 5", "5 ", "5\t", "", "-0", "+0", "-5", "+5", "0x5", "5 5", "5,5", "5, 5", "5, 6", "5,", ",5", "5;",
+    "5.0", "5e0", "0b1", "1_0",
     "\"5\"", "'5'",
     "5\x0b", "\x0c5", "5\0", "\xb5", "５", "9223372036854775808", "18446744073709551616", "18446744073709551621",
     "99999999999999999999999999", "chunked", "5\r\nContent-Length: 5", "5\r\nContent-Length: 6",
@@ -98,7 +100,8 @@ LENGTHS = [
 ]
 
 CODINGS = [
-    "", "chunked, chunked", "chunked,chunked", "chunked,", ",chunked", ", chunked", "gzip, chunked", "chunked, gzip",
+    "\tchunked", " \t chunked", "chunked ", "chunked\t", "", "chunked, chunked", "chunked,chunked", "chunked,",
+    ",chunked", ", chunked", "gzip, chunked", "chunked, gzip",
     "chunked, identity",
     "identity, chunked", "chunked;q=1", "chunked; x", "\"chunked\"", "'chunked'\x0b", "chunked\x0b", "\x0bchunked",
     "\x0cchunked",
@@ -212,14 +215,14 @@ PASSED = [
     (GET + "Content-Length: 5\r\n\r\nabcde", on(X, framing=FIVE, body=b"abcde")),
     (POST + "Content-Length: 0\r\n\r\n", on(PX, framing="Content-Length: 0\r\n")),
     (POST + "\r\n", on(PX)),
-    (POST + "Content-Length:\t0005 \r\n\r\nabcde", on(PX, framing=FIVE, body=b"abcde")),
+    (POST + "Content-Length:   0005\r\n\r\nabcde", on(PX, framing=FIVE, body=b"abcde")),
     (POST + "content-length: 5\r\nContent_Length: 9\r\n\r\nabcde", on(PX, framing=FIVE, body=b"abcde")),
     (POST + "Connection: Content-Length\r\nContent-Length: 5\r\n\r\nabcde", on(PX, framing=FIVE, body=b"abcde")),
     (POST + "Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 5\r\n\r\nabcde",
      on(PX, framing=FIVE, body=b"abcde")),
     (POST + f"Content-Length: {len(SMUGGLED)}\r\n\r\n{SMUGGLED}",
      on(PX, framing=f"Content-Length: {len(SMUGGLED)}\r\n", body=SMUGGLED.encode())),
-    (POST + "Transfer-Encoding:\tChunked \r\n\r\n5\r\nabcde\r\n0\r\n\r\n", on(PX, framing=TE, body=b"abcde")),
+    (POST + "Transfer-Encoding:Chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n", on(PX, framing=TE, body=b"abcde")),
     (POST + "Connection: Transfer-Encoding\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n",
      on(PX, framing=TE, body=b"abcde")),
     (CHUNKED + "0\r\n\r\n", on(PX, framing=TE)),
@@ -679,7 +682,8 @@ H2_REFUSED = [(get((n, v)), None, None) for n, v in [
     (post(("content-length", "5"), ("transfer-encoding", "chunked")), b"0\r\n\r\n", None),
     (post(("transfer-encoding", "chunked")), b"0\r\n\r\n" + SMUGGLED2.encode(), None),
 ] + [(post(), b"abcde", [t]) for t in [
-    ("content-length", "9"), (":path", "/y"), ("A", "b"), ("a", "b\r\nc: d"), ("a", "b\n"), ("a b", "c"), ("a:b", "c"),
+    ("content-length", "9"), (":path", "/y"), ("A", "b"), ("a", "b\r\nc: d"), ("a", "b\n"), ("a b", "c"),
+    ("a:b", "c"),
     ("connection", "close"), ("transfer-encoding", "chunked"), ("", "b"), ("a", "b\0"), ("a\r\nb", "c"),
 ]]
 
@@ -812,5 +816,4 @@ def test_http_2_body_where_none_was_declared(gw):
     assert c.outcome(1)[0] != 200
     c.good(3)
     c.sock.close()
-    assert gw.recorder.got[-1] == GOOD2_GOT
-    assert gw.recorder.got[:-1] in ([], [expected(on2(PX, framing="Content-Length: 0\r\n"), "https")])
+    assert set(gw.recorder.got) - {expected(on2(PX, framing="Content-Length: 0\r\n"), "https")} == {GOOD2_GOT}
