@@ -48,6 +48,7 @@ struct access_log {
 	ino_t ino;
 	bool torn; /* the last line that went there has no end */
 	int64_t looked_ms;
+	int open_error; /* the errno of the last try to open it */
 	struct access_lane lanes[];
 };
 
@@ -98,11 +99,14 @@ static bool file_ready(struct access_log *log, int64_t now)
 		log->looked_ms = now;
 	if (log->fd >= 0 && (anew || (look && !file_there(log))))
 		closed(log);
-	if (log->fd < 0 && !look) {
-		errno = ENOENT;
-		return false;
-	}
-	return log->fd >= 0 || file_open(log);
+	if (log->fd >= 0)
+		return true;
+	if (look && file_open(log))
+		return true;
+	if (look)
+		log->open_error = errno;
+	errno = log->open_error;
+	return false;
 }
 
 static size_t count_lines(const char *p, size_t n)
