@@ -197,6 +197,17 @@ def test_h2c(targets):
     conn.close()
 
 
+def test_a_load_of_http_2_on_both_sides(targets):
+    """What many clients ask for at once goes over few connections, and none of it is lost."""
+    s = targets
+    before = metric(s, "kakuremichi_upstream_connections_total")
+    out = s.net.stranger.exec("h2load", "-n2000", "-c4", "-m32", f"https://{s.domain}/h2c/small")
+    assert "2000 succeeded, 0 failed, 0 errored" in out and "status codes: 2000 2xx" in out, out
+    assert metric(s, "kakuremichi_upstream_connections_total") - before <= 16
+    out = s.net.stranger.exec("h2load", "-n2000", "-c4", "-m32", f"https://{s.domain}/pinned/small")
+    assert "status codes: 2000 2xx" in out, out
+
+
 def test_trailers_of_h2c_reach_who_wants_them(targets):
     s = targets
     out = s.net.stranger.exec("nghttp", "-nv", f"https://{s.domain}/h2c/small")
