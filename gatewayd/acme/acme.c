@@ -9,7 +9,7 @@
 #include <string.h>
 #include <utlist.h>
 
-#define QUIET_S 5
+#define QUIET_S 10
 #define STAGING "https://acme-staging-v02.api.letsencrypt.org/directory"
 #define EVERY_S 10          /* what is not urgent */
 #define TIDY_MS 3600000

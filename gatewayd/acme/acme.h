@@ -47,7 +47,7 @@ int acme_start(struct acme **out, const struct acme_opts *o, struct km_errtext *
 void acme_free(struct acme *a);
 /* The end is near: no further order is made. done(arg) is called once, perhaps before this returns, when the
  * answer to each that was asked for has come and is remembered, so that the next start makes none twice; at
- * the latest after 5 s. What is under way goes on until acme_free. a may be NULL. */
+ * the latest after 10 s. What is under way goes on until acme_free. a may be NULL. */
 void acme_quiet(struct acme *a, void (*done)(void *arg), void *arg);
 /* A challenge has been answered (challenges_new). Any thread, as long as acme_free has not been called. */
 void acme_served(struct acme *a, const char *token);
