@@ -172,6 +172,14 @@ static bool input(struct h2 *h)
 
 /* ---- out ---- */
 
+/* One of the worker's blocks, rather than growing frame by frame. */
+static int out_add(struct km_buf *out, const uint8_t *p, size_t n)
+{
+	uint8_t *room;
+	int rc = out->cap ? 0 : km_buf_reserve(out, CONN_HIGH, &room);
+	return rc ? rc : km_buf_add(out, p, n);
+}
+
 /* What the session has to say goes behind what already waits, up to CONN_HIGH. */
 static void pump(struct h2 *h)
 {
@@ -181,7 +189,7 @@ static void pump(struct h2 *h)
 		ssize_t n = nghttp2_session_mem_send(h->s, &p);
 		if (n == 0)
 			return;
-		if (n < 0 || km_buf_add(&c->out, p, (size_t)n)) {
+		if (n < 0 || out_add(&c->out, p, (size_t)n)) {
 			conn_over(c, false);
 			return;
 		}

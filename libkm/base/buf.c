@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FIRST_CAP 256
+#define FIRST_CAP 1024 /* a usual head; the C library has quick lists up to here */
 
 /* Blocks of the sizes that readers ask for, on their way from one buffer to the next: malloc has no quick
  * list of such. */
