@@ -7,6 +7,7 @@ several addresses. Exit status 1 when a request fails.
 usage: connections.py [--build DIR] [--json FILE] [--only NAME,...] [--idle N] [--active N] [--rate N] [--seconds S]
 """
 import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -22,7 +23,9 @@ import edge
 from edge import DOMAIN, PORT
 
 EACH = 800  # idle connections of one address
-SETTLE = 5  # seconds in which the active ones open
+AT_ONCE = 32  # of them that are being opened
+OPENING = 8  # seconds in which the active ones open
+SETTLE = 12
 
 
 class Gatewayd(edge.Gatewayd):
@@ -47,19 +50,20 @@ def idle_ones(n, before=0):
     """n connections, each after one request, behind so many before."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    conns = []
-    for i in range(n):
-        raw = socket.create_connection(("127.0.0.1", PORT), 20, (f"127.0.1.{1 + (before + i) // EACH}", 0))
+
+    def one(i):
+        raw = socket.create_connection(("127.0.0.1", PORT), 60, (f"127.0.1.{1 + i // EACH}", 0))
         s = context.wrap_socket(raw, server_hostname=DOMAIN)
         ask(s)
-        conns.append(s)
-    return conns
+        return s
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(one, range(before, before + n)))
 
 
 def active(args):
     """p99 in ms of requests in so many connections at once, once these are all open."""
     with tempfile.NamedTemporaryFile() as f:
-        edge.h2load("-c", args.active, "-n", args.rate * (args.seconds + SETTLE),
+        edge.h2load("-c", args.active, "-r", args.active // OPENING, "-n", args.rate * (args.seconds + SETTLE),
                     f"--rps={args.rate / args.active:.3f}", f"--log-file={f.name}")
         log = [[int(n) for n in line.split()[:3]] for line in open(f.name)]
     begin = min(at for at, _, _ in log) + SETTLE * 1000000
@@ -79,8 +83,9 @@ def turn(cls, args, tmp):
         kib = (p.rss_kib() - before) / (args.idle - args.idle // 10)
         beside = active(args)
         peak = p.rss_kib()
+        with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(ask, conns))
         for s in conns:
-            ask(s)
             s.close()
         alone = active(args)
     shutil.rmtree(d)
