@@ -6,6 +6,7 @@ import hashlib
 import json
 import select
 import socket
+import ssl
 import threading
 import uuid
 
@@ -20,8 +21,9 @@ import test_edge as base
 from test_edge import Client, Gone
 
 MAX = 3
-IDS = {n: uuid.UUID(base.TUNNEL[n]).bytes for n in ("hello.test", "other.test", "off.test")}
+IDS = {n: uuid.UUID(base.TUNNEL[n]).bytes for n in ("hello.test", "other.test", "off.test", "nocert.test")}
 OPTIONS = {"hello.test": {"options": {"maxConnections": MAX}},
+           "nocert.test": {"tls": "passthrough", "options": {"maxConnections": 1}},
            "off.test": {"targetProtocol": "h2c", "options": {"maxConnections": 1}}}
 
 
@@ -57,6 +59,17 @@ class Agent(base.Agent):
         self.h2_plan = []  # what to do with the next requests over HTTP/2
         super().__init__()
 
+    def header(self, s):
+        """Passthrough's names the client's addresses before the rest."""
+        head = s.exactly(16)
+        skip = {0x11: 12, 0x21: 36}.get(head[13], 0) if head[12] == 0x21 else 0
+        rest = s.exactly(base.struct.unpack("!H", head[14:])[0])[skip:]
+        info = {"command": head[12]}
+        while rest:
+            kind, n = base.struct.unpack("!BH", rest[:3])
+            info[kind], rest = rest[3:3 + n], rest[3 + n:]
+        return info
+
     def serve(self, sock):
         with sock, contextlib.suppress(Gone, OSError):
             s = base.Stream(sock)
@@ -70,6 +83,9 @@ class Agent(base.Agent):
             try:
                 if tunnel == IDS["off.test"]:
                     H2(self, s, info).run()
+                elif tunnel == IDS["nocert.test"]:
+                    while True:
+                        s.more()
                 else:
                     while self.request(s, info):
                         pass
@@ -340,6 +356,31 @@ def test_upgraded_connections_count(gateway, agent, gate):
     assert one.statuses() == [200]
     for c in raw:
         c.sock.close()
+
+
+def hello(g, name):
+    """A connection with a ClientHello that nobody answers."""
+    out = ssl.MemoryBIO()
+    tls = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), out, server_hostname=name)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    s = socket.create_connection(("127.0.0.1", g.https), timeout=20)
+    s.sendall(out.read())
+    return s
+
+
+def test_passthrough_has_a_maximum_without_a_queue(gateway, agent):
+    ids = IDS["nocert.test"]
+    first = hello(gateway, "nocert.test")
+    gateway.until(lambda: agent.open.get(ids) == 1)
+    with hello(gateway, "nocert.test") as second:
+        with contextlib.suppress(ConnectionResetError):
+            assert second.recv(1) == b""
+    gateway.wait_log("the target has as many connections as it may")
+    first.close()
+    gateway.until(lambda: agent.open[ids] == 0)
+    with hello(gateway, "nocert.test"):
+        gateway.until(lambda: agent.open[ids] == 1)
 
 
 # ---- once more ----------------------------------------------------------------------------------
