@@ -221,6 +221,11 @@ $(BUILD)/bench-certs $(BUILD)/bench-heads: $(BUILD)/bench-%: $(OBJ)/tests/bench/
 bench-heads: $(BUILD)/bench-heads
 	$(BUILD)/bench-heads
 
+# What nginx, haproxy, h2o and caddy make of the requests of tests/e2e/test_desync.py.
+bench-strict: all
+	@sh packaging/setup.sh build check bench
+	/usr/bin/python3 -B tests/bench/strict.py --build $(BUILD)
+
 # Streams through the engine while peers come and go beside them, at real time; a stall above 1 s fails it.
 SOAK_TIME ?= 3600
 SOAK_SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
@@ -279,6 +284,6 @@ install: all
 clean:
 	rm -rf build
 .SECONDARY:
-.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-wg-sanitized wg-load check-e2e check-bulk check-vm soak-vm bench-wg bench-handshake bench-edge bench-tunnel bench-slow bench-connections testssl bench-sni bench-peers bench-certs bench-heads soak-wg soak-acme soak-upload lint \
+.PHONY: all unit clean deps demo check check-unit check-tsan tsan-run check-wg-sanitized wg-load check-e2e check-bulk check-vm soak-vm bench-wg bench-handshake bench-edge bench-tunnel bench-slow bench-connections testssl bench-sni bench-peers bench-certs bench-heads bench-strict soak-wg soak-acme soak-upload lint \
         headers tidy cppcheck install schemas fuzz fuzz-run $(TIDY) $(ALONE)
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
