@@ -96,6 +96,7 @@ def targets(system):
             ("/old", "127.0.0.1:8445", "https", {**nas, "tlsCa": ca}),
             ("/address", "127.0.0.1:8446", "https", {"stripPath": True, "tlsCa": ca}),
             ("/plain", "127.0.0.1:8080", "https", {"tlsVerify": False}),
+            ("/few", "127.0.0.1:8443", "https", {"tlsVerify": False, "stripPath": True, "maxConnections": 2}),
             ("/h2c", "127.0.0.1:8090", "h2c", {"stripPath": True}),
             ("/no-h2c", "127.0.0.1:8080", "h2c", {"stripPath": True}),
             ("/Peer", "127.0.0.1:8091", "h2c", {})):
@@ -204,8 +205,11 @@ def test_a_load_of_http_2_on_both_sides(targets):
     out = s.net.stranger.exec("h2load", "-n2000", "-c4", "-m32", f"https://{s.domain}/h2c/small")
     assert "2000 succeeded, 0 failed, 0 errored" in out and "status codes: 2000 2xx" in out, out
     assert metric(s, "kakuremichi_upstream_connections_total") - before <= 16
-    out = s.net.stranger.exec("h2load", "-n2000", "-c4", "-m32", f"https://{s.domain}/pinned/small")
-    assert "status codes: 2000 2xx" in out, out
+    before = metric(s, "kakuremichi_upstream_waited_total")
+    out = s.net.stranger.exec("h2load", "-n1000", "-c4", "-m32", f"https://{s.domain}/few/small")
+    assert "status codes: 1000 2xx" in out, out
+    assert metric(s, "kakuremichi_upstream_waited_total") > before
+    assert metric(s, "kakuremichi_upstream_waiting") == 0
 
 
 def test_trailers_of_h2c_reach_who_wants_them(targets):
