@@ -9,7 +9,7 @@ slowhttptest names no server in its TLS, so it speaks plainly to a haproxy that 
     slowhttptest ── haproxy ══TLS══ proxy ── bench-upstream
     h2load ═══════════════TLS══════════╝
 
-usage: slow.py [--build DIR] [--json FILE] [--only NAME,...] [--modes H,B,R,X] [--connections N] [--ramp N]
+usage: slow.py [--realtime] [--build DIR] [--json FILE] [--only NAME,...] [--modes H,B,R,X] [--connections N] [--ramp N]
                [--seconds S] [--rate N] [--rounds N]
 """
 import argparse
@@ -123,6 +123,7 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--build", default="build")
     ap.add_argument("--json")
+    ap.add_argument("--realtime", action="store_true", help="before everything else on the machine")
     ap.add_argument("--only", default="gatewayd")
     ap.add_argument("--modes", default=",".join(MODES))
     ap.add_argument("--connections", type=int, default=1000)
@@ -132,6 +133,8 @@ def main():
     ap.add_argument("--rounds", type=int, default=3)
     args = ap.parse_args()
     args.build = os.path.abspath(args.build)
+    if args.realtime:  # and all that is started from here
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     missing = [n for n in (*edge.NEEDS, "slowhttptest") if not shutil.which(n)]
     if missing:
         edge.fail(f"missing: {' '.join(missing)}")
