@@ -27,8 +27,10 @@ static void metrics_make(struct h2_shared *sh)
 	}
 }
 
-static void options_set(nghttp2_option *o)
+static void options_set(nghttp2_option *o, const struct gw_settings *s)
 {
+	/* What may come from a target must go out; nghttp2 reckons with 12 bytes more for each field. */
+	nghttp2_option_set_max_send_header_block_length(o, 2 * (size_t)s->max_header_size + 4096);
 	nghttp2_option_set_no_auto_window_update(o, 1);
 	nghttp2_option_set_no_closed_streams(o, 1);
 	/* Ours are stricter, and counted; these only must not come first. */
@@ -50,7 +52,7 @@ struct h2_shared *h2_shared_new(const struct gw_settings *s)
 	metrics_make(sh);
 	if (nghttp2_option_new(&sh->option) || nghttp2_session_callbacks_new(&sh->callbacks))
 		goto fail;
-	options_set(sh->option);
+	options_set(sh->option, s);
 	h2_frames_set(sh->callbacks);
 	return sh;
 fail:

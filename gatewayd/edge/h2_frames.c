@@ -295,6 +295,16 @@ static int on_frame_send(nghttp2_session *s, const nghttp2_frame *frame, void *a
 	return 0;
 }
 
+/* An answer's head that nghttp2 cannot write: the client must not wait for it. */
+static int on_frame_not_send(nghttp2_session *s, const nghttp2_frame *frame, int error, void *arg)
+{
+	struct h2_stream *st = stream_at(s, frame->hd.stream_id);
+	(void)error, (void)arg;
+	if (st && frame->hd.type == NGHTTP2_HEADERS)
+		h2_stream_reset(st, NGHTTP2_INTERNAL_ERROR);
+	return 0;
+}
+
 void h2_frames_set(nghttp2_session_callbacks *cb)
 {
 	nghttp2_session_callbacks_set_on_begin_frame_callback(cb, on_begin_frame);
@@ -305,5 +315,6 @@ void h2_frames_set(nghttp2_session_callbacks *cb)
 	nghttp2_session_callbacks_set_on_data_chunk_recv_callback(cb, on_data);
 	nghttp2_session_callbacks_set_on_stream_close_callback(cb, on_stream_close);
 	nghttp2_session_callbacks_set_on_frame_send_callback(cb, on_frame_send);
+	nghttp2_session_callbacks_set_on_frame_not_send_callback(cb, on_frame_not_send);
 	nghttp2_session_callbacks_set_send_data_callback(cb, h2_stream_send);
 }

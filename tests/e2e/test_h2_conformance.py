@@ -43,6 +43,12 @@ class Agent(base.Agent):
                 self.events.put("gone")
                 raise
 
+    def do_bighead(self, s, r, arg):
+        """A head of about arg bytes."""
+        fields = "".join(f"X-{i:03}: {'y' * 511}\r\n" for i in range(int(arg) // 520))
+        s.sock.sendall(f"HTTP/1.1 200 OK\r\n{fields}Content-Length: 2\r\n\r\nok".encode())
+        return True
+
     def do_trickle(self, s, r, arg):
         """Part of a chunked body, then the rest when told."""
         s.sock.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n")
@@ -531,6 +537,13 @@ def test_limits_of_heads(c):
            *(frame(CONTINUATION, END_HEADERS if p is pieces[-1] else 0, 5, p) for p in pieces[1:]))
     assert c.answer(5).status == 431
     assert c.get(7).status == 200
+
+
+def test_large_heads_of_answers(c):
+    a = c.get(1, path("/bighead/65000"))
+    assert a.body == b"ok" and len([k for k in a.head if k.startswith("x-")]) == 125
+    assert c.get(3, path("/bighead/70000")).status == 502  # over max_header_size
+    assert c.get(5).status == 200
 
 
 def test_streams_side_by_side(c):

@@ -69,7 +69,7 @@ class Conn:
 
     def __init__(self, sock, *own, preface=True, auto=True):
         self.sock, self.buf, self.auto = sock, b"", auto
-        self.encoder, self.decoder = hpack.Encoder(), hpack.Decoder()
+        self.encoder, self.decoder = hpack.Encoder(), hpack.Decoder(1 << 20)
         self.settings = None
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if preface:
@@ -108,6 +108,10 @@ class Conn:
         if kind == PING and not flags & ACK and self.auto:
             self.send(frame(PING, ACK, 0, f.payload))
         if kind == HEADERS:
+            while not f.flags & END_HEADERS:
+                more = self.recv()
+                assert more.kind == CONTINUATION and more.stream == f.stream
+                f.payload, f.flags = f.payload + more.payload, f.flags | more.flags
             f.fields = dict(self.decoder.decode(f.payload))
         return f
 
