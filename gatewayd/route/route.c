@@ -2,71 +2,10 @@
 /* Readers see an open-addressed array of domains with pointers to their entries. The writer keeps
  * the same entries by tunnel, and lists of them by domain, and publishes by filling a new array, so
  * that publishing is one pass over pointers and readers never meet a half-made change. */
-#define URCU_INLINE_SMALL_FUNCTIONS
-#include <urcu/urcu-memb.h>
-
-#include "gatewayd/route/route.h"
-#include "libkm/base/log.h"
+#include "gatewayd/route/table.h"
 #include <stdlib.h>
 #include <string.h>
-#include <uthash.h>
 #include <utlist.h>
-
-struct entry {
-	struct route_entry e; /* first: readers see only this, and */
-	uint16_t path_len;    /* close to it */
-	bool leaving;         /* in nobody's way */
-	struct domain *domain;
-	struct entry *sibling; /* of the same domain, with a path that is not longer */
-	struct entry *next_dead;
-	UT_hash_handle by_tunnel;
-	char path[];
-};
-
-/* The writer's: the tunnels of one domain, those with longer paths first. */
-struct domain {
-	struct entry *entries;
-	size_t n;
-	uint32_t hash;
-	UT_hash_handle by_name;
-	char name[];
-};
-
-/* A domain as readers see it. */
-struct slot {
-	uint32_t hash, n; /* n 0: nothing here */
-	union {
-		const struct entry *one;         /* n == 1 */
-		const struct entry *const *many; /* as in struct domain */
-	};
-};
-
-struct view {
-	size_t mask;
-	bool passthrough;   /* some entry has it */
-	struct slot slot[]; /* mask + 1, and behind them the lists that they point to */
-};
-
-struct route_table {
-	_Atomic(struct view *) view; /* RCU: readers use it inside a read-side section */
-	struct domain *domains;
-	struct entry *tunnels;
-	struct entry *dead; /* still seen by readers of the published view */
-	uint64_t serial;
-	bool changed;
-};
-
-/* ThreadSanitizer does not see liburcu's barriers: it is told that what readers did comes before
- * the end of the grace period. */
-#ifdef __SANITIZE_THREAD__
-void __tsan_acquire(void *addr);
-void __tsan_release(void *addr);
-#define READER_DONE(p) __tsan_release((void *)(uintptr_t)(p))
-#define READERS_DONE(p) __tsan_acquire((void *)(uintptr_t)(p))
-#else
-#define READER_DONE(p) ((void)(p))
-#define READERS_DONE(p) ((void)(p))
-#endif
 
 /* ---- state ---- */
 
@@ -104,56 +43,6 @@ static struct route_state *state_new(void)
 	return NULL;
 }
 
-/* ---- domains ---- */
-
-static bool label_char(char c)
-{
-	return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_';
-}
-
-bool route_domain_ok(const char *s)
-{
-	size_t n = strlen(s), label = 0;
-	if (n > ROUTE_DOMAIN_MAX)
-		return false;
-	if (s[0] == '*' && s[1] == '.')
-		s += 2;
-	for (; *s; s++) {
-		if (*s == '.' ? label == 0 : !label_char(*s))
-			return false;
-		label = *s == '.' ? 0 : label + 1;
-		if (label > 63)
-			return false;
-	}
-	return label > 0;
-}
-
-bool route_domain_allowed(const char *domain, char *const *patterns, size_t n)
-{
-	for (size_t i = 0; i < n; i++) {
-		const char *p = patterns[i];
-		if (!strcasecmp(p, domain))
-			return true;
-		if (p[0] != '*' || p[1] != '.')
-			continue;
-		size_t tail = strlen(p + 1), len = strlen(domain);
-		if (len > tail && !strcasecmp(domain + len - tail, p + 1))
-			return true;
-	}
-	return false;
-}
-
-/* FNV-1a: the names are the operator's, strangers can only look them up. */
-static uint32_t hash_of(const char *prefix, const char *s)
-{
-	uint32_t h = 2166136261u;
-	for (; *prefix; prefix++)
-		h = (h ^ (unsigned char)*prefix) * 16777619u;
-	for (; *s; s++)
-		h = (h ^ (unsigned char)*s) * 16777619u;
-	return h ^ (h >> 15);
-}
-
 /* ---- writer ---- */
 
 struct route_table *route_table_new(void)
@@ -178,7 +67,7 @@ static struct domain *domain_get(struct route_table *t, const char *name)
 	if (d || !(d = calloc(1, sizeof(*d) + n + 1)))
 		return d;
 	memcpy(d->name, name, n);
-	d->hash = hash_of("", name);
+	d->hash = table_hash("", name);
 	HASH_ADD_KEYPTR(by_name, t->domains, d->name, n, d);
 	return d;
 }
@@ -427,138 +316,4 @@ int route_publish(struct route_table *t)
 	dead_free(t);
 	t->changed = false;
 	return 0;
-}
-
-/* ---- readers ---- */
-
-static const struct entry *slot_entry(const struct slot *s, size_t i)
-{
-	return s->n == 1 ? s->one : s->many[i];
-}
-
-static const struct slot *view_find(const struct view *v, const char *prefix, const char *name)
-{
-	uint32_t h = hash_of(prefix, name);
-	size_t skip = strlen(prefix);
-	for (size_t i = h & v->mask; v->slot[i].n; i = (i + 1) & v->mask) {
-		const struct slot *s = &v->slot[i];
-		if (s->hash != h)
-			continue;
-		const char *domain = slot_entry(s, 0)->e.domain;
-		if (!strncmp(domain, prefix, skip) && !strcmp(domain + skip, name))
-			return s;
-	}
-	return NULL;
-}
-
-static const struct slot *host_find(const struct view *v, const char *host, bool *wildcard)
-{
-	const struct slot *s = host[0] != '*' ? view_find(v, "", host) : NULL;
-	const char *parent = strchr(host, '.');
-	*wildcard = false;
-	if (!s && parent && parent != host && parent[1]) {
-		s = view_find(v, "*", parent);
-		*wildcard = s != NULL;
-	}
-	return s;
-}
-
-static void copy_out(struct route *out, const struct entry *e, bool wildcard)
-{
-	memcpy(out->tunnel, e->e.tunnel, sizeof(out->tunnel));
-	memcpy(out->target, e->e.target, sizeof(out->target));
-	out->agent = e->e.agent;
-	out->enabled = e->e.enabled;
-	out->tls = e->e.tls;
-	out->wildcard = wildcard;
-	out->path_len = e->path_len;
-	out->serial = e->e.serial;
-	out->state = route_state_ref(e->e.state);
-	out->rules = e->e.rules ? route_rules_ref(e->e.rules) : NULL;
-}
-
-bool route_find(const struct route_table *t, const char *host, struct route *out)
-{
-	bool wildcard = false;
-	urcu_memb_read_lock();
-	const struct view *v = atomic_load_explicit(&t->view, memory_order_acquire);
-	const struct slot *s = v ? host_find(v, host, &wildcard) : NULL;
-	if (s && out)
-		copy_out(out, slot_entry(s, s->n - 1), wildcard);
-	READER_DONE(&t->view);
-	urcu_memb_read_unlock();
-	return s != NULL;
-}
-
-/* The longest path that fits; NULL: none. */
-static const struct entry *path_find(const struct slot *s, const char *p, size_t n)
-{
-	for (size_t i = 0; i < s->n; i++) {
-		const struct entry *e = slot_entry(s, i);
-		if (route_path_under(p, n, e->path, e->path_len))
-			return e;
-	}
-	return NULL;
-}
-
-/* Whether every reading of the path leads to e. */
-static bool all_lead_to(const struct slot *s, const struct entry *e, const char *p, size_t n)
-{
-	char text[ROUTE_PATH_VIEW];
-	unsigned views = route_path_views(p, n), may = views & ~(unsigned)ROUTE_VIEW_PLAIN;
-	if (!views)
-		return true;
-	/* All subsets of `may`, the empty one last. */
-	for (unsigned view = may;; view = (view - 1) & may) {
-		size_t len = route_path_view(text, p, n, view);
-		if (path_find(s, text, len) != e)
-			return false;
-		if (!view)
-			return true;
-	}
-}
-
-static enum route_found slot_match(const struct slot *s, const char *target, size_t n,
-				   const struct entry **out)
-{
-	*out = slot_entry(s, 0);
-	if (s->n == 1 && !(*out)->path_len)
-		return ROUTE_FOUND;
-	size_t len = route_path_len(target, n);
-	if (!len || target[0] != '/') {
-		target = "/";
-		len = 1;
-	}
-	*out = path_find(s, target, len);
-	if (!all_lead_to(s, *out, target, len))
-		return ROUTE_UNCLEAR;
-	return *out ? ROUTE_FOUND : ROUTE_NO_PATH;
-}
-
-enum route_found route_match(const struct route_table *t, const char *host, const char *target,
-			     size_t n, struct route *out)
-{
-	bool wildcard = false;
-	const struct entry *e;
-	enum route_found found = ROUTE_NO_HOST;
-	urcu_memb_read_lock();
-	const struct view *v = atomic_load_explicit(&t->view, memory_order_acquire);
-	const struct slot *s = v ? host_find(v, host, &wildcard) : NULL;
-	if (s && (found = slot_match(s, target, n, &e)) == ROUTE_FOUND)
-		copy_out(out, e, wildcard);
-	else if (s)
-		*out = (struct route){.tls = slot_entry(s, 0)->e.tls};
-	READER_DONE(&t->view);
-	urcu_memb_read_unlock();
-	return found;
-}
-
-bool route_any_passthrough(const struct route_table *t)
-{
-	urcu_memb_read_lock();
-	const struct view *v = atomic_load_explicit(&t->view, memory_order_acquire);
-	bool any = v && v->passthrough;
-	READER_DONE(&t->view);
-	urcu_memb_read_unlock();
-	return any;
 }
