@@ -49,12 +49,20 @@ struct h2_stream *h2_stream_new(struct h2 *h, int32_t id)
 	return st;
 }
 
+/* What has come and is not taken any more: the connection's window is for others too. */
+static void in_drop(struct h2_stream *st)
+{
+	if (st->in.len)
+		(void)nghttp2_session_consume_connection(st->h->s, st->in.len);
+	km_buf_free(&st->in);
+}
+
 void h2_stream_free(struct h2_stream *st, bool politely)
 {
 	struct h2 *h = st->h;
 	exchange_drop(&st->x, politely);
 	timer_stop(&h->c->w->timers, &st->timer);
-	km_buf_free(&st->in);
+	in_drop(st);
 	km_buf_free(&st->out);
 	km_buf_free(&st->trailers);
 	if (st->ready_on)
@@ -69,6 +77,7 @@ void h2_stream_reset(struct h2_stream *st, uint32_t error)
 {
 	exchange_drop(&st->x, false);
 	timer_stop(&st->h->c->w->timers, &st->timer);
+	in_drop(st);
 	if (st->reset)
 		return;
 	st->reset = true;

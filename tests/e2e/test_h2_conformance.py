@@ -450,6 +450,19 @@ def test_6_9_flow_control_of_requests(c, agent):
     assert json.loads(c.answer(3).body)["length"] == 16 * 16384
 
 
+def test_6_9_what_reset_streams_have_sent(c):
+    """It is given back to the connection's window, whether anybody took it or not."""
+    for s in range(1, 61, 2):
+        c.send(c.head(s, waiting(), end=False))
+        for _ in range(6):
+            while c.window < 16384:
+                c.recv()
+            c.send(frame(DATA, 0, s, bytes(16384)))
+            c.window -= 16384
+        c.send(rst(s))
+    assert c.get(61).status == 200
+
+
 def test_7_unknown_error_codes(c):
     c.send(c.head(1, path("/silent")), rst(1, 0xffff))
     assert c.get(3).status == 200

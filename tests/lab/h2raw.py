@@ -71,6 +71,7 @@ class Conn:
         self.sock, self.buf, self.auto = sock, b"", auto
         self.encoder, self.decoder = hpack.Encoder(), hpack.Decoder(1 << 20)
         self.settings = None
+        self.window = 65535  # the connection's, as the server has opened it; who sends DATA counts down
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if preface:
             self.send(PREFACE, settings(*own))
@@ -105,6 +106,8 @@ class Conn:
             self.settings = dict(struct.unpack("!HI", f.payload[i:i + 6]) for i in range(0, n, 6))
             if self.auto:
                 self.send(settings(flags=ACK))
+        if kind == WINDOW_UPDATE and not f.stream:
+            self.window += int.from_bytes(f.payload, "big")
         if kind == PING and not flags & ACK and self.auto:
             self.send(frame(PING, ACK, 0, f.payload))
         if kind == HEADERS:
