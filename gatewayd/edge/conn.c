@@ -342,7 +342,7 @@ void conn_later(struct conn *c)
 
 void conn_drive(struct conn *c)
 {
-	int budget = 16;
+	int budget = 4;
 	c->w->now = km_now_ms();
 	while (c->state != CONN_OVER && step(c)) {
 		if (--budget)
