@@ -492,7 +492,7 @@ static bool answer_head(struct exchange *x)
 		return true;
 	}
 	/* It has closed the connection before it had the request (RFC 9110 section 15.5.9). */
-	if (got > 0 && r->status == 408 && u->reused && x->again.len && !x->interims &&
+	if (got > 0 && r->status == 408 && u->reused && !u->link && x->again.len && !x->interims &&
 	    x->repeats < REPEATS_MAX) {
 		x->answer_any = false;
 		send_again(x);

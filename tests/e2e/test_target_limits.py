@@ -180,6 +180,9 @@ class H2:
             return True
         elif plan == "vanish":
             return True
+        elif plan == "408":
+            self.bodies.pop(stream)
+            self.c.send_headers(stream, [(":status", "408")], end_stream=True)
         elif plan == "early":
             self.bodies.pop(stream)
             self.c.send_headers(stream, [(":status", "413"), ("content-length", "3")])
@@ -453,6 +456,10 @@ def test_what_a_target_may_have_processed(one_worker, agent):
         c = Client(s)
         assert c.get("/", "off.test").status == 200
         assert c.get("/", "off.test").status == 200  # on a connection that had been in use: once more
+        assert g.metric("kakuremichi_upstream_repeated_total") == 1
+        agent.h2_plan = ["408"]  # on a stream of its own it is an answer as any other
+        c.send(b"POST / HTTP/1.1\r\nHost: off.test\r\nContent-Length: 1\r\n\r\nx")
+        assert c.answer().status == 408
         assert g.metric("kakuremichi_upstream_repeated_total") == 1
         agent.h2_plan = ["break"]
         assert c.get("/", "off.test").status == 502
