@@ -263,14 +263,17 @@ out:
 void link_stream_drop(struct pool *p, struct up *u, int64_t now)
 {
 	struct up *link = u->link;
+	bool busy = link->busy;
 	link->reused |= u->stream.head_done;
 	h2c_drop(&u->stream);
 	km_buf_free(&u->in);
 	km_buf_free(&u->out);
 	free(u);
 	link_flush(link);
+	link->busy = true; /* another worker's turn may close it */
 	if (!link->io.broken && !link->no_write && h2c_room(link->h2c))
 		pool_offer(p, link, now);
+	link->busy = busy;
 	link_rest(p, link, now);
 }
 
