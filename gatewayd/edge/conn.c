@@ -145,6 +145,7 @@ static void conn_free(struct conn *c)
 	km_metric_add(w->sh->m_conns, -1);
 	if (c->counted)
 		admit_leave(w->sh->admit, &c->addr);
+	w->lingering -= c->lingers;
 	free(c);
 	worker_conn_gone(w);
 }
@@ -165,6 +166,8 @@ void conn_linger(struct conn *c)
 {
 	io_shut(&c->io);
 	c->state = CONN_LINGER;
+	c->lingers = true;
+	c->w->lingering++;
 	c->io.can_read = true;
 	timer_set(&c->w->timers, &c->timer, TIMER_LINGER, c->w->now);
 }

@@ -65,6 +65,7 @@ struct worker {
 	struct conn *later;       /* have more to do when others had their turn */
 	struct exchange *running; /* that hold a route */
 	struct conn *waiting;     /* handshakes that wait for a certificate */
+	int64_t lingering;        /* connections that are about to go */
 	_Atomic bool wake;        /* some of them have waited long enough: set by the main loop */
 	int64_t now;              /* monotonic, of this turn of the loop */
 	bool draining;
@@ -107,6 +108,7 @@ struct conn {
 	enum conn_state state;
 	bool secure, later_on, polite;
 	bool counted; /* among the connections of its address */
+	bool lingers; /* among the worker's that do */
 	size_t lingered;
 	struct km_buf in, out;
 	struct km_addr addr;

@@ -95,12 +95,13 @@ void worker_conn_gone(struct worker *w)
 }
 
 /* When the last sixteenth of the room is being taken, connections that wait for a next request go, those that
- * have waited longest first: strangers that do nothing must not keep others out. */
+ * have waited longest first: strangers that do nothing must not keep others out. Those that have said goodbye
+ * already leave room too. */
 static void shed(struct worker_thread *t)
 {
 	struct edge_shared *sh = t->w.sh;
 	int64_t spare = sh->max_conns / SPARE_PART;
-	while (room(t) < spare && timers_hurry(&t->w.timers, TIMER_IDLE))
+	while (room(t) + t->w.lingering < spare && timers_hurry(&t->w.timers, TIMER_IDLE))
 		km_metric_add(sh->m_shed, 1);
 }
 

@@ -223,6 +223,26 @@ def test_idle_connections_make_room(agent):
             c.sock.close()
 
 
+def test_idle_connections_of_http_2_make_no_more_room_than_is_needed(agent):
+    with base.running(max_connections=64, idle_timeout="60s", workers=1) as g:
+        idle = []
+        for _ in range(60):  # the last 4 of 64 are spare
+            c = h.Conn(g.tls(set_alpn_protocols=["h2"]))
+            assert c.get(1).status == 200
+            idle.append(c)
+        for _ in range(4):
+            c = Client(g.tls())
+            assert c.get("/echo").status == 200
+            idle.append(c)
+        assert 4 <= g.metric("kakuremichi_connections_shed_total") <= 8
+        for c in idle[:4]:
+            c.goaway()
+        for c in idle[8:60]:
+            c.alive()
+        for c in idle:
+            c.sock.close()
+
+
 # ---- slow on purpose, and long ------------------------------------------------------------------
 
 def slow(g, what):
