@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What strangers who are slow on purpose (Debian's slowhttptest: slow heads, slow bodies, ranges, slow reading)
-cost the others: the p99 of other clients' requests, a fixed number a second, before and during each mode, and the
-median of the rounds' ratios. Proxies, certificate, upstream and network as in edge.py. Exit status 1 when requests
+cost the others: the p99 of other clients' requests, a fixed number a second, before and during each mode, medians of
+the rounds, and their ratio. Proxies, certificate, upstream and network as in edge.py. Exit status 1 when requests
 fail or gatewayd's ratio is above 2.
 
 slowhttptest names no server in its TLS, so it speaks plainly to a haproxy that does, byte for byte:
@@ -115,7 +115,7 @@ def turn(cls, mode, args, tmp):
         finally:
             connected, closed = attack.end()
     shutil.rmtree(d)
-    return {"quiet": quiet, "during": during, "ratio": during / quiet, "connections": connected,
+    return {"quiet": quiet, "during": during, "connections": connected,
             "closed": closed, "grown_kib": grown, "cpu_s": cpu}
 
 
@@ -147,7 +147,8 @@ def main():
         for mode in args.modes.split(","):
             for cls in (c for c in edge.SYSTEMS if c.name in args.only.split(",")):
                 rounds = [turn(cls, mode, args, tmp) for _ in range(args.rounds)]
-                m = {k: statistics.median(r[k] for r in rounds) for k in units}
+                m = {k: statistics.median(r[k] for r in rounds) for k in rounds[0]}
+                m["ratio"] = m["during"] / m["quiet"]
                 print(f"{cls.name:10}{MODES[mode][0]:14}p99 quiet {m['quiet']:.2f} ms, during {m['during']:.2f} ms, "
                       f"ratio {m['ratio']:.2f}; {m['connections']:.0f} connections at most, {m['closed']:.0f} closed, "
                       f"{m['grown_kib'] / 1024:.1f} MiB more, {m['cpu_s']:.1f} s CPU", flush=True)
