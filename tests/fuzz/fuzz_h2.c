@@ -7,7 +7,6 @@
 
 #include "gatewayd/edge/account.h"
 #include "gatewayd/edge/conn.h"
-#include "gatewayd/edge/front_h1.h"
 #include "gatewayd/edge/front_h2.h"
 #include "gatewayd/edge/h2_session.h"
 #include "libkm/base/util.h"
@@ -76,7 +75,6 @@ static struct conn *conn_open(int fd)
 	c->timer.fired = on_late;
 	km_buf_init(&c->in, shared.buf_max);
 	km_buf_init(&c->out, shared.buf_max);
-	exchange_init(&c->x, c, &front_h1, &c->in, &c->out, &c->timer);
 	h2_begin(c);
 	return c;
 }
@@ -85,7 +83,6 @@ static void conn_close(struct conn *c)
 {
 	h2_free(c, false);
 	timer_stop(&w.timers, &c->timer);
-	exchange_drop(&c->x, false);
 	io_close(&c->io, false);
 	km_buf_free(&c->in);
 	km_buf_free(&c->out);
