@@ -71,7 +71,8 @@ static json_t *sorted(json_t *rules)
 	size_t n = json_array_size(rules);
 	for (size_t i = 0; i < n; i++)
 		list[i] = json_array_get(rules, i);
-	qsort(list, n, sizeof(list[0]), by_name);
+	if (n)
+		qsort(list, n, sizeof(list[0]), by_name);
 	for (size_t i = 0; i < n; i++)
 		json_array_append(out, list[i]);
 	json_decref(rules);

@@ -242,13 +242,13 @@ json_t *option_rate(const json_t *v, const char *at, struct details *d)
 
 json_t *option_size(const json_t *v, const char *at, struct details *d)
 {
-	static const char units[] = "kMGT";
+	static const char units[] = "kmgt";
 	const char *s = json_string_value(v), *unit;
 	if (!s)
 		return input_is_int(v, at, 0, INT64_MAX, d) ? json_integer(json_integer_value(v))
 							    : NULL;
 	json_int_t n = number(&s, 1000000);
-	unit = n && *s ? strchr(units, *s) : NULL;
+	unit = n && *s ? strchr(units, tolower((unsigned char)*s)) : NULL;
 	if (unit && (!s[1] || strcmp(s + 1, "iB") == 0))
 		return json_integer(n << (10 * (unit - units + 1)));
 	details_add(d, at, "must be a number of bytes, or such as \"64k\", \"10M\", \"2G\"");

@@ -70,7 +70,8 @@ void km_conf_man(const struct km_conf_spec *spec, FILE *f);
 int km_program_start(const struct km_conf_spec *spec, int argc, char **argv, void *out,
 		     bool *verbose);
 
-/* The parsers of single values, also for use elsewhere: KM_EINVAL on a malformed one. */
+/* The parsers of single values, also for use elsewhere: KM_EINVAL on a malformed one. Sizes
+ * end in K, M or G, capital or not. */
 int km_duration_parse(int64_t *ms, const char *s) __attribute__((warn_unused_result));
 int km_size_parse(int64_t *bytes, const char *s) __attribute__((warn_unused_result));
 

@@ -29,18 +29,20 @@ struct unit {
 static const struct unit durations[] = {
     {"ms", 1}, {"s", 1000}, {"m", 60000}, {"h", 3600000}, {"d", 86400000}, {NULL, 0},
 };
+/* In capitals or not. */
 static const struct unit sizes[] = {
     {"", 1}, {"K", 1 << 10}, {"M", 1 << 20}, {"G", 1 << 30}, {NULL, 0},
 };
 
 static int with_unit(int64_t *out, const char *s, const struct unit *units)
 {
+	int (*same)(const char *, const char *) = units == sizes ? strcasecmp : strcmp;
 	int64_t v;
 
 	if (digits(&v, &s))
 		return KM_EINVAL;
 	for (; units->name; units++)
-		if (!strcmp(s, units->name))
+		if (!same(s, units->name))
 			return __builtin_mul_overflow(v, units->factor, out) ? KM_EINVAL : 0;
 	if (v || *s)
 		return KM_EINVAL;

@@ -198,6 +198,8 @@ static void single_options(void **state)
 	    {"{'maxBody':'10M'}", "{'maxBody':10485760}", ""},
 	    {"{'maxBody':'1kiB'}", NULL, ""},
 	    {"{'maxBody':'2G'}", "{'maxBody':2147483648}", ""},
+	    {"{'maxBody':'10m'}", "{'maxBody':10485760}", ""},
+	    {"{'maxBody':'64K'}", "{'maxBody':65536}", ""},
 	    {"{'maxBody':-1}", NULL, "options.maxBody"},
 	    {"{'maxBody':'10MB'}", NULL, "options.maxBody"},
 	    {"{'maxBody':'M'}", NULL, "options.maxBody"},
