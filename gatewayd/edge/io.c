@@ -29,10 +29,10 @@ static void on_ready(struct loop_fd *f, uint32_t events)
 
 /* ---- the socket ---- */
 
-/* A read that got less than it asked for has emptied the socket, and what comes later has an event of
- * its own: the next read, which would say only that, is spared. Not once an end or a reset is known: it
- * may have come with the bytes, and only reading tells of it. What comes between the event and the read
- * has its event still before it. */
+/* A read that got less than it asked for has emptied the socket, and what comes later has an event
+ * of its own: the next read, which would say only that, is spared. Not once an end or a reset is
+ * known: it may have come with the bytes, and only reading tells of it. What comes between the
+ * event and the read has its event still before it. */
 static ssize_t socket_read(struct io *io, void *p, size_t want)
 {
 	ssize_t n;
@@ -67,8 +67,8 @@ static ssize_t socket_write(struct io *io, const void *p, size_t n)
 
 /* ---- below TLS ---- */
 
-/* One BIO of a thread serves all of its connections: it stands for the one in `now`. A connection of
- * its own would cost 200 bytes, and the kernel's answers would not be known outside. */
+/* One BIO of a thread serves all of its connections: it stands for the one in `now`. A connection
+ * of its own would cost 200 bytes, and the kernel's answers would not be known outside. */
 static _Thread_local struct {
 	BIO *bio;
 	struct io *now;
@@ -120,7 +120,8 @@ static long below_ctrl(BIO *b, int cmd, long num, void *ptr)
 
 static void method_make(void)
 {
-	BIO_METHOD *m = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "gatewayd's socket");
+	BIO_METHOD *m =
+	    BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "gatewayd's socket");
 	if (m && BIO_meth_set_read_ex(m, below_read) && BIO_meth_set_write_ex(m, below_write) &&
 	    BIO_meth_set_ctrl(m, below_ctrl))
 		method = m;
@@ -217,8 +218,8 @@ void io_close(struct io *io, bool politely)
 int io_handshake(struct io *io, int *error)
 {
 	below_enter(io);
-	/* A server that waits for the client's Finished has but tickets to send after it: they go with the
-	 * first answer, or by the kernel's own timer. */
+	/* A server that waits for the client's Finished has but tickets to send after it: they go
+	 * with the first answer, or by the kernel's own timer. */
 	io->more = SSL_get_state(io->ssl) == TLS_ST_EARLY_DATA;
 	int rc = SSL_do_handshake(io->ssl);
 	io->more = false;

@@ -45,21 +45,23 @@ static inline void io_none(struct io *io)
 /* Takes over fd (and ssl, which may be NULL and has no BIO yet: io_secure). `woken` is called when
  * something may have become possible. -1: no memory; fd and ssl then stay the caller's. */
 int io_open(struct io *io, struct loop *loop, int fd, SSL *ssl, void (*woken)(struct io *));
-/* TLS from here on; before anything was read. -1: no memory; ssl then stays the caller's. From now on
- * it must not be used for anything that reads or writes but by these functions. */
+/* TLS from here on; before anything was read. -1: no memory; ssl then stays the caller's. From now
+ * on it must not be used for anything that reads or writes but by these functions. */
 int io_secure(struct io *io, SSL *ssl);
-/* Goes on with the handshake, as SSL_do_handshake does; *error is SSL_get_error's word on it. can_read
- * and can_write are kept, and stay true after the last step: a request may have come with it. */
+/* Goes on with the handshake, as SSL_do_handshake does; *error is SSL_get_error's word on it.
+ * can_read and can_write are kept, and stay true after the last step: a request may have come with
+ * it. */
 int io_handshake(struct io *io, int *error);
 /* Ends our side: close_notify, then FIN. */
 void io_shut(struct io *io);
 /* Closes what is open. Says goodbye (close_notify) only with `politely`; without it a TCP reset
  * tells the other side that something is missing. */
 void io_close(struct io *io, bool politely);
-/* Reads what is there, at most `want` bytes (and what the buffer may hold: IO_WAIT when it is full). */
+/* Reads what is there, at most `want` bytes (and what the buffer may hold: IO_WAIT when it is
+ * full). */
 enum io_got io_read(struct io *io, struct km_buf *b, size_t want);
-/* After the end: whether the other side is gone altogether (a reset), as far as can be known without
- * sending. Looks once after each event. */
+/* After the end: whether the other side is gone altogether (a reset), as far as can be known
+ * without sending. Looks once after each event. */
 bool io_gone(struct io *io);
 /* Whether the other side has ended its own, or is gone, whatever may be left to read. */
 bool io_hung_up(const struct io *io);

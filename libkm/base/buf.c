@@ -9,8 +9,8 @@
 
 #define FIRST_CAP 1024 /* a usual head; the C library has quick lists up to here */
 
-/* Blocks of the sizes that readers ask for, on their way from one buffer to the next: malloc has no quick
- * list of such. */
+/* Blocks of the sizes that readers ask for, on their way from one buffer to the next: malloc has no
+ * quick list of such. */
 #define KEPT_MAX 32
 static const size_t kept_sizes[] = {16384, 65536};
 static _Thread_local struct {

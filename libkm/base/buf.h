@@ -18,8 +18,8 @@ struct km_buf {
 void km_buf_init(struct km_buf *b, size_t max);
 /* Frees the memory; the bound stays and the buffer can be used again. */
 void km_buf_free(struct km_buf *b);
-/* How many blocks of each usual large size this thread keeps for its next buffers instead of freeing
- * them; none unless it asks. A thread that has asked must ask for 0 before it ends. */
+/* How many blocks of each usual large size this thread keeps for its next buffers instead of
+ * freeing them; none unless it asks. A thread that has asked must ask for 0 before it ends. */
 void km_buf_keep(size_t blocks);
 /* Like km_buf_free, but overwrites the content first. For secrets. */
 void km_buf_wipe(struct km_buf *b);

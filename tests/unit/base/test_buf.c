@@ -4,9 +4,9 @@
 #include <stddef.h>
 #include <stdint.h>
 /* cmocka wants the four above first. */
-#include <cmocka.h>
 #include "libkm/base/buf.h"
 #include "libkm/base/err.h"
+#include <cmocka.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -102,7 +102,8 @@ static void stream_keeps_order(void **state)
 
 static void cursor_reads_integers(void **state)
 {
-	static const uint8_t in[] = {1, 2, 3, 4, 5, 6, 7, 2, 1, 4, 3, 2, 1, 8, 7, 6, 5, 4, 3, 2, 0x81};
+	static const uint8_t in[] = {1, 2, 3, 4, 5, 6, 7, 2, 1, 4,   3,
+				     2, 1, 8, 7, 6, 5, 4, 3, 2, 0x81};
 	struct km_cur c = km_cur_of(in, sizeof(in));
 
 	(void)state;
@@ -122,7 +123,8 @@ static void cursor_reads_integers(void **state)
 static void cursor_stops_at_the_end(void **state)
 {
 	size_t page = (size_t)sysconf(_SC_PAGESIZE);
-	uint8_t *map = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint8_t *map =
+	    mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	(void)state;
 	assert_ptr_not_equal(map, MAP_FAILED);
@@ -175,12 +177,9 @@ static void blocks_are_kept(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(bound_is_kept),
-	    cmocka_unit_test(nothing_fits_into_nothing),
-	    cmocka_unit_test(long_text_is_formatted),
-	    cmocka_unit_test(stream_keeps_order),
-	    cmocka_unit_test(blocks_are_kept),
-	    cmocka_unit_test(cursor_reads_integers),
+	    cmocka_unit_test(bound_is_kept),           cmocka_unit_test(nothing_fits_into_nothing),
+	    cmocka_unit_test(long_text_is_formatted),  cmocka_unit_test(stream_keeps_order),
+	    cmocka_unit_test(blocks_are_kept),         cmocka_unit_test(cursor_reads_integers),
 	    cmocka_unit_test(cursor_stops_at_the_end),
 	};
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* No end and no byte is lost, however they come together: over real TCP connections, plain and TLS, with what
- * the other side does put before the event, between the event and the read, and after the read. */
+/* No end and no byte is lost, however they come together: over real TCP connections, plain and TLS,
+ * with what the other side does put before the event, between the event and the read, and after the
+ * read. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -174,7 +175,8 @@ static void one_end(bool tls, bool reset, enum when when, size_t n, size_t want)
 
 static void ends(void **state)
 {
-	/* Less than is asked for; exactly that; more; nothing. With TLS the same about its buffer. */
+	/* Less than is asked for; exactly that; more; nothing. With TLS the same about its buffer.
+	 */
 	static const struct {
 		size_t n, want;
 	} sizes[] = {{5, 100}, {100, 100}, {250, 100}, {0, 100}, {16384, 16384}, {40000, 65536}};
@@ -315,8 +317,9 @@ static void on_watched(struct loop_fd *f, uint32_t events)
 		w->pending += loop_pending(w->loop, &w->all[i].at);
 }
 
-/* Who takes a connection for silent because it has had no event asks this: what stands behind the event that is
- * being told is known; and when the loop may not have seen all, nothing is taken for silent. */
+/* Who takes a connection for silent because it has had no event asks this: what stands behind the
+ * event that is being told is known; and when the loop may not have seen all, nothing is taken for
+ * silent. */
 static void pending_is_known(void **state)
 {
 	enum { FEW = 5, MANY = 130 };
@@ -339,7 +342,8 @@ static void pending_is_known(void **state)
 		assert_int_equal(w[i].told, 1);
 		behind += w[i].pending;
 	}
-	assert_int_equal(behind, FEW * (FEW - 1) / 2); /* 4 behind the first, none behind the last */
+	assert_int_equal(behind,
+			 FEW * (FEW - 1) / 2); /* 4 behind the first, none behind the last */
 	for (size_t i = 0; i < MANY; i++)
 		assert_int_equal(write(fds[i][1], "x", 1), 1);
 	loop_turn(l, WAIT_MS); /* more than it looks at in one turn */
