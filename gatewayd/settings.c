@@ -61,10 +61,12 @@ static const char *sample_check(const char *v)
 	return access_sample_parse(&n, v) ? "not a share such as 1/100 or 2.5%" : NULL;
 }
 
-static const char *prefix_check(const char *v)
+static const char *listen_check(const char *v)
 {
-	struct km_prefix p;
-	return km_prefix_parse(&p, v) ? "not an address or a prefix such as 203.0.113.0/24" : NULL;
+	struct km_hostport hp;
+	return km_hostport_parse(&hp, v, NULL) || (hp.host[0] && !hp.is_addr)
+		   ? "not a port, or an address with one, such as 443, [::]:443 or 192.0.2.1:443"
+		   : NULL;
 }
 
 #define AT(member) offsetof(struct gw_settings, member)
@@ -88,22 +90,26 @@ static const struct km_opt opts[] = {
     {.key = "https_listen",
      .type = KM_OPT_LIST,
      .offset = AT(https_listen),
+     .check = listen_check,
      .def = "[::]:443",
      .help = "Where HTTPS is served."},
     {.key = "http_listen",
      .type = KM_OPT_LIST,
      .offset = AT(http_listen),
+     .check = listen_check,
      .def = "[::]:80",
      .help = "Where plain HTTP is redirected to HTTPS, http-01 challenges are answered, and tunnels with "
 	     "tls = off are served."},
     {.key = "proxy_https_listen",
      .type = KM_OPT_LIST,
      .offset = AT(proxy_https_listen),
+     .check = listen_check,
      .help = "Where HTTPS is served behind a load balancer: every connection begins with a PROXY header "
 	     "(version 1 or 2), which names the client. Without one it is refused."},
     {.key = "proxy_http_listen",
      .type = KM_OPT_LIST,
      .offset = AT(proxy_http_listen),
+     .check = listen_check,
      .help = "The same for what http_listen serves."},
     {.key = "proxy_protocol_from",
      .type = KM_OPT_LIST,
@@ -274,7 +280,7 @@ static const struct km_opt opts[] = {
     {.key = "trusted_proxies",
      .type = KM_OPT_LIST,
      .offset = AT(trusted_proxies),
-     .check = prefix_check,
+     .check = km_prefix_check,
      .help = "Addresses (203.0.113.0/24) of proxies in front of this gateway. Of what they send, "
 	     "X-Forwarded-For or Forwarded names the client, and X-Forwarded-Proto and -Host are "
 	     "kept. Of what all others send, nothing is. They may have any number of connections."},
