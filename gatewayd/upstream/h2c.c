@@ -193,9 +193,13 @@ static int on_not_sent(nghttp2_session *session, const nghttp2_frame *f, int cod
 static int on_error(nghttp2_session *session, int code, const char *msg, size_t n, void *arg)
 {
 	struct h2c *h = arg;
-	(void)session, (void)code;
-	if (!h->why[0])
-		snprintf(h->why, sizeof(h->why), "%.*s", (int)n, msg);
+	(void)session;
+	if (h->why[0])
+		return 0;
+	if (code == NGHTTP2_ERR_SETTINGS_EXPECTED)
+		snprintf(h->why, sizeof(h->why), "the target does not speak HTTP/2 without TLS");
+	else
+		snprintf(h->why, sizeof(h->why), "HTTP/2 of the target: %.*s", (int)n, msg);
 	return 0;
 }
 
