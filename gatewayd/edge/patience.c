@@ -12,7 +12,7 @@ static bool too_slow(struct exchange *x, bool reading)
 	x->error = "client too slow";
 	km_metric_add(sh->m_slow[reading], 1);
 	if (km_log_allow(&sh->slow_log, c->w->now, 10, 10000, &held))
-		km_info("client too slow", km_ks("client", km_addr_str(&c->addr, ip)),
+		km_info("client too slow", km_ks("client", km_addr_str(exchange_client(x), ip)),
 			km_ks("what", reading ? "reading the answer" : "sending the request"),
 			km_ki("held", held));
 	return false;
