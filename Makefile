@@ -18,7 +18,7 @@ VERSION   := 0.1.0
 
 PKGS      := libsodium libevent libevent_openssl libevent_pthreads libssl libcrypto libpq jansson libwebsockets \
              liburcu-memb inih libmnl libidn2 libuv libargon2
-CFLAGS    ?= -O2 -g
+CFLAGS    ?= -O2 $(if $(SAN),-g1,-g)
 WARN      := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
 KM_CFLAGS := -std=gnu17 -D_GNU_SOURCE -DKM_VERSION='"$(VERSION)"' -DKM_SYSCONF='"$(SYSCONF)"' \
              -DKM_LIBEXEC='"$(PREFIX)/lib/kakuremichi"' -pthread -fno-strict-aliasing \
@@ -90,7 +90,7 @@ $(BUILD)/tests/unit/%: $(OBJ)/tests/unit/%.o $(WITH_LIB:%=$(BUILD)/lib%.a) $(BUI
 
 # ---- the two commands, and what they are made of ----
 SANITIZED := SAN=address,undefined
-E2E_JOBS  ?= 2
+E2E_JOBS  ?= 3
 E2E       := /usr/bin/python3 -m pytest -q -p no:cacheprovider --durations=5
 deps:
 	@sh packaging/setup.sh build

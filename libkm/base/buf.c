@@ -16,24 +16,24 @@ static const size_t kept_sizes[] = {16384, 65536};
 static _Thread_local struct {
 	size_t most, n[2];
 	uint8_t *blocks[2][KEPT_MAX];
-} kept;
+} spare;
 
 void km_buf_keep(size_t blocks)
 {
 #ifdef __SANITIZE_ADDRESS__
 	blocks = 0; /* it wants to see each of them freed */
 #endif
-	kept.most = blocks < KEPT_MAX ? blocks : KEPT_MAX;
+	spare.most = blocks < KEPT_MAX ? blocks : KEPT_MAX;
 	for (size_t i = 0; i < 2; i++)
-		while (kept.n[i] > kept.most)
-			free(kept.blocks[i][--kept.n[i]]);
+		while (spare.n[i] > spare.most)
+			free(spare.blocks[i][--spare.n[i]]);
 }
 
 static void block_give(uint8_t *data, size_t cap)
 {
 	for (size_t i = 0; i < 2; i++) {
-		if (cap == kept_sizes[i] && kept.n[i] < kept.most) {
-			kept.blocks[i][kept.n[i]++] = data;
+		if (cap == kept_sizes[i] && spare.n[i] < spare.most) {
+			spare.blocks[i][spare.n[i]++] = data;
 			return;
 		}
 	}
@@ -43,8 +43,8 @@ static void block_give(uint8_t *data, size_t cap)
 static uint8_t *block_take(size_t cap)
 {
 	for (size_t i = 0; i < 2; i++)
-		if (cap == kept_sizes[i] && kept.n[i])
-			return kept.blocks[i][--kept.n[i]];
+		if (cap == kept_sizes[i] && spare.n[i])
+			return spare.blocks[i][--spare.n[i]];
 	return malloc(cap);
 }
 
