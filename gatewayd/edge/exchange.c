@@ -187,7 +187,7 @@ static void request_send(struct exchange *x, const uint8_t *p, size_t head, size
 /* After pool_take or pool_granted; p: as for request_send. */
 static void taken(struct exchange *x, int rc, const uint8_t *p, size_t head, size_t n)
 {
-	if (!rc) {
+	if (!rc && x->up) {
 		request_send(x, p, head, n);
 		return;
 	}
@@ -625,8 +625,8 @@ bool exchange_step(struct exchange *x)
 		if (x->state != EXCHANGE_RUNS && x->state != EXCHANGE_RAW)
 			return true;
 		moved |= rounds[i](x);
-		if (x->state == EXCHANGE_RUNS && !x->up)
-			return true; /* it waits for another connection */
+		if (!x->up)
+			return true; /* it is over, or waits for another connection */
 	}
 	if (x->state == EXCHANGE_RAW && raw_ended(x))
 		return true;
