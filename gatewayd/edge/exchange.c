@@ -1,25 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /* Both bodies stream at once; a full buffer on one side is not read into on the other. */
 #include "gatewayd/edge/exchange.h"
-#include "gatewayd/edge/access.h"
 #include "gatewayd/edge/account.h"
 #include "gatewayd/edge/apply.h"
 #include "gatewayd/edge/conn.h"
+#include "gatewayd/edge/exchange_up.h"
 #include "gatewayd/edge/heads.h"
 #include "gatewayd/edge/patience.h"
 #include "gatewayd/upstream/back.h"
 #include "libkm/base/util.h"
-#include <errno.h>
 #include <stddef.h>
 #include <string.h>
 #include <utlist.h>
-
-/* A request that cannot be sent twice is not sent on a connection that has been unused for longer,
- * or whose target is not known to keep connections: the target may be closing it. */
-#define UNSAFE_IDLE_MS 1000
-#define AGAIN_MAX                                                                                  \
-	65536 /* bytes of a body that are kept because they may have to be sent once more */
-#define REPEATS_MAX 3
 
 void exchange_quiet(struct km_buf *b)
 {
@@ -27,7 +19,7 @@ void exchange_quiet(struct km_buf *b)
 		km_buf_free(b);
 }
 
-static void limit_time(struct exchange *x, enum timer_kind kind)
+void exchange_limit(struct exchange *x, enum timer_kind kind)
 {
 	timer_set(&x->c->w->timers, x->timer, kind, x->c->w->now);
 }
@@ -132,9 +124,7 @@ void exchange_failed(struct exchange *x, int status, const char *why)
 			km_ks("why", why), km_ki("held", held));
 }
 
-/* The target gave no whole answer: says so, or, when an answer has begun, cuts the client, which
- * must not take half an answer for a whole one. */
-static void fail(struct exchange *x, int status, const char *why)
+void exchange_fail(struct exchange *x, int status, const char *why)
 {
 	exchange_failed(x, status, why);
 	x->error = why;
@@ -142,131 +132,6 @@ static void fail(struct exchange *x, int status, const char *why)
 		x->front->cut(x);
 	else
 		exchange_answer(x, status, NULL, !x->req.done);
-}
-
-/* ---- the target's side ---- */
-
-static void too_many(struct exchange *x, const char *why)
-{
-	struct heads_answer a = {.status = 503,
-				 .html = x->html,
-				 .head = x->head,
-				 .retry_after = 1,
-				 .close = !x->req.done};
-	exchange_failed(x, 503, why);
-	x->error = why;
-	exchange_answer_as(x, &a);
-}
-
-/* Sends what x->again or the caller has: a head of `head` bytes, and of its body what has come.
- * What may have to be sent once more is kept: all of it where nothing may be processed, else what
- * may be processed twice. */
-static void request_send(struct exchange *x, const uint8_t *p, size_t head, size_t n)
-{
-	struct up *u = x->up;
-	bool kept = p == km_buf_head(&x->again);
-	bool keep = u->link || u->reused;
-	x->upstream = u->reused ? ACCESS_UP_REUSED : ACCESS_UP_NEW;
-	x->req.encode = u->back->encodes &&
-			(x->req.kind == HTTP_BODY_CHUNKED || x->req.kind == HTTP_BODY_CLOSE);
-	x->again_head = head;
-	u->wrote = false;
-	int rc = u->back->request(u, p, head);
-	if (!rc && n > head)
-		rc = km_buf_add(&u->out, p + head, n - head);
-	if (!rc && keep && !kept)
-		rc = km_buf_add(&x->again, p, n);
-	else if (!keep)
-		km_buf_free(&x->again);
-	if (rc)
-		fail(x, 502, rc == KM_ETOOBIG ? "too large head for the target" : "no memory");
-	else
-		limit_time(x, u->connected ? TIMER_UPSTREAM : TIMER_CONNECT);
-}
-
-/* After pool_take or pool_granted; p: as for request_send. */
-static void taken(struct exchange *x, int rc, const uint8_t *p, size_t head, size_t n)
-{
-	if (!rc && x->up) {
-		request_send(x, p, head, n);
-		return;
-	}
-	x->up = NULL;
-	if (rc == KM_EFULL) {
-		too_many(x, "too many wait for a connection to the target");
-	} else if (rc != KM_EAGAIN) {
-		fail(x, 502, km_why(rc));
-	} else {
-		x->again_head = head;
-		if (p != km_buf_head(&x->again) && km_buf_add(&x->again, p, n))
-			fail(x, 502, "no memory");
-		else
-			limit_time(x, TIMER_CONNECT);
-	}
-}
-
-void exchange_granted(struct exchange *x)
-{
-	struct worker *w = x->c->w;
-	int rc = pool_granted(w->pool, &x->route, w->now, &x->wait, &x->up);
-	taken(x, rc, km_buf_head(&x->again), x->again_head, x->again.len);
-	x->front->drive(x);
-}
-
-/* Sends it all on another connection. */
-static void send_again(struct exchange *x)
-{
-	struct worker *w = x->c->w;
-	pool_drop(w->pool, x->up, false);
-	x->up = NULL;
-	x->repeats++;
-	km_metric_add(w->sh->m_repeated, 1);
-	int rc = pool_take(w->pool, &x->route, -1, w->now, x, &x->wait, &x->up);
-	taken(x, rc, km_buf_head(&x->again), x->again_head, x->again.len);
-}
-
-/* The connection to the target is broken or refused. */
-static void up_failed(struct exchange *x, const char *why)
-{
-	const struct up *u = x->up;
-	if (x->again.len && !x->answer_any && x->repeats < REPEATS_MAX &&
-	    (u->unprocessed || (u->reused && !u->decided && (x->idempotent || !u->wrote))))
-		send_again(x);
-	else
-		fail(x, 502, why);
-}
-
-/* What waited for its connection goes out on another one, whatever it is: nothing was sent. */
-static void up_again(struct exchange *x)
-{
-	struct up *u = x->up;
-	if (!x->again.len && !u->link) {
-		struct km_buf out = u->out;
-		u->out = x->again;
-		x->again = out;
-		x->again_head = x->again.len;
-	}
-	if (x->again.len)
-		send_again(x);
-	else
-		fail(x, 502, "the private network was lost");
-}
-
-/* The private network of its upstream connection is no more (the pool may have another), or the
- * agent at its other end has been removed or revoked: what runs there is cut. */
-static void ground_lost(struct exchange *x)
-{
-	bool agent = x->lost == LOST_AGENT;
-	x->lost = LOST_NOT;
-	if (!x->up)
-		return;
-	if (x->state == EXCHANGE_RAW)
-		x->front->cut(x);
-	else if (!agent && !x->up->connected)
-		up_again(x);
-	else
-		up_failed(x, agent ? "the agent is no longer one of ours"
-				   : "the private network was lost");
 }
 
 /* ---- the request ---- */
@@ -290,8 +155,6 @@ void exchange_begin(struct exchange *x, const struct http_request *r)
 {
 	struct conn *c = x->c;
 	struct worker *w = c->w;
-	bool whole = r->body == HTTP_BODY_NONE;
-	int64_t max_idle = r->idempotent && whole ? INT64_MAX : UNSAFE_IDLE_MS;
 
 	x->state = EXCHANGE_RUNS;
 	x->upgrade = r->upgrade;
@@ -311,27 +174,13 @@ void exchange_begin(struct exchange *x, const struct http_request *r)
 		body_keep_trailers(&x->req);
 	km_buf_clear(&w->head);
 	if (heads_request(&w->head, r, &w->client)) {
-		fail(x, 502, "no memory");
+		exchange_fail(x, 502, "no memory");
 		return;
 	}
-	int rc = pool_take(w->pool, &x->route, max_idle, w->now, x, &x->wait, &x->up);
-	taken(x, rc, km_buf_head(&w->head), w->head.len, w->head.len);
+	exchange_up_begin(x, r->body == HTTP_BODY_NONE);
 }
 
 /* ---- the rounds ---- */
-
-static bool connect_check(struct exchange *x)
-{
-	struct up *u = x->up;
-	struct km_errtext why;
-	if (u->connected)
-		return false;
-	if (pool_connect_check(u, x->c->w->now, &why)) {
-		up_failed(x, why.text);
-		return true;
-	}
-	return u->connected;
-}
 
 static bool client_read(struct exchange *x)
 {
@@ -365,17 +214,6 @@ static bool sender_waited_for(const struct exchange *x)
 	       !x->bit_by_bit && !asks && x->up->connected && x->up->out.len < CONN_HIGH;
 }
 
-/* What has just been put into u->out is kept too, if what is before it is. */
-static void keep_again(struct exchange *x, size_t n)
-{
-	const struct km_buf *out = &x->up->out;
-	if (!x->again.len || !n)
-		return;
-	if (x->again.len - x->again_head + n > AGAIN_MAX ||
-	    km_buf_add(&x->again, km_buf_head(out) + out->len - n, n))
-		km_buf_free(&x->again);
-}
-
 static bool request_move(struct exchange *x)
 {
 	size_t before = x->in->len, out = x->up->out.len;
@@ -389,7 +227,7 @@ static bool request_move(struct exchange *x)
 		request_bad(x);
 		return true;
 	}
-	keep_again(x, x->up->out.len - out);
+	exchange_up_keep(x, x->up->out.len - out);
 	size_t n = before - x->in->len;
 	if (too_long(x, x->bytes_in)) {
 		request_end(x, 413);
@@ -402,15 +240,6 @@ static bool request_move(struct exchange *x)
 		return true;
 	}
 	return (n && !x->up->no_write) || x->req.done != was;
-}
-
-static bool up_flush(struct exchange *x)
-{
-	struct up *u = x->up;
-	bool moved = u->connected && u->back->flush(u, x->req.done);
-	if (u->wrote && !u->link && !x->idempotent && x->again.len)
-		km_buf_free(&x->again); /* it may have been processed */
-	return moved;
 }
 
 static bool up_read(struct exchange *x)
@@ -445,7 +274,7 @@ static int upgraded(struct exchange *x, const struct http_response *r)
 	body_end(&x->req);
 	body_begin(&x->req, HTTP_BODY_CLOSE, 0, false);
 	body_begin(&x->resp, HTTP_BODY_CLOSE, 0, false);
-	limit_time(x, TIMER_UPGRADE);
+	exchange_limit(x, TIMER_UPGRADE);
 	timer_stop(&x->c->w->timers, &x->total);
 	return 0;
 }
@@ -486,24 +315,20 @@ static bool answer_head(struct exchange *x)
 	if (got == 0 && !u->ended)
 		return false;
 	if (got == 0) {
-		up_failed(x, u->why      ? u->why
-			     : u->in.len ? "closed in the head of the answer"
-					 : "closed without an answer");
+		exchange_up_failed(x, u->why      ? u->why
+				      : u->in.len ? "closed in the head of the answer"
+						  : "closed without an answer");
 		return true;
 	}
 	/* It has closed the connection before it had the request (RFC 9110 section 15.5.9). */
-	if (got > 0 && r->status == 408 && u->reused && !u->link && x->again.len && !x->interims &&
-	    x->repeats < REPEATS_MAX) {
-		x->answer_any = false;
-		send_again(x);
+	if (got > 0 && r->status == 408 && !x->interims && exchange_up_unheard(x))
 		return true;
-	}
 	if (!x->first_byte)
 		x->first_byte = x->c->w->now;
 	x->answer_any = true;
 	int rc = got < 0 ? KM_EPROTO : r->status < 200 ? interim(x, r) : final(x, r);
 	if (rc == KM_EPROTO) {
-		fail(x, 502, why ? why : "answer not understood");
+		exchange_fail(x, 502, why ? why : "answer not understood");
 		return true;
 	}
 	if (rc) { /* no memory, and perhaps half a head written */
@@ -550,12 +375,12 @@ static bool answer_move(struct exchange *x)
 	if (!x->answer_begun)
 		return false;
 	if (body_move(&x->resp, &u->in, x->out, x->high, &x->bytes_out)) {
-		fail(x, 502, "malformed body of the answer");
+		exchange_fail(x, 502, "malformed body of the answer");
 		return true;
 	}
 	if (x->state == EXCHANGE_RUNS && !x->resp.done && !u->in.len && u->ended &&
 	    !source_ended(x)) {
-		fail(x, 502, "closed in the middle of the answer");
+		exchange_fail(x, 502, "closed in the middle of the answer");
 		return true;
 	}
 	if (x->resp.done) {
@@ -604,21 +429,21 @@ static void rest(struct exchange *x, bool moved)
 		exchange_quiet(&u->in);
 		exchange_quiet(&u->out);
 	} else if (x->state == EXCHANGE_RAW) {
-		limit_time(x, TIMER_UPGRADE);
+		exchange_limit(x, TIMER_UPGRADE);
 	} else if (u->connected) {
 		bool waits = x->req.done && !u->out.len && !x->answer_begun;
-		limit_time(x, waits ? TIMER_UPSTREAM : TIMER_BODY);
+		exchange_limit(x, waits ? TIMER_UPSTREAM : TIMER_BODY);
 	}
 }
 
 bool exchange_step(struct exchange *x)
 {
 	static bool (*const rounds[])(struct exchange *) = {
-	    connect_check, client_read, request_move, up_flush,
-	    up_read,       answer_head, answer_move,  client_flush};
+	    exchange_up_connect, client_read, request_move, exchange_up_flush, up_read,
+	    answer_head,         answer_move, client_flush};
 	bool moved = false;
 	if (x->lost)
-		ground_lost(x);
+		exchange_up_lost(x);
 	if (x->state == EXCHANGE_RUNS && !x->up)
 		return x->in->len < CONN_READ && x->front->read(x, CONN_READ);
 	for (size_t i = 0; i < KM_ARRAY_LEN(rounds); i++) {
@@ -641,22 +466,22 @@ void exchange_late(struct exchange *x)
 	if (x->answer_begun) {
 		bool reads = x->state == EXCHANGE_RUNS && x->out->len && patience_stalled(x);
 		if (reads) {
-			limit_time(x, TIMER_BODY);
+			exchange_limit(x, TIMER_BODY);
 			return;
 		}
 		x->error = x->error ? x->error : "no progress";
 		x->front->cut(x);
 	} else if (!u) {
-		too_many(x, "no connection to the target became free in time");
+		exchange_up_busy(x, "no connection to the target became free in time");
 	} else if (!u->connected) {
-		fail(x, 502,
-		     u->tcp ? "the TLS handshake with the target took too long"
-			    : "connection to the agent took too long");
+		exchange_fail(x, 502,
+			      u->tcp ? "the TLS handshake with the target took too long"
+				     : "connection to the agent took too long");
 	} else if (!x->req.done && !u->out.len) {
 		patience_ended(x);
 		exchange_answer(x, 408, NULL, true);
 	} else {
-		fail(x, 504, "answer took too long");
+		exchange_fail(x, 504, "answer took too long");
 	}
 }
 
@@ -669,6 +494,6 @@ static void on_total_late(struct timer *t)
 	else if (!x->req.done && x->up && !x->up->out.len)
 		exchange_answer(x, 408, NULL, true);
 	else
-		fail(x, 504, x->error);
+		exchange_fail(x, 504, x->error);
 	x->front->drive(x);
 }
