@@ -4,6 +4,7 @@
 #include "libkm/base/addr.h"
 #include "libkm/base/prefixes.h"
 #include "libkm/base/util.h"
+#include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,13 +40,17 @@ int gw_rate_parse(int64_t *n, int64_t *ms, const char *s)
 	if (errno || end == s || *end != '/' || count < 1 || count > 1000000000)
 		return KM_EINVAL;
 	*n = count;
-	return km_duration_parse(ms, end + 1) || *ms < 1 ? KM_EINVAL : 0;
+	char one[8] = "1"; /* of a bare unit */
+	const char *time = end + 1;
+	if (strlen(time) <= 2 && !isdigit((unsigned char)*time))
+		time = strcat(one, time);
+	return km_duration_parse(ms, time) || *ms < 1 ? KM_EINVAL : 0;
 }
 
 static const char *rate_check(const char *v)
 {
 	int64_t n, ms;
-	return gw_rate_parse(&n, &ms, v) ? "not a number/time such as 300/3h" : NULL;
+	return gw_rate_parse(&n, &ms, v) ? "not a number/time such as 100/s or 300/3h" : NULL;
 }
 
 static const char *access_log_check(const char *v)
@@ -288,7 +293,7 @@ static const struct km_opt opts[] = {
      .type = KM_OPT_STRING,
      .offset = AT(rate_limit),
      .check = rate_check,
-     .help = "Requests for one tunnel, as number/time (100/1s), where the tunnel has no "
+     .help = "Requests for one tunnel, as number/time (100/s), where the tunnel has no "
 	     "rateLimit of its own; so many may come at once. More get 429. Unset: no limit."},
     {.key = "address_rate_limit",
      .type = KM_OPT_STRING,

@@ -81,6 +81,13 @@ static void test_parse(void **state)
 	assert_int_equal(r.interval_ns, 10 * MS);
 	assert_int_equal(r.burst, 100);
 	assert_int_equal(limit_parse(&r, "100"), KM_EINVAL);
+	assert_int_equal(limit_parse(&r, "100/s"), 0);
+	assert_int_equal(r.interval_ns, 10 * MS);
+	assert_int_equal(limit_parse(&r, "10/ms"), 0);
+	assert_int_equal(r.interval_ns, MS / 10);
+	assert_int_equal(limit_parse(&r, "100/"), KM_EINVAL);
+	assert_int_equal(limit_parse(&r, "100/x"), KM_EINVAL);
+	assert_int_equal(limit_parse(&r, "100/-s"), KM_EINVAL);
 	assert_int_equal(limit_parse(&r, "0/1s"), KM_EINVAL);
 }
 
