@@ -12,6 +12,7 @@
 #include <string.h>
 
 #define READ 65536
+#define READS 4 /* in one turn: a target that sends on and on must not keep others from theirs */
 #define OUT_HIGH 65536
 
 /* ---- the link ---- */
@@ -22,7 +23,7 @@ static void stir(struct up *link)
 	if (link->stirred)
 		return;
 	link->stirred = true;
-	LL_PREPEND2(p->stirred, link, next_stirred);
+	LL_APPEND2(p->stirred, link, next_stirred);
 	pool_ring(p);
 }
 
@@ -97,7 +98,14 @@ static bool link_flush(struct up *link)
 static void link_read(struct up *link, int64_t now)
 {
 	struct km_buf *b = &link->in;
+	int left = READS;
+	link->unread = false;
 	while (!link->io.broken) {
+		if (!left--) {
+			link->unread = true;
+			stir(link);
+			break;
+		}
 		enum io_got got = io_read(&link->io, b, READ);
 		if (got == IO_WAIT)
 			break;
@@ -145,10 +153,16 @@ static void link_look(struct up *link, int64_t now)
 void link_run(struct pool *p)
 {
 	struct up *link;
-	while ((link = p->stirred)) {
+	size_t n;
+	LL_COUNT2(p->stirred, link, n, next_stirred);
+	/* What is stirred meanwhile has its turn when the bell rings again. */
+	while (n-- && (link = p->stirred)) {
+		int64_t now = km_now_ms();
 		LL_DELETE2(p->stirred, link, next_stirred);
 		link->stirred = false;
-		link_look(link, km_now_ms());
+		if (link->unread)
+			link_read(link, now);
+		link_look(link, now);
 	}
 }
 

@@ -62,6 +62,7 @@ struct up {
 	struct h2c *h2c;          /* of a link */
 	bool stirred;             /* a link on the pool's list of those to look at */
 	bool busy;                /* a link that is being read: not to be freed */
+	bool unread;              /* a link whose turn ended before all was read */
 	char text[160];           /* of a link: why it failed */
 	struct up *next_stirred;
 };

@@ -57,6 +57,7 @@ class Agent(base.Agent):
         self.open, self.most, self.held = {}, {}, 0
         self.gate = threading.Event()
         self.h2_plan = []  # what to do with the next requests over HTTP/2
+        self.quiet = threading.Event()
         super().__init__()
 
     def header(self, s):
@@ -179,6 +180,10 @@ class H2:
             self.c.close_connection(last_stream_id=stream - 2 if stream > 1 else 0)
             return True
         elif plan == "vanish":
+            return True
+        elif plan == "flood":
+            while not self.agent.quiet.is_set():
+                self.s.sock.sendall(b"\0\0\0\xbb\0\0\0\0\0" * 100000)  # frames of no known type
             return True
         elif plan == "408":
             self.bodies.pop(stream)
@@ -471,6 +476,20 @@ def test_what_a_target_may_have_processed(one_worker, agent):
         c.send(b"POST / HTTP/1.1\r\nHost: off.test\r\nContent-Length: 300000\r\n\r\n" + bytes(1000))
         a = c.answer()
         assert (a.status, a.body) == (413, b"big")
+
+
+def test_a_target_that_sends_on_and_on_keeps_nobody_from_his_turn(one_worker, agent):
+    g = one_worker
+    agent.quiet.clear()
+    agent.h2_plan = ["flood"]
+    with g.tls("off.test") as s:
+        s.sendall(b"GET / HTTP/1.1\r\nHost: off.test\r\n\r\n")
+        try:
+            g.until(lambda: not agent.h2_plan)
+            for _ in range(20):
+                assert ask(g, "/echo", "other.test").status == 200
+        finally:
+            agent.quiet.set()
 
 
 def test_streams_are_waited_for(gateway, agent, gate):
