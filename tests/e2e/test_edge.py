@@ -464,11 +464,11 @@ def make_folder():
 
 
 @contextlib.contextmanager
-def running(**settings):
+def running(kind=Gateway, **settings):
     folder = make_folder()
     g = None
     try:
-        g = Gateway(folder, **settings)
+        g = kind(folder, **settings)
         yield g
         assert g.stop() == 0, g.text()
     except BaseException:

@@ -37,17 +37,8 @@ class Gateway(base.Gateway):
         path.write_text(json.dumps(config))
 
 
-@contextlib.contextmanager
 def running(**settings):
-    folder = base.make_folder()
-    g = None
-    try:
-        g = Gateway(folder, **settings)
-        yield g
-        assert g.stop() == 0, g.text()
-    except BaseException:
-        print((folder / "log").read_text(errors="replace") if (folder / "log").exists() else "no log")
-        raise
+    return base.running(kind=Gateway, **settings)
 
 
 class Agent(base.Agent):
