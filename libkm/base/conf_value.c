@@ -254,7 +254,7 @@ int km_conf_value_set(const struct km_opt *o, void *out, const char *text, struc
 		break;
 	}
 	if (bool_parse(at, text))
-		return km_errtext_set(err, KM_EINVAL, "%s: \"%.200s\" is neither yes nor no",
+		return km_errtext_set(err, KM_EINVAL, "%s: \"%.200s\" is neither on nor off",
 				      o->key, text);
 	return 0;
 }

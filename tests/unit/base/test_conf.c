@@ -229,7 +229,7 @@ static void mistakes(void **state)
 	     "test.conf:1: size: \"5T\" is not a size such as 65536, 64K, 1M or 2G\n"},
 	    {"size = -1\n",
 	     "test.conf:1: size: \"-1\" is not a size such as 65536, 64K, 1M or 2G\n"},
-	    {"on = maybe\n", "test.conf:1: on: \"maybe\" is neither yes nor no\n"},
+	    {"on = maybe\n", "test.conf:1: on: \"maybe\" is neither on nor off\n"},
 	    {"mode = Auto\n",
 	     "test.conf:1: mode: \"Auto\" is not one of auto, kernel, none\n"},
 	    {"state_dir = x/y\n", "test.conf:1: state_dir: \"x/y\" is not an absolute path (it "
