@@ -450,9 +450,8 @@ SLOW = {"heads": ("/echo", "-H", "-i", "1", "-x", "10"),
         "reading": ("/bytes/1000000", "-X", "-w", "512", "-y", "1024", "-n", "1", "-z", "600")}
 
 
-def test_slowhttptest_in_all_its_modes_at_once(agent, monkeypatch):
-    monkeypatch.setattr(base, "Gateway", PlainToo)
-    with base.running(header_timeout="2s", body_timeout="2s", body_min_rate="1K",
+def test_slowhttptest_in_all_its_modes_at_once(agent):
+    with base.running(PlainToo, header_timeout="2s", body_timeout="2s", body_min_rate="1K",
                       max_connections_per_address="2000") as g, contextlib.ExitStack() as stack:
         def begin(path, *how):
             p = subprocess.Popen(["slowhttptest", *how, "-c", "200", "-r", "200", "-l", "40", "-v", "1", "-u",
