@@ -13,7 +13,6 @@ import contextlib
 import json
 import queue
 import re
-import shutil
 import socket
 import threading
 import uuid
@@ -383,22 +382,13 @@ class Gateway(base.Gateway):
 
 @pytest.fixture(scope="module")
 def gw():
-    folder = base.make_folder()
-    recorder, g = Recorder(base.VIP), None
+    recorder = Recorder(base.VIP)
     try:
-        g = Gateway(folder, workers=1)
-        g.recorder = recorder
-        yield g
-        assert g.stop() == 0, g.text()
-    except BaseException:
-        print((folder / "log").read_text(errors="replace") if (folder / "log").exists() else "no log")
-        raise
+        with base.running(Gateway, workers=1) as g:
+            g.recorder = recorder
+            yield g
     finally:
-        if g and g.proc.poll() is None:
-            g.proc.kill()
-            g.proc.wait()
         recorder.close()
-        shutil.rmtree(folder)
 
 
 @contextlib.contextmanager

@@ -464,8 +464,9 @@ def make_folder():
 
 
 @contextlib.contextmanager
-def running(kind=Gateway, **settings):
-    folder = make_folder()
+def running(kind=Gateway, folder=make_folder, **settings):
+    """A gateway of this kind, in what folder() makes; its log is printed when the test fails."""
+    folder = folder()
     g = None
     try:
         g = kind(folder, **settings)

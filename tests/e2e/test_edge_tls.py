@@ -11,7 +11,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import socket
 import ssl
 import struct
@@ -107,26 +106,17 @@ class Gateway(base.Gateway):
         path.chmod(0o600)
 
 
-@contextlib.contextmanager
-def running(**settings):
+def make_folder():
     folder = pathlib.Path(tempfile.mkdtemp(prefix="kmedgetls-"))
-    g = None
-    try:
-        (folder / "certificates").mkdir()
-        base.make_certificate(folder / "certificates", "hello.test", "hello.test", "pass.test", "off.test")
-        base.make_certificate(folder / "certificates", "own.test")
-        base.make_certificate(folder / "certificates", "off.test")
-        g = Gateway(folder, **{"acme": "off", **settings})
-        yield g
-        assert g.stop() == 0, g.text()
-    except BaseException:
-        print((folder / "log").read_text(errors="replace") if (folder / "log").exists() else "no log")
-        raise
-    finally:
-        if g and g.proc.poll() is None:
-            g.proc.kill()
-            g.proc.wait()
-        shutil.rmtree(folder)
+    (folder / "certificates").mkdir()
+    base.make_certificate(folder / "certificates", "hello.test", "hello.test", "pass.test", "off.test")
+    base.make_certificate(folder / "certificates", "own.test")
+    base.make_certificate(folder / "certificates", "off.test")
+    return folder
+
+
+def running(**settings):
+    return base.running(Gateway, make_folder, **{"acme": "off", **settings})
 
 
 @pytest.fixture(scope="module")
