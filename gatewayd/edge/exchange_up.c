@@ -9,17 +9,13 @@
 /* A request that cannot be sent twice is not sent on a connection that has been unused for longer,
  * or whose target is not known to keep connections: the target may be closing it. */
 #define UNSAFE_IDLE_MS 1000
-#define AGAIN_MAX                                                                                  \
-	65536 /* bytes of a body that are kept because they may have to be sent once more */
+/* Bytes of a body that are kept because they may have to be sent once more. */
+#define AGAIN_MAX 65536
 #define REPEATS_MAX 3
 
 void exchange_up_busy(struct exchange *x, const char *why)
 {
-	struct heads_answer a = {.status = 503,
-				 .html = x->html,
-				 .head = x->head,
-				 .retry_after = 1,
-				 .close = !x->req.done};
+	struct heads_answer a = {.status = 503, .retry_after = 1, .close = !x->req.done};
 	exchange_failed(x, 503, why);
 	x->error = why;
 	exchange_answer_as(x, &a);
