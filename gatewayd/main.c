@@ -212,7 +212,7 @@ static int neighbours_make(struct gateway *g, struct km_errtext *err)
 	if (wireguard && !(g->neighbours = neighbours_new(g->base, s->host.state_dir)))
 		return km_errtext_set(err, KM_ENOMEM, "no memory");
 	g->peers = peers_new(s->host.state_dir, g->neighbours);
-	if (wireguard && s->share_certificates && !(g->mesh = mesh_new(&mesh)))
+	if (gw_settings_shares(s) && !(g->mesh = mesh_new(&mesh)))
 		return km_errtext_set(err, KM_ENOMEM, "no memory");
 	acme_mesh(g->acme, g->mesh);
 	return 0;

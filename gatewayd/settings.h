@@ -52,6 +52,12 @@ extern const struct km_conf_spec gw_settings_spec;
 /* acme_dir, or what stands for it when it is unset; the caller frees. */
 char *gw_acme_dir(const struct gw_settings *s);
 
+/* Whether gateways give each other certificates and proofs: over the private network only. */
+static inline bool gw_settings_shares(const struct gw_settings *s)
+{
+	return s->share_certificates && s->host.wireguard != KM_WG_NONE;
+}
+
 /* "300/3h", "100/s": a number and a time in milliseconds, both above zero. KM_EINVAL. */
 int gw_rate_parse(int64_t *n, int64_t *ms, const char *s) __attribute__((warn_unused_result));
 

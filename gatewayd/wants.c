@@ -146,13 +146,14 @@ static int addr_cmp(const void *a, const void *b)
 void wants_settled(struct wants *w)
 {
 	struct reach *r, *tmp;
+	struct reach *others = gw_settings_shares(w->settings) ? w->others : NULL;
 	size_t n = w->self.n;
 	bool known = w->self.n && !w->self.named;
 	if (!w->acme)
 		return;
-	struct km_addr *all = km_xcalloc(ADDRS_MAX * (HASH_COUNT(w->others) + 1), sizeof(*all));
+	struct km_addr *all = km_xcalloc(ADDRS_MAX * (HASH_COUNT(others) + 1), sizeof(*all));
 	memcpy(all, w->self.addrs, n * sizeof(*all));
-	HASH_ITER (hh, w->others, r, tmp) {
+	HASH_ITER (hh, others, r, tmp) {
 		memcpy(all + n, r->addrs, r->n * sizeof(*all));
 		n += r->n;
 		known = known && !r->named;

@@ -61,7 +61,8 @@ void acme_settled(struct acme *a);
 /* A stranger's handshake waits for the domain of a tunnel; true: an attempt is under way or begins now,
  * and opts.settled will be called; false: nothing can be expected soon. */
 bool acme_asked(struct acme *a, const char *domain);
-/* Addresses by which strangers reach gateways (ours and others'), for the preflight. */
+/* Addresses by which strangers reach gateways that answer a CA for this one's orders (ours, and others' that
+ * share certificates), for the preflight. */
 void acme_addresses(struct acme *a, const struct km_addr *addrs, size_t n);
 /* A gateway has been revoked: what it knew is obtained anew with new keys, and the old is revoked. */
 void acme_gateway_revoked(struct acme *a, const uint8_t gateway[static 16]);

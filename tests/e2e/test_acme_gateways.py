@@ -179,7 +179,7 @@ def test_gateway_revoked(site):
 
 
 def test_each_its_own(site):
-    """share_certificates = off: every gateway obtains its own."""
+    """share_certificates = off: every gateway obtains its own, and orders none while the name leads to another."""
     for g in (1, 2):
         site.stop("gatewayd" if g == 1 else f"gateway{g}d")
     for g in list(site.gateway_ids):
@@ -192,6 +192,8 @@ def test_each_its_own(site):
     site.dns.addresses("own.n2", net.GATEWAY)
     site.create_tunnel(name)
     site.wait_served(domain=name)
+    site.daemon(2).wait_log("no certificate is ordered", name, "does not point here")
     site.dns.addresses("own.n2", net.GATEWAYS[2])
     site.wait_served(domain=name, number=2, timeout=60)
-    assert len(site.ca.of(name)) == 2 and site.leaf(name, 1) != site.leaf(name, 2)
+    assert len(site.ca.orders_of(name)) == len(site.ca.of(name)) == 2
+    assert site.leaf(name, 1) != site.leaf(name, 2)
