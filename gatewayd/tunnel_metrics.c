@@ -10,7 +10,7 @@ enum place { UNDECIDED, OWN, OTHER };
 /* What is printed, of one tunnel or of several. */
 struct sums {
 	struct counts_sum requests;
-	uint64_t bytes_in, bytes_out, errors, limited, active;
+	uint64_t bytes_in, bytes_out, errors, limited, passed, active;
 };
 
 struct item {
@@ -71,6 +71,7 @@ static void add(struct sums *to, const struct route_state *s)
 	to->bytes_out += counts_read(&s->bytes_out);
 	to->errors += counts_read(&s->errors);
 	to->limited += counts_read(&s->limited);
+	to->passed += counts_read(&s->passed);
 	to->active += counts_read(&s->active);
 }
 
@@ -191,6 +192,13 @@ PRINT(limited)
 PRINT(active)
 #undef PRINT
 
+/* Most tunnels have none. */
+static int print_passed(struct km_buf *out, const char *name, const char *labels,
+			const struct sums *s)
+{
+	return s->passed ? counts_print_line(out, name, labels, s->passed) : 0;
+}
+
 static const struct family {
 	const char *name, *type, *help;
 	int (*print)(struct km_buf *out, const char *name, const char *labels,
@@ -200,9 +208,15 @@ static const struct family {
      print_requests},
     {"kakuremichi_tunnel_request_duration_seconds", "histogram",
      "From a request's head to the end of its answer, but for upgraded ones.", print_took},
-    {"kakuremichi_tunnel_request_bytes_total", "counter", "Bytes of request bodies passed on.",
+    {"kakuremichi_tunnel_passthrough_total", "counter",
+     "Connections passed through untouched that have ended.", print_passed},
+    {"kakuremichi_tunnel_request_bytes_total", "counter",
+     "Bytes of request bodies passed on, and what clients of upgraded and passed-through connections "
+     "sent.",
      print_bytes_in},
-    {"kakuremichi_tunnel_response_bytes_total", "counter", "Bytes of response bodies passed on.",
+    {"kakuremichi_tunnel_response_bytes_total", "counter",
+     "Bytes of response bodies passed on, and what targets of upgraded and passed-through connections "
+     "sent.",
      print_bytes_out},
     {"kakuremichi_tunnel_upstream_errors_total", "counter",
      "Requests to which the target gave no whole answer.", print_errors},

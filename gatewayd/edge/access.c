@@ -308,7 +308,12 @@ static char *journal(char *p, const struct access_entry *e, const struct access_
 	p = stpcpy(p, "PRIORITY=6\nSYSLOG_IDENTIFIER=gatewayd-access\nMESSAGE=");
 	p = put_addr(p, &e->client);
 	*p++ = ' ';
-	p = put_request_line(p, ACCESS_JOURNAL, e);
+	if (!e->method.n && e->host.n) { /* passed through */
+		p = stpcpy(stpcpy(p, e->tls ? e->tls : "-"), " ");
+		p = put_foreign(p, ACCESS_JOURNAL, e->host, HTTP_HOST_MAX);
+	} else {
+		p = put_request_line(p, ACCESS_JOURNAL, e);
+	}
 	*p++ = ' ';
 	p = km_put_u64(p, (uint64_t)e->status);
 	p = stpcpy(p, "\nKM_TIME=");

@@ -35,8 +35,8 @@ struct access_entry {
 	int64_t duration_ms, first_byte_ms; /* until the end, and until the target's first byte */
 	const uint8_t *tunnel;              /* 16 bytes */
 	enum access_upstream upstream;
-	const char *tls;   /* "TLSv1.3"; NULL: plain */
-	const char *error; /* a few words, when the gateway itself answered */
+	const char *tls;   /* "TLSv1.3"; "passthrough": a connection, not a request; NULL: plain */
+	const char *error; /* a few words, when the gateway itself answered, or it was cut */
 };
 
 /* What the formatting of one entry after another remembers. Zero-initialise. */

@@ -98,6 +98,19 @@ void account_begin(struct exchange *x, const struct http_request *r)
 		x->note = note_new(r);
 }
 
+void account_pass(struct exchange *x, const char *sni)
+{
+	size_t n = strlen(sni);
+	struct access_note *note;
+	x->passes = true;
+	x->began = x->c->w->now;
+	if (!x->c->w->lane || !(note = calloc(1, sizeof(*note) + n)))
+		return;
+	char *p = note->bytes;
+	note->host = keep(&p, (struct http_str){sni, n});
+	x->note = note;
+}
+
 /* ---- end ---- */
 
 static void log_it(struct exchange *x, int status)
@@ -114,7 +127,9 @@ static void log_it(struct exchange *x, int status)
 	    .first_byte_ms = x->first_byte ? x->first_byte - x->began : -1,
 	    .tunnel = x->active ? x->route.tunnel : NULL,
 	    .upstream = x->upstream,
-	    .tls = c->io.ssl ? SSL_get_version(c->io.ssl) : NULL,
+	    .tls = x->passes      ? "passthrough"
+		   : c->io.ssl ? SSL_get_version(c->io.ssl)
+			       : NULL,
 	    .error = x->error,
 	};
 	const struct access_note *n = x->note;
@@ -154,9 +169,12 @@ void account_end(struct exchange *x)
 	if (!x->began)
 		return;
 	if (!x->whole && !x->error)
-		x->error = "client gone";
+		x->error = x->c->w->cutting ? "gateway ends" : "client gone";
 	int status = x->status >= 100 && x->status < 600 ? x->status : STATUS_GONE;
-	count(x, status);
+	if (x->passes)
+		counts_bump(&x->route.state->passed, 1);
+	else
+		count(x, status);
 	if (x->c->w->lane)
 		log_it(x, status);
 	free(x->note);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What a request leaves behind: counters of its tunnel and of its worker, and a line of the access
- * log. */
+/* What a request, and a connection that is passed through, leaves behind: counters of its tunnel and
+ * of its worker, and a line of the access log. */
 #ifndef GATEWAYD_EDGE_ACCOUNT_H
 #define GATEWAYD_EDGE_ACCOUNT_H
 
@@ -18,6 +18,8 @@ struct account_stats {
 /* x has a request from now on. r: what the log will say of it, copied when there is a log; NULL: it
  * could not be understood. */
 void account_begin(struct exchange *x, const struct http_request *r);
+/* x is a connection that is passed through untouched from now on, asked for by this server name. */
+void account_pass(struct exchange *x, const char *sni);
 /* It is over, with what x says of it; x->route is still held. Nothing where no request has begun.
  */
 void account_end(struct exchange *x);

@@ -68,7 +68,7 @@ struct worker {
 	int64_t lingering;        /* connections that are about to go */
 	_Atomic bool wake;        /* some of them have waited long enough: set by the main loop */
 	int64_t now;              /* monotonic, of this turn of the loop */
-	bool draining;
+	bool draining, cutting;
 	bool closing; /* the turn of the loop is at its end: what was collected goes out */
 	struct http_request req; /* of the connection at hand */
 	struct client client;    /* whose it is */

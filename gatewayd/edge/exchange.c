@@ -193,10 +193,13 @@ static bool client_read(struct exchange *x)
 /* Of what the client sends no more is wanted. */
 static void request_end(struct exchange *x, int status)
 {
-	if (x->answer_begun)
-		x->front->cut(x);
-	else
+	if (!x->answer_begun) {
 		exchange_answer(x, status, NULL, true);
+		return;
+	}
+	if (!x->error)
+		x->error = account_reason(status);
+	x->front->cut(x);
 }
 
 static void request_bad(struct exchange *x)
@@ -332,6 +335,7 @@ static bool answer_head(struct exchange *x)
 		return true;
 	}
 	if (rc) { /* no memory, and perhaps half a head written */
+		x->error = "no memory";
 		x->front->cut(x);
 		return true;
 	}
@@ -413,10 +417,12 @@ static bool raw_ended(struct exchange *x)
 	}
 	if (!u->ended || u->in.len || x->out->len)
 		return false;
-	if (u->broken)
+	if (u->broken) {
+		x->error = "target reset";
 		x->front->cut(x);
-	else
+	} else {
 		finish(x);
+	}
 	return true;
 }
 

@@ -81,7 +81,8 @@ struct exchange {
 	bool answer_begun;      /* a final answer's head has gone to the client's buffer */
 	bool answer_any;        /* a byte has come from the target */
 	bool up_keep;           /* the target keeps the connection */
-	bool in_shut, out_shut; /* passthrough: the end was passed on */
+	bool passes;            /* passthrough */
+	bool in_shut, out_shut; /* of it: the end was passed on */
 	enum { LOST_NOT, LOST_AGENT, LOST_NET } lost; /* the ground under `up` has gone */
 	uint8_t interims;
 	int status;             /* of the answer: the target's, or the gateway's own */

@@ -133,19 +133,27 @@ static void up_again(struct exchange *x)
 		exchange_fail(x, 502, "the private network was lost");
 }
 
+const char *exchange_up_lost_why(const struct exchange *x)
+{
+	return x->lost == LOST_AGENT ? "the agent is no longer one of ours"
+				     : "the private network was lost";
+}
+
 void exchange_up_lost(struct exchange *x)
 {
 	bool agent = x->lost == LOST_AGENT;
+	const char *why = exchange_up_lost_why(x);
 	x->lost = LOST_NOT;
 	if (!x->up)
 		return;
-	if (x->state == EXCHANGE_RAW)
+	if (x->state == EXCHANGE_RAW) {
+		x->error = why;
 		x->front->cut(x);
-	else if (!agent && !x->up->connected)
+	} else if (!agent && !x->up->connected) {
 		up_again(x);
-	else
-		exchange_up_failed(x, agent ? "the agent is no longer one of ours"
-					    : "the private network was lost");
+	} else {
+		exchange_up_failed(x, why);
+	}
 }
 
 bool exchange_up_connect(struct exchange *x)

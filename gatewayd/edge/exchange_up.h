@@ -18,6 +18,8 @@ bool exchange_up_unheard(struct exchange *x);
 /* The private network of the connection is no more (the pool may have another), or the agent at its
  * other end has been removed or revoked, as x->lost says: what runs there is cut. */
 void exchange_up_lost(struct exchange *x);
+/* Which of the two, in words, while x->lost says so. */
+const char *exchange_up_lost_why(const struct exchange *x);
 /* 503: the target has as many connections as it may have. */
 void exchange_up_busy(struct exchange *x, const char *why);
 

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Tunnels whose target ends TLS itself: the server name is peeked at, then bytes go both ways as
  * they are, each way until its own end. */
+#include "gatewayd/edge/access.h"
 #include "gatewayd/edge/conn.h"
+#include "gatewayd/edge/exchange_up.h"
 #include "gatewayd/edge/hello.h"
 #include "libkm/base/util.h"
 #include <errno.h>
@@ -10,32 +12,44 @@
 
 /* ---- whose is it ---- */
 
-static void pass_failed(struct conn *c, const char *why)
+/* x.up is gone afterwards. */
+static void pass_cut(struct conn *c, const char *why)
 {
-	exchange_failed(c->x, 0, why);
+	c->x->error = why;
+	exchange_drop(c->x, false);
 	conn_over(c, false);
 }
 
+/* status: for the access log; there is nobody else to be told. */
+static void pass_failed(struct conn *c, int status, const char *why)
+{
+	exchange_failed(c->x, 0, why);
+	c->x->status = status;
+	pass_cut(c, why);
+}
+
 /* x.route is held from here on; exchange_drop gives it back. */
-static void pass_begin(struct conn *c)
+static void pass_begin(struct conn *c, const char *sni)
 {
 	struct pool_client client = {
 	    .src = c->addr, .src_port = c->port, .dst = c->local, .dst_port = c->local_port};
 	struct sockaddr_storage ss;
 	socklen_t len = sizeof(ss);
 	exchange_hold(c->x);
+	account_pass(c->x, sni);
 	c->state = CONN_PASS;
 	km_metric_add(c->w->sh->m_passed, 1);
 	if (!client.dst.family &&
 	    (getsockname(io_fd(&c->io), (struct sockaddr *)&ss, &len) ||
 	     km_addr_from_sa(&client.dst, &client.dst_port, (struct sockaddr *)&ss))) {
-		pass_failed(c, strerror(errno));
+		pass_failed(c, 502, strerror(errno));
 		return;
 	}
 	int rc = pool_dial(c->w->pool, &c->x->route, &client, c->x, &c->x->up);
-	if (rc)
-		pass_failed(c, rc == KM_EFULL ? "the target has as many connections as it may"
-					      : km_why(rc));
+	if (rc == KM_EFULL)
+		pass_failed(c, 503, "the target has as many connections as it may");
+	else if (rc)
+		pass_failed(c, 502, km_why(rc));
 	else
 		timer_set(&c->w->timers, &c->timer, TIMER_CONNECT, c->w->now);
 }
@@ -76,7 +90,7 @@ bool peek_step(struct conn *c)
 		return false;
 	}
 	if (!rc && passes(c, sni))
-		pass_begin(c);
+		pass_begin(c, sni);
 	else
 		conn_tls_begin(c); /* OpenSSL says what is wrong with it */
 	return c->state != CONN_OVER;
@@ -92,9 +106,9 @@ static bool way(struct conn *c, struct io *from, struct io *to, struct km_buf *b
 	size_t n = 0;
 	bool moved =
 	    !from->eof && b->len < CONN_HIGH && io_read(from, b, CONN_HIGH - b->len) != IO_WAIT;
-	if (from->broken || (b->len && io_write(to, b, &n) == IO_BROKEN) ||
-	    (from->eof && !from_shut && io_gone(from))) {
-		conn_over(c, false);
+	bool lost = from->broken || (from->eof && !from_shut && io_gone(from));
+	if (lost || (b->len && io_write(to, b, &n) == IO_BROKEN)) {
+		pass_cut(c, (lost ? from : to) == &c->io ? "client reset" : "target reset");
 		return false;
 	}
 	*count += n;
@@ -108,9 +122,16 @@ static bool way(struct conn *c, struct io *from, struct io *to, struct km_buf *b
 static bool connect_step(struct conn *c)
 {
 	struct km_errtext why;
-	if (pool_connect_check(c->x->up, c->w->now, &why))
-		pass_failed(c, why.text);
-	return c->x->up->connected;
+	struct exchange *x = c->x;
+	if (pool_connect_check(x->up, c->w->now, &why)) {
+		pass_failed(c, 502, why.text);
+		return false;
+	}
+	if (x->up->connected) {
+		x->status = 200;
+		x->upstream = ACCESS_UP_NEW;
+	}
+	return x->up->connected;
 }
 
 bool pass_step(struct conn *c)
@@ -118,7 +139,7 @@ bool pass_step(struct conn *c)
 	struct up *u = c->x->up;
 	struct exchange *x = c->x;
 	if (x->lost) {
-		conn_over(c, false);
+		pass_cut(c, exchange_up_lost_why(x));
 		return false;
 	}
 	if (!u->connected)
@@ -126,9 +147,12 @@ bool pass_step(struct conn *c)
 	bool moved = way(c, &c->io, &u->io, &c->in, &x->in_shut, x->out_shut, &x->bytes_in);
 	if (c->state != CONN_OVER)
 		moved |= way(c, &u->io, &c->io, &u->in, &x->out_shut, x->in_shut, &x->bytes_out);
+	if (x->bytes_out && !x->first_byte)
+		x->first_byte = c->w->now;
 	if (c->state == CONN_OVER)
 		return false;
 	if (x->in_shut && x->out_shut) {
+		x->whole = true;
 		conn_over(c, true);
 		return false;
 	}
@@ -144,7 +168,7 @@ bool pass_step(struct conn *c)
 void pass_late(struct conn *c)
 {
 	if (c->x->up->connected)
-		conn_over(c, false);
+		pass_cut(c, "no progress");
 	else
-		pass_failed(c, "connection to the agent took too long");
+		pass_failed(c, 502, "connection to the agent took too long");
 }

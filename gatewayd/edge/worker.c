@@ -249,6 +249,7 @@ static void unlisten(struct worker_thread *t)
 
 static void cut(struct worker_thread *t)
 {
+	t->w.cutting = true;
 	while (t->w.conns)
 		conn_cut(t->w.conns);
 	drained_check(t);

@@ -23,6 +23,7 @@ struct route_state {
 	_Atomic int64_t full_at;  /* the bucket of its request rate: edge/limit.h */
 	_Atomic uint64_t active;  /* requests, and passed-through connections, under way */
 	_Atomic uint64_t limited; /* answered with 429 */
+	_Atomic uint64_t passed;  /* connections passed through, that have ended */
 	struct counts counts;     /* of requests: not of what is passed through */
 	struct slots *slots;      /* of the target's connections */
 };

@@ -5,12 +5,15 @@ import os
 import re
 import signal
 import socket
+import ssl
+import struct
 import time
 
 import pytest
 
 from tests.lab import System, client, net
 from tests.lab.proc import patience
+from tests.lab.system import make_certificate
 
 SECRET = "only-the-target-may-know"
 
@@ -44,11 +47,21 @@ def logged(request):
     s = System("kmal")
     s.access = Log(s.dir / "access.log")
     try:
-        s.up(gateway={"access_log": s.access.path, "access_log_format": "json", "workers": 2})
+        s.up(gateway={"access_log": s.access.path, "access_log_format": "json", "workers": 2, "drain_timeout": "1s"})
         s.tunnel = s.create_tunnel()
         s.wait_served()
         s.add_certificate("dead.demo.test")
         s.create_tunnel("dead.demo.test", target="127.0.0.1:9")
+        s.add_certificate("ws.demo.test")
+        s.start_upgrade_target(8082)
+        s.create_tunnel("ws.demo.test", target="127.0.0.1:8082")
+        folder = s.dir / "target-certificates"
+        folder.mkdir(mode=0o700)
+        make_certificate(s.dir, "other.demo.test", folder)
+        s.start_target(8443, "secret", name="secret", pem=folder / "other.demo.test")
+        s.passed = s.create_tunnel("other.demo.test", "127.0.0.1:8443", tls="passthrough",
+                                   options={"maxConnections": 2})
+        s.wait_served(domain="other.demo.test")
     except BaseException:
         s.dump_logs()
         s.close()
@@ -170,7 +183,132 @@ def test_metrics(logged):
     assert now[all_404] - was[all_404] == 1
     assert now["kakuremichi_access_log_lost_total"] == 0
     assert now[f'kakuremichi_tunnel_active{{domain="{logged.domain}"}}'] == 0
-    assert not [k for k in now if "stranger.test" in k or "other" in k]
+    assert not [k for k in now if "stranger.test" in k or '"other"' in k]
+
+
+class Passed:
+    """TLS with the target, through a tunnel that passes it on, and how many bytes went each way."""
+
+    def __init__(self, s, domain="other.demo.test"):
+        self.sock = s.net.stranger.connect(net.GATEWAY, 443, 10)
+        self.sent = self.received = 0
+        self.of_them, self.to_them = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = s.tls.wrap_bio(self.of_them, self.to_them, server_hostname=domain)
+        self.do(self.tls.do_handshake)
+
+    def do(self, what, *args):
+        while True:
+            try:
+                return what(*args)
+            except ssl.SSLWantReadError:
+                self.push()
+                more = self.sock.recv(65536)
+                self.received += len(more)
+                self.of_them.write(more) if more else self.of_them.write_eof()
+            finally:
+                self.push()
+
+    def push(self):
+        out = self.to_them.read()
+        self.sock.sendall(out)
+        self.sent += len(out)
+
+    def get(self, path):
+        self.do(self.tls.write, f"GET {path} HTTP/1.1\r\nHost: other.demo.test\r\nConnection: close\r\n\r\n".encode())
+        while True:
+            try:
+                if not self.do(self.tls.read, 65536):
+                    return
+            except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+                return
+
+    def rest(self):
+        """What comes until the other side has ended."""
+        while more := self.sock.recv(65536):
+            self.received += len(more)
+
+
+def reset(sock):
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def test_passed_through(logged):
+    """One line when it is over, with the bytes of the connection, and how it ended."""
+    s = logged
+    since, was = len(s.access.lines()), metrics(s)
+    whole = Passed(s)
+    whole.get("/whole")
+    whole.sock.shutdown(socket.SHUT_WR)
+    whole.rest()
+    whole.sock.close()
+    e = s.access.entry('"passthrough"', since=since)
+    assert 0 <= e.pop("first_byte_ms") <= e.pop("duration_ms") < 20000 and e.pop("time")
+    assert e == {"client": net.STRANGER, "host": "other.demo.test", "status": 200, "bytes_in": whole.sent,
+                 "bytes_out": whole.received, "tunnel": s.passed["id"], "upstream": "new", "tls": "passthrough"}
+    since = len(s.access.lines())
+    cut = Passed(s)
+    reset(cut.sock)
+    e = s.access.entry('"passthrough"', since=since)
+    assert (e["status"], e["error"], e["bytes_in"]) == (200, "client reset", cut.sent)
+    since = len(s.access.lines())
+    held = [Passed(s), Passed(s)]
+    with pytest.raises(OSError):  # a reset, while reading or while writing
+        Passed(s)
+    e = s.access.entry('"passthrough"', since=since)
+    assert e["status"] == 503 and "as many connections" in e["error"] and "upstream" not in e
+    now = metrics(s)
+
+    def grown(name):
+        return now[name] - was.get(name, 0)
+    of = '{domain="other.demo.test"}'
+    assert now["kakuremichi_tunnel_active" + of] == 2
+    assert grown("kakuremichi_tunnel_passthrough_total" + of) == 3
+    assert grown("kakuremichi_tunnel_request_bytes_total" + of) == whole.sent + cut.sent
+    assert grown("kakuremichi_tunnel_upstream_errors_total" + of) == 1
+    since = len(s.access.lines())
+    for p in held:
+        p.sock.close()
+    for _ in held:
+        s.access.wait('"passthrough"', since=since)
+        since += 1
+
+
+def upgraded(s, path):
+    sock = s.tls.wrap_socket(s.net.stranger.connect(net.GATEWAY, 443, 10), server_hostname="ws.demo.test")
+    sock.sendall(f"GET {path} HTTP/1.1\r\nHost: ws.demo.test\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n".encode())
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += sock.recv(1)
+    assert head.startswith(b"HTTP/1.1 101 ")
+    sock.sendall(b"x" * 3000)
+    left = 3000
+    while left:
+        left -= len(sock.recv(left))
+    return sock
+
+
+def test_upgraded(logged):
+    """The line comes with the end, and says how long it lasted and what it carried, not the first answer's."""
+    s = logged
+    s.wait_status("ws.demo.test", "/", 426)
+    since, began = len(s.access.lines()), time.monotonic()
+    sock = upgraded(s, "/ends")
+    before = len(s.access.lines())
+    assert not [line for line in s.access.lines()[since:] if "/ends" in line]
+    sock.unwrap().close()
+    e = s.access.entry("/ends", since=before)
+    assert (e["status"], e["bytes_in"], e["bytes_out"]) == (101, 3000, 3000) and "error" not in e
+    assert 0 <= e["first_byte_ms"] <= e["duration_ms"] <= (time.monotonic() - began) * 1000 + 1
+    reset(upgraded(s, "/reset"))
+    e = s.access.entry("/reset")
+    assert (e["status"], e["bytes_out"], e["error"]) == (101, 3000, "client gone")
+    sock = upgraded(s, "/killed")
+    s.procs.pop("upgrade").kill()
+    e = s.access.entry("/killed")
+    assert (e["status"], e["bytes_in"], e["bytes_out"]) == (101, 3000, 3000)
+    sock.close()
+    s.start_upgrade_target(8082)
 
 
 COMBINED = re.compile(r'(\S+) - - \[(\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d \+0000)\] "(\S+) (\S+) (HTTP/\S+)" (\d{3}) (\d+) '
@@ -178,8 +316,13 @@ COMBINED = re.compile(r'(\S+) - - \[(\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d \+0000)\] "
 
 
 def test_text_without_queries_sampled(logged):
-    """Other settings: errors are there however few are, and no query."""
+    """Other settings: errors are there however few are, and no query. What the gateway's end cuts is said to be so."""
+    held = Passed(logged), upgraded(logged, "/cut")
     logged.stop("gatewayd")
+    assert logged.access.entry("/cut")["error"] == "gateway ends"
+    assert logged.access.entry('"passthrough"', '"gateway ends"')["bytes_in"] == held[0].sent
+    for p in (held[0].sock, held[1]):
+        p.close()
     log = Log(logged.dir / "combined.log")
     logged.start_gateway(wait=False, access_log=log.path, access_log_sample="0.0001%", access_log_query="off", metrics_tunnels=1)
     logged.wait_served()

@@ -60,6 +60,23 @@ static struct access_entry bare(void)
 				     .error = "malformed"};
 }
 
+/* A connection that was passed through. */
+static struct access_entry passed(void)
+{
+	return (struct access_entry){.wall_ms = WALL,
+				     .client = {AF_INET, {203, 0, 113, 9}},
+				     .host = S("own.example.org"),
+				     .status = 200,
+				     .bytes_in = 517,
+				     .bytes_out = 90000,
+				     .duration_ms = 4000,
+				     .first_byte_ms = 3,
+				     .tunnel = tunnel,
+				     .upstream = ACCESS_UP_NEW,
+				     .tls = "passthrough",
+				     .error = "client reset"};
+}
+
 /* Into memory of exactly the promised size, so that the sanitizers see what goes beyond it. */
 static char *format(enum access_format how, const struct access_entry *e)
 {
@@ -95,6 +112,11 @@ static void test_text(void **state)
 	    "2001:db8::1 - - [21/Nov/2026:07:02:13 +0000] \"-\" 400 0 \"-\" \"-\" "
 	    "time=2026-11-21T07:02:13.123Z host=- in=0 ms=0 first_ms=- tunnel=- upstream=- tls=- "
 	    "error=\"malformed\"\n");
+	expect(ACCESS_TEXT, passed(),
+	       "203.0.113.9 - - [21/Nov/2026:07:02:13 +0000] \"-\" 200 90000 \"-\" \"-\" "
+	       "time=2026-11-21T07:02:13.123Z host=\"own.example.org\" in=517 ms=4000 first_ms=3 "
+	       "tunnel=12345678-9abc-def0-0102-0304050607ff upstream=new tls=passthrough "
+	       "error=\"client reset\"\n");
 }
 
 static void test_json(void **state)
@@ -113,6 +135,12 @@ static void test_json(void **state)
 	       "{\"time\":\"2026-11-21T07:02:13.123Z\",\"client\":\"2001:db8::1\",\"status\":400,"
 	       "\"bytes_in\":0,"
 	       "\"bytes_out\":0,\"duration_ms\":0,\"error\":\"malformed\"}\n");
+	expect(ACCESS_JSON, passed(),
+	       "{\"time\":\"2026-11-21T07:02:13.123Z\",\"client\":\"203.0.113.9\",\"host\":"
+	       "\"own.example.org\",\"status\":200,\"bytes_in\":517,\"bytes_out\":90000,"
+	       "\"duration_ms\":4000,\"first_byte_ms\":3,"
+	       "\"tunnel\":\"12345678-9abc-def0-0102-0304050607ff\",\"upstream\":\"new\","
+	       "\"tls\":\"passthrough\",\"error\":\"client reset\"}\n");
 }
 
 static void test_journal(void **state)
@@ -133,6 +161,13 @@ static void test_journal(void **state)
 	       "0304050607ff\n"
 	       "KM_UPSTREAM=new\nKM_USER_AGENT=curl/8\nKM_REFERER=https://x.example/"
 	       "?q=1\nKM_TLS=TLSv1.3\n\n");
+	expect(ACCESS_JOURNAL, passed(),
+	       "PRIORITY=6\nSYSLOG_IDENTIFIER=gatewayd-access\nMESSAGE=203.0.113.9 passthrough "
+	       "own.example.org 200\n"
+	       "KM_TIME=2026-11-21T07:02:13.123Z\nKM_CLIENT=203.0.113.9\nKM_HOST=own.example.org\n"
+	       "KM_STATUS=200\nKM_BYTES_IN=517\nKM_BYTES_OUT=90000\nKM_DURATION_MS=4000\n"
+	       "KM_FIRST_BYTE_MS=3\nKM_TUNNEL=12345678-9abc-def0-0102-0304050607ff\n"
+	       "KM_UPSTREAM=new\nKM_TLS=passthrough\nKM_ERROR=client reset\n\n");
 }
 
 /* ---- any bytes ---- */

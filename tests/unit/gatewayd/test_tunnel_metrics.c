@@ -226,7 +226,7 @@ static void test_format(void **state)
 		assert_memory_equal(line, last, strlen(last));
 		assert_non_null(strstr(line, "} "));
 	}
-	assert_int_equal(heads, 7);
+	assert_int_equal(heads, 8);
 	assert_int_equal(series, 1000 * (1 + COUNTS_BUCKETS + 2 + 5));
 	free(s);
 	tunnel_metrics_free(m);
