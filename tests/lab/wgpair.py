@@ -23,14 +23,14 @@ import threading
 import time
 
 from .net import Namespace
-from .proc import patience
+from .proc import SLOW, patience
 
 BUILD = pathlib.Path(os.environ.get("KM_BUILD", "build")).absolute()
 ENGINE = [str(BUILD / "km-warden"), "-f", "--device"]
 GO = ["wireguard-go", "-f"]
 KERNEL = None
 PORT = 51820
-SIZE = int(8_000_000 / patience(1) ** 2)  # of a transfer
+SIZE = int(8_000_000 / SLOW ** 2)  # of a transfer
 
 TRANSFER = r"""
 import hashlib, select, socket, sys
