@@ -47,9 +47,28 @@ struct pool {
 	struct km_log_limit log;
 };
 
+/* unused.c */
+struct pool_set *pool_set_find(struct pool *p, uint64_t serial); /* NULL: none */
+struct pool_set *pool_set_get(struct pool *p, uint64_t serial);  /* NULL: no memory */
+void pool_set_rest(struct pool *p, struct pool_set *s);          /* goes if it is empty */
+/* One that is not older than max_idle_ms, as pool_take has it, or NULL. */
+struct up *unused_take(struct pool *p, const struct route *r, int64_t max_idle_ms, int64_t now);
+/* Keeps it, if there is room: true. */
+bool unused_put(struct pool *p, struct up *u, int64_t now);
+/* Takes an unused connection out of its set, which may go. */
+void unused_unlink(struct pool *p, struct up *u);
+/* Nothing has come, as far as reading tells: with TLS a ticket may have, which is no answer. */
+bool unused_reads_nothing(struct up *u);
+/* Neither ended nor with bytes that nobody asked for, which would be taken for an answer; with
+ * `sure` the socket is asked. */
+bool unused_silent(struct up *u, bool sure);
+/* Something may have become possible on a connection of HTTP/1.1, in use or not. */
+void pool_woken(struct io *io);
+
+/* take.c */
+void pool_bell(struct loop_fd *f, uint32_t events);
+
 /* pool.c */
-struct pool_set *pool_set_get(struct pool *p, uint64_t serial); /* NULL: no memory */
-void pool_set_rest(struct pool *p, struct pool_set *s);         /* goes if it is empty */
 /* Ends it in whatever state; a slot goes back. */
 void pool_up_free(struct pool *p, struct up *u, bool politely);
 bool pool_refuses(struct pool *p, const struct up *u, int64_t now);
@@ -67,7 +86,7 @@ void dial_spares_close(struct pool *p);
 int dial_check(struct up *u, int64_t now, struct km_errtext *why);
 
 /* link.c */
-extern const struct back back_h2c;
+extern const struct back back_h2;
 /* A stream on a link of this set, or NULL. */
 struct up *link_stream(struct pool *p, struct pool_set *s, struct exchange *owner);
 /* A new link, and its first stream. */

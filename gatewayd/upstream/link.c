@@ -42,7 +42,7 @@ static void link_free(struct pool *p, struct up *link)
 	link->set = NULL;
 	if (link->stirred)
 		LL_DELETE2(p->stirred, link, next_stirred);
-	h2c_free(link->h2c);
+	up_h2_free(link->h2);
 	pool_up_free(p, link, !link->io.broken);
 	if (s)
 		pool_set_rest(p, s);
@@ -51,9 +51,9 @@ static void link_free(struct pool *p, struct up *link)
 /* Nobody uses it: it goes if it is of no more use, and after a while anyway. */
 static bool link_rest(struct pool *p, struct up *link, int64_t now)
 {
-	if (h2c_streams(link->h2c) || link->busy)
+	if (up_h2_streams(link->h2) || link->busy)
 		return false;
-	if (h2c_over(link->h2c) || !link->connected || link->io.eof || pool_refuses(p, link, now)) {
+	if (up_h2_over(link->h2) || !link->connected || link->io.eof || pool_refuses(p, link, now)) {
 		link_free(p, link);
 		return true;
 	}
@@ -66,7 +66,7 @@ static void link_fail(struct up *link, const char *why)
 {
 	if (why && !link->text[0])
 		snprintf(link->text, sizeof(link->text), "%s", why);
-	h2c_lost(link->h2c, link->connected);
+	up_h2_lost(link->h2, link->connected);
 	link->io.broken = true;
 	stir(link);
 }
@@ -78,7 +78,7 @@ static bool link_flush(struct up *link)
 	if (!link->connected || link->io.broken)
 		return false;
 	do {
-		if (h2c_send(link->h2c, &link->out, OUT_HIGH)) {
+		if (up_h2_send(link->h2, &link->out, OUT_HIGH)) {
 			link_fail(link, "no memory");
 			return true;
 		}
@@ -113,12 +113,12 @@ static void link_read(struct up *link, int64_t now)
 			link_fail(link, NULL);
 			break;
 		}
-		int rc = h2c_receive(link->h2c, km_buf_head(b), b->len);
+		int rc = up_h2_receive(link->h2, km_buf_head(b), b->len);
 		km_buf_clear(b);
 		timer_set(link->pool->o.timers, &link->timer, TIMER_PING, now);
 		if (rc) {
 			link_flush(link); /* what was wrong with it */
-			link_fail(link, h2c_why(link->h2c));
+			link_fail(link, up_h2_why(link->h2));
 		}
 	}
 	km_buf_free(b);
@@ -127,7 +127,7 @@ static void link_read(struct up *link, int64_t now)
 /* Tells the exchanges. Each may end, and take others along. */
 static void link_tell(struct up *link)
 {
-	struct h2c_stream *s = h2c_first(link->h2c);
+	struct up_h2_stream *s = up_h2_first(link->h2);
 	while (s) {
 		struct up *u = s->owner;
 		if (!u->untold || !u->owner) {
@@ -136,7 +136,7 @@ static void link_tell(struct up *link)
 		}
 		u->untold = false;
 		link->pool->o.woken(u);
-		s = h2c_first(link->h2c);
+		s = up_h2_first(link->h2);
 	}
 }
 
@@ -169,12 +169,12 @@ void link_run(struct pool *p)
 static void opening(struct up *link, int64_t now)
 {
 	struct km_errtext why;
-	struct h2c_stream *s;
+	struct up_h2_stream *s;
 	if (dial_check(link, now, &why))
 		link_fail(link, why.text);
 	if (!link->connected && !link->io.broken)
 		return;
-	for (s = h2c_first(link->h2c); s; s = s->next)
+	for (s = up_h2_first(link->h2); s; s = s->next)
 		on_changed(s->owner);
 	timer_set(link->pool->o.timers, &link->timer, TIMER_PING, now);
 }
@@ -196,23 +196,23 @@ static void on_late(struct timer *t)
 	struct up *link = (struct up *)((char *)t - offsetof(struct up, timer));
 	struct pool *p = link->pool;
 	int64_t now = km_now_ms();
-	if (!h2c_streams(link->h2c)) {
+	if (!up_h2_streams(link->h2)) {
 		link_free(p, link);
 		return;
 	}
-	if (h2c_pinging(link->h2c)) {
+	if (up_h2_pinging(link->h2)) {
 		link_fail(link, "no answer to a ping");
 		return;
 	}
-	h2c_ping(link->h2c);
+	up_h2_ping(link->h2);
 	timer_set(p->o.timers, t, TIMER_CONNECT, now);
 	link_flush(link);
 }
 
 void link_close(struct pool *p, struct up *link)
 {
-	h2c_drain(link->h2c);
-	if (!h2c_streams(link->h2c) && !link->busy)
+	up_h2_drain(link->h2);
+	if (!up_h2_streams(link->h2) && !link->busy)
 		link_free(p, link);
 }
 
@@ -223,7 +223,7 @@ static struct up *stream_new(struct pool *p, struct up *link, struct exchange *o
 	struct up *u = calloc(1, sizeof(*u));
 	if (!u)
 		return NULL;
-	u->back = &back_h2c;
+	u->back = &back_h2;
 	io_none(&u->io);
 	u->pool = p;
 	u->owner = owner;
@@ -232,11 +232,11 @@ static struct up *stream_new(struct pool *p, struct up *link, struct exchange *o
 	u->connected = link->connected;
 	u->serial = link->serial;
 	u->agent = link->agent;
-	km_buf_init(&u->in, H2C_WINDOW);
+	km_buf_init(&u->in, UP_H2_WINDOW);
 	km_buf_init(&u->out, p->o.buf_max);
-	if (link->connected && !h2c_streams(link->h2c))
+	if (link->connected && !up_h2_streams(link->h2))
 		timer_set(p->o.timers, &link->timer, TIMER_PING, km_now_ms());
-	h2c_begin(link->h2c, &u->stream, u, &u->in, &u->out);
+	up_h2_begin(link->h2, &u->stream, u, &u->in, &u->out);
 	return u;
 }
 
@@ -244,14 +244,14 @@ struct up *link_stream(struct pool *p, struct pool_set *s, struct exchange *owne
 {
 	struct up *link;
 	DL_FOREACH (s->links, link)
-		if (!link->io.broken && !link->no_write && h2c_room(link->h2c))
+		if (!link->io.broken && !link->no_write && up_h2_room(link->h2))
 			return stream_new(p, link, owner);
 	return NULL;
 }
 
 int link_open(struct pool *p, const struct route *r, struct exchange *owner, struct up **out)
 {
-	const struct h2c_opts o = {.limits = p->o.limits, .changed = on_changed};
+	const struct up_h2_opts o = {.limits = p->o.limits, .changed = on_changed};
 	struct pool_set *s = pool_set_get(p, r->serial);
 	struct up *link = NULL;
 	int rc = KM_ENOMEM;
@@ -261,8 +261,8 @@ int link_open(struct pool *p, const struct route *r, struct exchange *owner, str
 		goto out;
 	rc = KM_ENOMEM;
 	link->timer.fired = on_late;
-	if (!(link->h2c = h2c_new(&o)) || !(*out = stream_new(p, link, owner))) {
-		h2c_free(link->h2c);
+	if (!(link->h2 = up_h2_new(&o)) || !(*out = stream_new(p, link, owner))) {
+		up_h2_free(link->h2);
 		pool_up_free(p, link, true);
 		goto out;
 	}
@@ -279,13 +279,13 @@ void link_stream_drop(struct pool *p, struct up *u, int64_t now)
 	struct up *link = u->link;
 	bool busy = link->busy;
 	link->reused |= u->stream.head_done;
-	h2c_drop(&u->stream);
+	up_h2_drop(&u->stream);
 	km_buf_free(&u->in);
 	km_buf_free(&u->out);
 	free(u);
 	link_flush(link);
 	link->busy = true; /* another worker's turn may close it */
-	if (!link->io.broken && !link->no_write && h2c_room(link->h2c))
+	if (!link->io.broken && !link->no_write && up_h2_room(link->h2))
 		pool_offer(p, link, now);
 	link->busy = busy;
 	link_rest(p, link, now);
@@ -303,24 +303,24 @@ int link_check(struct up *u, struct km_errtext *why)
 /* ---- for the exchange ---- */
 
 /* What heads_request wrote passes the strict parser once more. */
-static int h2c_head_send(struct up *u, const void *head, size_t n)
+static int h2_head_send(struct up *u, const void *head, size_t n)
 {
 	const struct http_limits any = {n, HTTP_FIELDS_MAX};
 	struct http_request r;
 	const char *why;
 	if (h1_request_parse(&r, head, n, &any, &why))
 		return KM_ETOOBIG;
-	return h2c_request(&u->stream, &r);
+	return up_h2_request(&u->stream, &r);
 }
 
-static bool h2c_body_send(struct up *u, bool ended)
+static bool h2_body_send(struct up *u, bool ended)
 {
-	struct h2c_stream *s = &u->stream;
+	struct up_h2_stream *s = &u->stream;
 	size_t before = u->out.len;
 	bool was = u->no_write;
 	if (u->no_write || (s->sent && !u->out.len && (!ended || s->out_ended)))
 		return false;
-	h2c_flush(s, ended, &u->owner->req.trailers);
+	up_h2_flush(s, ended, &u->owner->req.trailers);
 	link_flush(u->link);
 	u->no_write = s->no_write;
 	if (u->no_write)
@@ -328,13 +328,13 @@ static bool h2c_body_send(struct up *u, bool ended)
 	return u->out.len != before || u->no_write != was;
 }
 
-static bool h2c_read(struct up *u, size_t most)
+static bool h2_read(struct up *u, size_t most)
 {
-	struct h2c_stream *s = &u->stream;
+	struct up_h2_stream *s = &u->stream;
 	bool news = u->news;
 	(void)most; /* the window is the bound */
 	u->news = false;
-	if (h2c_taken(s))
+	if (up_h2_taken(s))
 		link_flush(u->link);
 	if (s->ended) {
 		u->ended = true;
@@ -343,15 +343,15 @@ static bool h2c_read(struct up *u, size_t most)
 		u->unprocessed = s->refused;
 		u->decided = s->reset;
 		if (s->broken)
-			u->why = u->link->text[0] ? u->link->text : h2c_why(u->link->h2c);
+			u->why = u->link->text[0] ? u->link->text : up_h2_why(u->link->h2);
 	}
 	return news;
 }
 
-static int h2c_head(struct up *u, struct http_response *r, bool head_request,
+static int h2_head(struct up *u, struct http_response *r, bool head_request,
 		    const struct http_limits *lim, const char **why)
 {
-	const struct h2c_stream *s = &u->stream;
+	const struct up_h2_stream *s = &u->stream;
 	const char *p = (const char *)km_buf_head(&s->head);
 	*why = "malformed or too large head of the answer";
 	int n = h1_scan(p, s->head.len, &u->scan_at, lim->head);
@@ -368,22 +368,22 @@ static int h2c_head(struct up *u, struct http_response *r, bool head_request,
 	return 1;
 }
 
-static void h2c_take(struct up *u)
+static void h2_take(struct up *u)
 {
 	km_buf_consume(&u->stream.head, u->head_len);
 	u->scan_at = 0;
 }
 
-static int h2c_tail(struct up *u, struct body *b)
+static int h2_tail(struct up *u, struct body *b)
 {
-	return h2c_trailers(&u->stream, b);
+	return up_h2_trailers(&u->stream, b);
 }
 
-const struct back back_h2c = {
-    .request = h2c_head_send,
-    .flush = h2c_body_send,
-    .read = h2c_read,
-    .head = h2c_head,
-    .take = h2c_take,
-    .trailers = h2c_tail,
+const struct back back_h2 = {
+    .request = h2_head_send,
+    .flush = h2_body_send,
+    .read = h2_read,
+    .head = h2_head,
+    .take = h2_take,
+    .trailers = h2_tail,
 };

@@ -12,10 +12,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* A connection that is open so long after its answer shows that the target keeps them; the end of
- * one that it closed has come through the tunnel by then. */
-#define KEPT_MS 250
-
 /* ---- life ---- */
 
 void pool_ring(struct pool *p)
@@ -28,8 +24,6 @@ static void on_wake(void *arg)
 {
 	pool_ring(arg);
 }
-
-static void on_bell(struct loop_fd *f, uint32_t events);
 
 static void metrics_make(struct pool *p)
 {
@@ -56,7 +50,7 @@ struct pool *pool_new(const struct pool_opts *opts)
 		return NULL;
 	p->o = *opts;
 	metrics_make(p);
-	p->bell = (struct loop_fd){eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), on_bell};
+	p->bell = (struct loop_fd){eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), pool_bell};
 	if (p->bell.fd < 0 || loop_add(p->o.loop, &p->bell, EPOLLIN)) {
 		if (p->bell.fd >= 0)
 			close(p->bell.fd);
@@ -78,33 +72,6 @@ void pool_free(struct pool *p)
 	free(p);
 }
 
-/* ---- sets ---- */
-
-static struct pool_set *set_find(struct pool *p, uint64_t serial)
-{
-	struct pool_set *s;
-	HASH_FIND(hh, p->sets, &serial, sizeof(serial), s);
-	return s;
-}
-
-struct pool_set *pool_set_get(struct pool *p, uint64_t serial)
-{
-	struct pool_set *s = set_find(p, serial);
-	if (s || !(s = calloc(1, sizeof(*s))))
-		return s;
-	s->serial = serial;
-	HASH_ADD(hh, p->sets, serial, sizeof(s->serial), s);
-	return s;
-}
-
-void pool_set_rest(struct pool *p, struct pool_set *s)
-{
-	if (s->idle || s->links)
-		return;
-	HASH_DEL(p->sets, s);
-	free(s);
-}
-
 /* ---- ending a connection ---- */
 
 void pool_up_free(struct pool *p, struct up *u, bool politely)
@@ -121,19 +88,6 @@ void pool_up_free(struct pool *p, struct up *u, bool politely)
 	free(u);
 }
 
-/* Takes an unused connection out of the pool. */
-static void up_unlink(struct pool *p, struct up *u)
-{
-	struct pool_set *s = u->set;
-	DL_DELETE(s->idle, u);
-	u->set = NULL;
-	s->n--;
-	p->n_idle--;
-	km_metric_add(p->idle, -1);
-	timer_stop(p->o.timers, &u->timer);
-	pool_set_rest(p, s);
-}
-
 void pool_drop(struct pool *p, struct up *u, bool politely)
 {
 	if (!u)
@@ -143,7 +97,7 @@ void pool_drop(struct pool *p, struct up *u, bool politely)
 		return;
 	}
 	if (u->set)
-		up_unlink(p, u);
+		unused_unlink(p, u);
 	pool_up_free(p, u, politely);
 }
 
@@ -213,277 +167,6 @@ struct km_privnet *pool_net_release(struct pool *p)
 	return net;
 }
 
-/* ---- unused connections ---- */
-
-/* Nothing has come, as far as reading tells: with TLS a ticket may have, which is no answer. */
-static bool reads_nothing(struct up *u)
-{
-	return !u->io.can_read ||
-	       (io_read(&u->io, &u->in, 1) == IO_WAIT && !u->io.eof && !u->io.broken);
-}
-
-static void on_woken(struct io *io)
-{
-	struct up *u = (struct up *)((char *)io - offsetof(struct up, io));
-	if (u->owner) {
-		u->pool->o.woken(u);
-		return;
-	}
-	/* Unused: a writable event is stale, anything else is its end or bytes nobody asked for.
-	 * One that is promised is looked at by who gets it. */
-	if (u->promised || reads_nothing(u))
-		return;
-	if (km_now_ms() - u->idle_since < KEPT_MS)
-		u->set->keeps = false;
-	pool_drop(u->pool, u, true);
-}
-
-static void on_idle_end(struct timer *t)
-{
-	struct up *u = (struct up *)((char *)t - offsetof(struct up, timer));
-	pool_drop(u->pool, u, true);
-}
-
-/* Neither ended nor with bytes that nobody asked for, which would be taken for an answer. What the
- * loop was told when it last looked is known without a look at the socket: either the connection
- * has had its event, and was dropped, or that stands behind the one which is being handled. What
- * came later is as what is still under way: who sends twice what may be sent twice need not look
- * (`sure`). */
-static bool silent(struct up *u, bool sure)
-{
-	char byte;
-	if (loop_pending(u->io.loop, &u->io.at))
-		sure = true;
-	if (!sure)
-		return true;
-	if (u->io.ssl) {
-		u->io.can_read = true;
-		u->io.dry = false;
-		return reads_nothing(u);
-	}
-	return recv(io_fd(&u->io), &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
-	       (errno == EAGAIN || errno == EWOULDBLOCK);
-}
-
-/* Some targets close after each answer without saying so beforehand. */
-static bool target_keeps(struct pool_set *s, int64_t now)
-{
-	struct up *oldest = s->idle->prev;
-	if (!s->keeps && now - oldest->idle_since >= KEPT_MS)
-		s->keeps = silent(oldest, true);
-	return s->keeps;
-}
-
-static struct up *up_reuse(struct pool *p, const struct route *r, int64_t max_idle_ms, int64_t now)
-{
-	bool safe = max_idle_ms == INT64_MAX;
-	for (;;) {
-		struct pool_set *s = set_find(p, r->serial);
-		struct up *u = s ? s->idle : NULL;
-		/* Dropping takes it off its set. NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
-		if (!u || now - u->idle_since > max_idle_ms || (!safe && !target_keeps(s, now)))
-			return NULL;
-		if (now - u->idle_since <= u->idle_ms && silent(u, !safe)) {
-			up_unlink(p, u);
-			return u;
-		}
-		pool_drop(p, u, true);
-	}
-}
-
-static struct up *unused(struct pool *p, const struct route *r, int64_t max_idle_ms, int64_t now,
-			 struct exchange *owner)
-{
-	struct pool_set *s;
-	struct up *u = NULL;
-	if (r->rules && r->rules->proto == ROUTE_PROTO_H2C) {
-		if ((s = set_find(p, r->serial)))
-			u = link_stream(p, s, owner);
-	} else if (max_idle_ms >= 0 && (u = up_reuse(p, r, max_idle_ms, now))) {
-		u->owner = owner;
-		u->reused = true;
-	}
-	if (u && u->reused)
-		km_metric_add(p->reused, 1);
-	return u;
-}
-
-/* ---- taking and waiting ---- */
-
-static uint32_t most_of(const struct pool *p, const struct route *r)
-{
-	int64_t own = r->rules ? r->rules->max_connections : 0;
-	return own > 0 && own <= UINT32_MAX ? (uint32_t)own : p->o.max_connections;
-}
-
-/* Closes unused connections that hold a slot of s, at most n; true if there was one. */
-static bool yield(struct pool *p, const struct slots *s, uint32_t n)
-{
-	struct pool_set *set, *tmp;
-	struct up *u, *u_tmp, *least = NULL;
-	uint32_t before = n;
-	HASH_ITER (hh, p->sets, set, tmp) {
-		struct up *all = set->idle, *links = set->links;
-		DL_FOREACH_SAFE (links, u, u_tmp) {
-			if (u->slots != s || !n)
-				continue;
-			if (h2c_streams(u->h2c)) {
-				if (h2c_room(u->h2c))
-					least = u;
-				continue;
-			}
-			link_close(p, u);
-			n--;
-		}
-		DL_FOREACH_SAFE (all, u, u_tmp) {
-			if (u->slots != s || !n)
-				continue;
-			pool_drop(p, u, true);
-			n--;
-		}
-	}
-	if (n == before && least)
-		h2c_drain(least->h2c); /* its turn comes when its last stream has ended */
-	return n != before;
-}
-
-/* With a slot in hand, which is the connection's or goes back. */
-static int open_with_slot(struct pool *p, const struct route *r, struct exchange *owner,
-			  struct up **out)
-{
-	struct slots *s = r->state->slots;
-	bool h2 = r->rules && r->rules->proto == ROUTE_PROTO_H2C;
-	int rc = h2 ? link_open(p, r, owner, out) : dial(p, r, NULL, on_woken, out);
-	if (rc) {
-		int e = errno;
-		slots_release(s);
-		errno = e;
-		return rc;
-	}
-	struct up *u = h2 ? (*out)->link : *out;
-	u->slots = slots_ref(s);
-	if (!h2) {
-		u->owner = owner;
-		u->timer.fired = on_idle_end;
-	} else if (slots_wanted(s)) {
-		pool_offer(p, u, km_now_ms());
-	}
-	return 0;
-}
-
-int pool_take(struct pool *p, const struct route *r, int64_t max_idle_ms, int64_t now,
-	      struct exchange *owner, struct pool_wait *w, struct up **out)
-{
-	struct slots *s = r->state->slots;
-	uint32_t most = most_of(p, r);
-	if ((*out = unused(p, r, max_idle_ms, now, owner)))
-		return 0;
-	int rc = slots_take(s, most);
-	if (rc && yield(p, s, 1))
-		rc = slots_take(s, most);
-	if (!rc)
-		return open_with_slot(p, r, owner, out);
-	*w = (struct pool_wait){.serial = r->serial, .safe = max_idle_ms == INT64_MAX};
-	rc = slots_wait(s, p->desk, most, p->o.queue, now, &w->slot);
-	if (!rc)
-		return open_with_slot(p, r, owner, out);
-	if (rc == KM_EAGAIN) {
-		w->owner = owner;
-		km_metric_add(p->waited, 1);
-		km_metric_add(p->waiting, 1);
-	} else if (rc == KM_EFULL) {
-		km_metric_add(p->turned_away, 1);
-	}
-	return rc;
-}
-
-int pool_granted(struct pool *p, const struct route *r, int64_t now, struct pool_wait *w,
-		 struct up **out)
-{
-	struct exchange *owner = w->owner;
-	struct up *u = w->up;
-	w->owner = NULL;
-	w->up = NULL;
-	km_metric_add(p->waiting, -1);
-	if (!u)
-		return open_with_slot(p, r, owner, out);
-	u->promised = false;
-	bool good = u->link ? !u->stream.ended : reads_nothing(u) && silent(u, true);
-	if (!good) {
-		pool_drop(p, u, true);
-		return pool_take(p, r, -1, now, owner, w, out);
-	}
-	u->owner = owner;
-	u->reused = true;
-	km_metric_add(p->reused, 1);
-	*out = u;
-	return 0;
-}
-
-void pool_leave(struct pool *p, struct pool_wait *w, int64_t now)
-{
-	if (!w->owner)
-		return;
-	struct up *u = w->up;
-	bool had = slots_leave(&w->slot);
-	km_metric_add(p->waiting, -1);
-	w->owner = NULL;
-	w->up = NULL;
-	if (u) {
-		u->promised = false;
-		pool_give(p, u, now);
-	} else if (had) {
-		slots_release(w->slot.s);
-	}
-}
-
-static void on_granted(void *arg, struct slots_wait *slot)
-{
-	struct pool *p = arg;
-	struct pool_wait *w = (struct pool_wait *)((char *)slot - offsetof(struct pool_wait, slot));
-	p->o.granted(w->owner);
-}
-
-static void on_asked(void *arg, struct slots *s)
-{
-	uint32_t n = slots_waiting(s);
-	if (n)
-		yield(arg, s, n);
-}
-
-static void on_bell(struct loop_fd *f, uint32_t events)
-{
-	struct pool *p = (struct pool *)((char *)f - offsetof(struct pool, bell));
-	const struct slots_calls calls = {on_granted, on_asked, p};
-	uint64_t n;
-	(void)events;
-	(void)!read(f->fd, &n, sizeof(n));
-	slots_desk_run(p->desk, &calls);
-	link_run(p);
-}
-
-/* ---- opening ---- */
-
-int pool_dial(struct pool *p, const struct route *r, const struct pool_client *client,
-	      struct exchange *owner, struct up **out)
-{
-	bool bounded = r->rules && r->rules->max_connections > 0;
-	int rc = bounded ? slots_take(r->state->slots, most_of(p, r)) : 0;
-	if (rc)
-		return rc;
-	if ((rc = dial(p, r, client, on_woken, out))) {
-		int e = errno;
-		if (bounded)
-			slots_release(r->state->slots);
-		errno = e;
-		return rc;
-	}
-	(*out)->owner = owner;
-	if (bounded)
-		(*out)->slots = slots_ref(r->state->slots);
-	return 0;
-}
-
 int pool_connect_check(struct up *u, int64_t now, struct km_errtext *why)
 {
 	return u->link ? link_check(u, why) : dial_check(u, now, why);
@@ -496,7 +179,7 @@ static bool fits(const struct slots_wait *slot, const void *arg)
 	const struct pool_wait *w =
 	    (const struct pool_wait *)((const char *)slot - offsetof(struct pool_wait, slot));
 	const struct up *u = arg;
-	return w->serial == u->serial && (w->safe || u->reused || u->h2c);
+	return w->serial == u->serial && (w->safe || u->reused || u->h2);
 }
 
 static void promise(struct slots_wait *slot, struct up *u)
@@ -509,7 +192,7 @@ static void promise(struct slots_wait *slot, struct up *u)
 void pool_offer(struct pool *p, struct up *link, int64_t now)
 {
 	struct slots_wait *w;
-	while (link->slots && slots_wanted(link->slots) && h2c_room(link->h2c)) {
+	while (link->slots && slots_wanted(link->slots) && up_h2_room(link->h2)) {
 		struct up *u;
 		switch (slots_turn(link->slots, p->desk, now, fits, link, &w)) {
 		case SLOTS_HERE:
@@ -551,12 +234,11 @@ static bool usable(struct pool *p, struct up *u, int64_t now)
 	    !u->connected || pool_refuses(p, u, now))
 		return false;
 	/* Ended, or bytes nobody asked for: their edge will not come again. */
-	return reads_nothing(u);
+	return unused_reads_nothing(u);
 }
 
 void pool_give(struct pool *p, struct up *u, int64_t now)
 {
-	struct pool_set *s = NULL;
 	u->owner = NULL;
 	if (u->link || !usable(p, u, now))
 		goto drop;
@@ -564,18 +246,8 @@ void pool_give(struct pool *p, struct up *u, int64_t now)
 	km_buf_free(&u->out);
 	if (u->slots && slots_wanted(u->slots) && pass_on(p, u, now))
 		return;
-	if (p->n_idle >= POOL_IDLE_MAX || !p->o.per_target || !p->o.timers->ms[TIMER_POOL] ||
-	    !u->idle_ms || !(s = pool_set_get(p, u->serial)) || s->n >= p->o.per_target)
-		goto drop;
-	DL_PREPEND(s->idle, u);
-	s->n++;
-	s->keeps |= u->reused;
-	u->set = s;
-	u->idle_since = now;
-	p->n_idle++;
-	km_metric_add(p->idle, 1);
-	timer_set(p->o.timers, &u->timer, TIMER_POOL, now);
-	return;
+	if (unused_put(p, u, now))
+		return;
 drop:
 	pool_drop(p, u, true);
 }

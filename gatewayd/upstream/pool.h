@@ -8,7 +8,7 @@
 #include "gatewayd/edge/io.h"
 #include "gatewayd/edge/timers.h"
 #include "gatewayd/route/route.h"
-#include "gatewayd/upstream/h2c.h"
+#include "gatewayd/upstream/h2.h"
 #include "gatewayd/upstream/slots.h"
 #include "libkm/base/proxy2.h"
 #include "libkm/privnet/privnet.h"
@@ -58,8 +58,8 @@ struct up {
 
 	/* HTTP/2. */
 	struct up *link;          /* of a stream */
-	struct h2c_stream stream; /* the same */
-	struct h2c *h2c;          /* of a link */
+	struct up_h2_stream stream; /* the same */
+	struct up_h2 *h2;          /* of a link */
 	bool stirred;             /* a link on the pool's list of those to look at */
 	bool busy;                /* a link that is being read: not to be freed */
 	bool unread;              /* a link whose turn ended before all was read */

@@ -1,47 +1,23 @@
 /* SPDX-License-Identifier: MIT */
-#include "gatewayd/upstream/h2c.h"
-#include "gatewayd/edge/h1.h"
+#include "gatewayd/upstream/h2_parts.h"
 #include "libkm/base/err.h"
 #include "libkm/base/util.h"
-#include <nghttp2/nghttp2.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <utlist.h>
 
-#define NV_MAX (HTTP_FIELDS_ROOM + 8)
-
-struct h2c {
-	struct h2c_opts o;
-	nghttp2_session *session;
-	struct h2c_stream *streams;
-	size_t n;
-	bool settled; /* the target has said what it takes */
-	bool draining, broken, pinging;
-	char why[128];
-};
-
-static void changed(struct h2c_stream *s)
-{
-	s->h->o.changed(s->owner);
-}
-
 /* ---- what the target says ---- */
 
-static struct h2c_stream *stream_of(nghttp2_session *session, int32_t id)
-{
-	return nghttp2_session_get_stream_user_data(session, id);
-}
-
-static void ended(struct h2c_stream *s, bool broken)
+static void ended(struct up_h2_stream *s, bool broken)
 {
 	s->broken |= broken && !s->ended;
 	s->ended = true;
-	changed(s);
+	up_h2_changed(s);
 }
 
 /* What the library finds no fault with: the stream is reset. */
-static void refuse(struct h2c_stream *s, const char *why)
+static void refuse(struct up_h2_stream *s, const char *why)
 {
 	snprintf(s->h->why, sizeof(s->h->why), "%s", why);
 	nghttp2_submit_rst_stream(s->h->session, NGHTTP2_FLAG_NONE, s->id,
@@ -51,7 +27,7 @@ static void refuse(struct h2c_stream *s, const char *why)
 
 static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, void *arg)
 {
-	struct h2c_stream *s = stream_of(session, frame->hd.stream_id);
+	struct up_h2_stream *s = up_h2_of(session, frame->hd.stream_id);
 	(void)arg;
 	if (s && frame->hd.type == NGHTTP2_HEADERS)
 		s->in_trailers = s->head_done;
@@ -67,7 +43,7 @@ static int pair_put(struct km_buf *b, const uint8_t *name, size_t n, const uint8
 	return rc ? rc : km_buf_add(b, value, m);
 }
 
-static int line_put(struct h2c_stream *s, const uint8_t *name, size_t n, const uint8_t *value,
+static int line_put(struct up_h2_stream *s, const uint8_t *name, size_t n, const uint8_t *value,
 		    size_t m)
 {
 	struct km_buf *b = &s->head;
@@ -88,7 +64,7 @@ static int line_put(struct h2c_stream *s, const uint8_t *name, size_t n, const u
 static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name,
 		     size_t n, const uint8_t *value, size_t m, uint8_t flags, void *arg)
 {
-	struct h2c_stream *s = stream_of(session, frame->hd.stream_id);
+	struct up_h2_stream *s = up_h2_of(session, frame->hd.stream_id);
 	(void)flags, (void)arg;
 	if (!s || s->ended)
 		return 0;
@@ -98,20 +74,20 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
 	return 0;
 }
 
-static void on_headers_end(struct h2c_stream *s)
+static void on_headers_end(struct up_h2_stream *s)
 {
 	if (s->ended || s->in_trailers)
 		return;
 	if (km_buf_adds(&s->head, "\r\n"))
 		refuse(s, "too large head of the answer");
 	s->head_done = !s->interim;
-	changed(s);
+	up_h2_changed(s);
 }
 
 static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *p, size_t n,
 		   void *arg)
 {
-	struct h2c_stream *s = stream_of(session, id);
+	struct up_h2_stream *s = up_h2_of(session, id);
 	(void)flags, (void)arg;
 	/* One slow reader keeps no other from reading: only its own window waits for it. */
 	nghttp2_session_consume_connection(session, n);
@@ -122,14 +98,14 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const ui
 		return 0;
 	}
 	s->held += n;
-	changed(s);
+	up_h2_changed(s);
 	return 0;
 }
 
 static int on_frame(nghttp2_session *session, const nghttp2_frame *f, void *arg)
 {
-	struct h2c *h = arg;
-	struct h2c_stream *s = stream_of(session, f->hd.stream_id);
+	struct up_h2 *h = arg;
+	struct up_h2_stream *s = up_h2_of(session, f->hd.stream_id);
 	if (f->hd.type == NGHTTP2_SETTINGS && !(f->hd.flags & NGHTTP2_FLAG_ACK))
 		h->settled = true;
 	if (f->hd.type == NGHTTP2_GOAWAY)
@@ -147,8 +123,8 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *f, void *arg)
 /* GOAWAY closes what it does not count as processed with REFUSED_STREAM (RFC 9113 section 6.8). */
 static int on_close(nghttp2_session *session, int32_t id, uint32_t error, void *arg)
 {
-	struct h2c_stream *s = stream_of(session, id);
-	struct h2c *h = arg;
+	struct up_h2_stream *s = up_h2_of(session, id);
+	struct up_h2 *h = arg;
 	if (!s)
 		return 0;
 	s->id = 0;
@@ -164,7 +140,7 @@ static int on_close(nghttp2_session *session, int32_t id, uint32_t error, void *
 
 static int on_sent(nghttp2_session *session, const nghttp2_frame *f, void *arg)
 {
-	struct h2c_stream *s = stream_of(session, f->hd.stream_id);
+	struct up_h2_stream *s = up_h2_of(session, f->hd.stream_id);
 	(void)arg;
 	if (s && f->hd.type == NGHTTP2_HEADERS)
 		s->sent = true;
@@ -174,8 +150,8 @@ static int on_sent(nghttp2_session *session, const nghttp2_frame *f, void *arg)
 /* A request that had to wait, and may not begin any more. */
 static int on_not_sent(nghttp2_session *session, const nghttp2_frame *f, int code, void *arg)
 {
-	struct h2c *h = arg;
-	struct h2c_stream *s;
+	struct up_h2 *h = arg;
+	struct up_h2_stream *s;
 	(void)session, (void)code;
 	if (f->hd.type != NGHTTP2_HEADERS || f->headers.cat != NGHTTP2_HCAT_REQUEST)
 		return 0;
@@ -192,7 +168,7 @@ static int on_not_sent(nghttp2_session *session, const nghttp2_frame *f, int cod
 
 static int on_error(nghttp2_session *session, int code, const char *msg, size_t n, void *arg)
 {
-	struct h2c *h = arg;
+	struct up_h2 *h = arg;
 	(void)session;
 	if (h->why[0])
 		return 0;
@@ -205,7 +181,7 @@ static int on_error(nghttp2_session *session, int code, const char *msg, size_t 
 
 /* ---- life ---- */
 
-static nghttp2_session *session_new(struct h2c *h)
+static nghttp2_session *session_new(struct up_h2 *h)
 {
 	nghttp2_session_callbacks *c = NULL;
 	nghttp2_option *o = NULL;
@@ -232,14 +208,14 @@ out:
 	return session;
 }
 
-struct h2c *h2c_new(const struct h2c_opts *o)
+struct up_h2 *up_h2_new(const struct up_h2_opts *o)
 {
 	const nghttp2_settings_entry settings[] = {
 	    {NGHTTP2_SETTINGS_ENABLE_PUSH, 0},
-	    {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, H2C_WINDOW},
+	    {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, UP_H2_WINDOW},
 	    {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, (uint32_t)o->limits.head},
 	};
-	struct h2c *h = calloc(1, sizeof(*h));
+	struct up_h2 *h = calloc(1, sizeof(*h));
 	if (!h)
 		return NULL;
 	h->o = *o;
@@ -248,13 +224,13 @@ struct h2c *h2c_new(const struct h2c_opts *o)
 	    !nghttp2_submit_settings(h->session, NGHTTP2_FLAG_NONE, settings,
 				     KM_ARRAY_LEN(settings)) &&
 	    !nghttp2_session_set_local_window_size(h->session, NGHTTP2_FLAG_NONE, 0,
-						   H2C_WINDOW_ALL))
+						   UP_H2_WINDOW_ALL))
 		return h;
-	h2c_free(h);
+	up_h2_free(h);
 	return NULL;
 }
 
-void h2c_free(struct h2c *h)
+void up_h2_free(struct up_h2 *h)
 {
 	if (!h)
 		return;
@@ -264,9 +240,9 @@ void h2c_free(struct h2c *h)
 
 /* ---- the connection ---- */
 
-void h2c_lost(struct h2c *h, bool sent)
+void up_h2_lost(struct up_h2 *h, bool sent)
 {
-	struct h2c_stream *s;
+	struct up_h2_stream *s;
 	h->broken = true;
 	DL_FOREACH (h->streams, s) {
 		s->refused |= !s->ended && !(sent && s->sent);
@@ -276,30 +252,30 @@ void h2c_lost(struct h2c *h, bool sent)
 }
 
 /* The library closes no streams when it ends a session by itself. */
-static int alive(struct h2c *h)
+static int alive(struct up_h2 *h)
 {
 	if (h->broken || nghttp2_session_want_read(h->session) ||
 	    nghttp2_session_want_write(h->session))
 		return h->broken ? KM_EPROTO : 0;
 	if (!h->n && h->draining)
 		return 0;
-	h2c_lost(h, true);
+	up_h2_lost(h, true);
 	return KM_EPROTO;
 }
 
-int h2c_receive(struct h2c *h, const void *p, size_t n)
+int up_h2_receive(struct up_h2 *h, const void *p, size_t n)
 {
 	ssize_t used = nghttp2_session_mem_recv(h->session, p, n);
 	if (used < 0) {
 		on_error(h->session, 0, nghttp2_strerror((int)used),
 			 strlen(nghttp2_strerror((int)used)), h);
-		h2c_lost(h, true);
+		up_h2_lost(h, true);
 		return KM_EPROTO;
 	}
 	return alive(h);
 }
 
-int h2c_send(struct h2c *h, struct km_buf *out, size_t high)
+int up_h2_send(struct up_h2 *h, struct km_buf *out, size_t high)
 {
 	const uint8_t *p;
 	while (out->len < high) {
@@ -313,211 +289,46 @@ int h2c_send(struct h2c *h, struct km_buf *out, size_t high)
 	return 0;
 }
 
-bool h2c_room(const struct h2c *h)
+bool up_h2_room(const struct up_h2 *h)
 {
 	uint32_t most = nghttp2_session_get_remote_settings(
 	    h->session, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
-	return !h->draining && !h->broken && h->n < H2C_STREAMS_MAX &&
+	return !h->draining && !h->broken && h->n < UP_H2_STREAMS_MAX &&
 	       (!h->settled || h->n < most) && nghttp2_session_check_request_allowed(h->session);
 }
 
-bool h2c_over(const struct h2c *h)
+bool up_h2_over(const struct up_h2 *h)
 {
 	return !h->n && (h->draining || h->broken);
 }
 
-void h2c_drain(struct h2c *h)
+void up_h2_drain(struct up_h2 *h)
 {
 	h->draining = true;
 }
 
-size_t h2c_streams(const struct h2c *h)
+size_t up_h2_streams(const struct up_h2 *h)
 {
 	return h->n;
 }
 
-struct h2c_stream *h2c_first(const struct h2c *h)
+struct up_h2_stream *up_h2_first(const struct up_h2 *h)
 {
 	return h->streams;
 }
 
-const char *h2c_why(const struct h2c *h)
+const char *up_h2_why(const struct up_h2 *h)
 {
 	return h->why[0] ? h->why : "closed without an answer";
 }
 
-void h2c_ping(struct h2c *h)
+void up_h2_ping(struct up_h2 *h)
 {
 	if (!h->pinging && !nghttp2_submit_ping(h->session, NGHTTP2_FLAG_NONE, NULL))
 		h->pinging = true;
 }
 
-bool h2c_pinging(const struct h2c *h)
+bool up_h2_pinging(const struct up_h2 *h)
 {
 	return h->pinging;
-}
-
-/* ---- a request ---- */
-
-void h2c_begin(struct h2c *h, struct h2c_stream *s, void *owner, struct km_buf *in,
-	       struct km_buf *out)
-{
-	s->h = h;
-	s->owner = owner;
-	s->in = in;
-	s->out = out;
-	km_buf_init(&s->head, 2 * h->o.limits.head);
-	km_buf_init(&s->trailers, H1_TRAILER_MAX);
-	DL_APPEND(h->streams, s);
-	h->n++;
-}
-
-static int trailers_submit(struct h2c_stream *s)
-{
-	struct http_str rest = {(const char *)km_buf_head(s->out_trailers), s->out_trailers->len};
-	nghttp2_nv nv[NV_MAX];
-	struct http_field f;
-	size_t n = 0;
-	while (n < NV_MAX && h1_field_next(&rest, &f))
-		nv[n++] = (nghttp2_nv){(uint8_t *)(uintptr_t)f.name.p,
-				       (uint8_t *)(uintptr_t)f.value.p, f.name.n, f.value.n, 0};
-	return nghttp2_submit_trailer(s->h->session, s->id, nv, n);
-}
-
-static ssize_t on_body(nghttp2_session *session, int32_t id, uint8_t *buf, size_t n,
-		       uint32_t *flags, nghttp2_data_source *source, void *arg)
-{
-	struct h2c_stream *s = stream_of(session, id);
-	(void)source, (void)arg;
-	if (!s)
-		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
-	if (n > s->out->len)
-		n = s->out->len;
-	if (!n && !s->out_ended)
-		return NGHTTP2_ERR_DEFERRED;
-	if (n)
-		memcpy(buf, km_buf_head(s->out), n);
-	km_buf_consume(s->out, n);
-	if (s->out_ended && !s->out->len) {
-		*flags |= NGHTTP2_DATA_FLAG_EOF;
-		if (s->out_trailers && s->out_trailers->len && !trailers_submit(s))
-			*flags |= NGHTTP2_DATA_FLAG_NO_END_STREAM;
-	}
-	changed(s);
-	return (ssize_t)n;
-}
-
-static nghttp2_nv pair(const char *name, struct http_str value)
-{
-	return (nghttp2_nv){(uint8_t *)(uintptr_t)name, (uint8_t *)(uintptr_t)value.p, strlen(name),
-			    value.n, 0};
-}
-
-/* Whether HTTP/2 has it too. Those about the client are the gateway's own. */
-static bool field_goes(const struct http_field *f, const struct http_request *r)
-{
-	switch (f->id) {
-	case HTTP_FORWARDED:
-		return true;
-	case HTTP_HOST:
-	case HTTP_CONTENT_LENGTH:
-	case HTTP_EXPECT:
-	case HTTP_TE:
-		return false;
-	case HTTP_TRAILER:
-		return r->body == HTTP_BODY_CHUNKED;
-	default:
-		return !f->hop;
-	}
-}
-
-int h2c_request(struct h2c_stream *s, const struct http_request *r)
-{
-	static const struct http_str http = {"http", 4}, te = {"trailers", 8},
-				     expect = {"100-continue", 12};
-	bool body = r->body == HTTP_BODY_CHUNKED || (r->body == HTTP_BODY_LENGTH && r->length);
-	const nghttp2_data_provider provider = {.read_callback = on_body};
-	char length[24];
-	nghttp2_nv nv[NV_MAX];
-	size_t n = 0;
-	nv[n++] = pair(":method", r->method);
-	nv[n++] = pair(":scheme", http);
-	nv[n++] = pair(":authority", r->authority);
-	nv[n++] = pair(":path", r->target);
-	for (size_t i = 0; i < r->n_fields; i++) {
-		const struct http_field *f = &r->fields[i];
-		if (field_goes(f, r))
-			nv[n++] = (nghttp2_nv){(uint8_t *)(uintptr_t)f->name.p,
-					       (uint8_t *)(uintptr_t)f->value.p, f->name.n,
-					       f->value.n, 0};
-	}
-	if (r->te_trailers)
-		nv[n++] = pair("te", te);
-	if (r->expect_continue)
-		nv[n++] = pair("expect", expect);
-	if (r->body == HTTP_BODY_LENGTH) {
-		struct http_str v = {length, 0};
-		v.n =
-		    (size_t)snprintf(length, sizeof(length), "%llu", (unsigned long long)r->length);
-		nv[n++] = pair("content-length", v);
-	}
-	int32_t id = nghttp2_submit_request(s->h->session, NULL, nv, n, body ? &provider : NULL, s);
-	if (id < 0)
-		return KM_ENOMEM;
-	s->id = id;
-	return 0;
-}
-
-void h2c_flush(struct h2c_stream *s, bool is_ended, const struct km_buf *trailers)
-{
-	s->out_trailers = trailers;
-	s->out_ended |= is_ended;
-	if (s->id && (s->out->len || s->out_ended))
-		nghttp2_session_resume_data(s->h->session, s->id);
-}
-
-bool h2c_taken(struct h2c_stream *s)
-{
-	if (s->held <= s->in->len)
-		return false;
-	if (s->id)
-		nghttp2_session_consume_stream(s->h->session, s->id, s->held - s->in->len);
-	s->held = s->in->len;
-	return true;
-}
-
-int h2c_trailers(struct h2c_stream *s, struct body *b)
-{
-	struct km_cur cur = km_cur_of(km_buf_head(&s->trailers), s->trailers.len);
-	int rc = 0;
-	while (cur.left && !cur.bad && !rc) {
-		uint32_t n[2];
-		const uint8_t *p = km_cur_take(&cur, sizeof(n));
-		if (!p)
-			break;
-		memcpy(n, p, sizeof(n));
-		struct http_str name = {(const char *)km_cur_take(&cur, n[0]), n[0]};
-		struct http_str value = {(const char *)km_cur_take(&cur, n[1]), n[1]};
-		if (!cur.bad)
-			rc = body_trailer(b, name, value);
-	}
-	return rc;
-}
-
-void h2c_drop(struct h2c_stream *s)
-{
-	struct h2c *h = s->h;
-	if (!h)
-		return;
-	if (s->id) {
-		nghttp2_session_set_stream_user_data(h->session, s->id, NULL);
-		nghttp2_submit_rst_stream(h->session, NGHTTP2_FLAG_NONE, s->id, NGHTTP2_CANCEL);
-	}
-	DL_DELETE(h->streams, s);
-	h->n--;
-	if (!h->broken)
-		h->why[0] = '\0';
-	km_buf_free(&s->head);
-	km_buf_free(&s->trailers);
-	memset(s, 0, sizeof(*s));
 }

@@ -7,7 +7,7 @@
 #include <stdint.h>
 /* cmocka wants the four above first. */
 #include "gatewayd/edge/h1.h"
-#include "gatewayd/upstream/h2c.h"
+#include "gatewayd/upstream/h2.h"
 #include "libkm/base/err.h"
 #include "libkm/base/util.h"
 #include <cmocka.h>
@@ -128,8 +128,8 @@ static void srv_new(struct server *v, uint32_t streams)
 /* ---- our side ---- */
 
 struct client {
-	struct h2c *h;
-	struct h2c_stream s;
+	struct up_h2 *h;
+	struct up_h2_stream s;
 	struct km_buf in, out;
 	struct http_request req;
 	int changes;
@@ -143,34 +143,34 @@ static void on_changed(void *owner)
 	c->changes++;
 }
 
-static struct h2c *h2c_make(void)
+static struct up_h2 *h2_make(void)
 {
-	struct h2c *h = h2c_new(&(struct h2c_opts){limits, on_changed});
+	struct up_h2 *h = up_h2_new(&(struct up_h2_opts){limits, on_changed});
 	assert_non_null(h);
 	return h;
 }
 
-static void ask(struct client *c, struct h2c *h, const char *head)
+static void ask(struct client *c, struct up_h2 *h, const char *head)
 {
 	const char *why;
 	memset(c, 0, sizeof(*c));
 	c->h = h;
-	km_buf_init(&c->in, H2C_WINDOW);
+	km_buf_init(&c->in, UP_H2_WINDOW);
 	km_buf_init(&c->out, 65536);
-	h2c_begin(h, &c->s, c, &c->in, &c->out);
+	up_h2_begin(h, &c->s, c, &c->in, &c->out);
 	assert_int_equal(h1_request_parse(&c->req, head, strlen(head), &limits, &why), 0);
-	assert_int_equal(h2c_request(&c->s, &c->req), 0);
+	assert_int_equal(up_h2_request(&c->s, &c->req), 0);
 }
 
 static void done(struct client *c)
 {
-	h2c_drop(&c->s);
+	up_h2_drop(&c->s);
 	km_buf_free(&c->in);
 	km_buf_free(&c->out);
 }
 
 /* Both sides talk until neither has anything to say. */
-static int talk(struct h2c *h, struct server *v)
+static int talk(struct up_h2 *h, struct server *v)
 {
 	int rc = 0;
 	for (int i = 0; i < 50; i++) {
@@ -178,7 +178,7 @@ static int talk(struct h2c *h, struct server *v)
 		const uint8_t *p;
 		ssize_t n;
 		km_buf_init(&b, 1 << 20);
-		assert_int_equal(h2c_send(h, &b, 65536), 0);
+		assert_int_equal(up_h2_send(h, &b, 65536), 0);
 		bool moved = b.len > 0;
 		if (b.len)
 			assert_int_equal(
@@ -189,7 +189,7 @@ static int talk(struct h2c *h, struct server *v)
 			if (v->record)
 				fwrite(p, 1, (size_t)n, v->record);
 			if (!rc)
-				rc = h2c_receive(h, p, (size_t)n);
+				rc = up_h2_receive(h, p, (size_t)n);
 		}
 		if (!moved)
 			break;
@@ -209,7 +209,7 @@ static const char *head_of(struct client *c)
 
 static void test_a_request_and_its_answer(void **state)
 {
-	struct h2c *h = h2c_make();
+	struct up_h2 *h = h2_make();
 	struct server v;
 	struct client c;
 	(void)state;
@@ -223,7 +223,7 @@ static void test_a_request_and_its_answer(void **state)
 	assert_int_equal(c.in.len, 5);
 	assert_true(c.s.ended && !c.s.broken && c.s.head_done && c.changes);
 	done(&c);
-	assert_int_equal(h2c_streams(h), 0);
+	assert_int_equal(up_h2_streams(h), 0);
 	assert_int_equal(talk(h, &v), 0);
 	assert_int_equal(v.resets, 0); /* it had ended by itself */
 	ask(&c, h, "OPTIONS * HTTP/1.1\r\nHost: a.test:81\r\n\r\n");
@@ -233,12 +233,12 @@ static void test_a_request_and_its_answer(void **state)
 			    ":method: OPTIONS\n:scheme: http\n:authority: a.test:81\n:path: *\n");
 	done(&c);
 	nghttp2_session_del(v.session);
-	h2c_free(h);
+	up_h2_free(h);
 }
 
 static void test_bodies_and_trailers(void **state)
 {
-	struct h2c *h = h2c_make();
+	struct up_h2 *h = h2_make();
 	struct server v;
 	struct client c;
 	struct km_buf trailers;
@@ -253,13 +253,13 @@ static void test_bodies_and_trailers(void **state)
 	assert_int_equal(talk(h, &v), 0);
 	assert_int_equal(v.done, 0);
 	assert_int_equal(km_buf_adds(&c.out, "hello "), 0);
-	h2c_flush(&c.s, false, NULL);
+	up_h2_flush(&c.s, false, NULL);
 	assert_int_equal(talk(h, &v), 0);
 	assert_string_equal(v.body, "hello ");
 	assert_int_equal(km_buf_adds(&c.out, "you"), 0);
 	km_buf_init(&trailers, 100);
 	assert_int_equal(km_buf_adds(&trailers, "X-Sum: 12\r\n"), 0);
-	h2c_flush(&c.s, true, &trailers);
+	up_h2_flush(&c.s, true, &trailers);
 	assert_int_equal(talk(h, &v), 0);
 	assert_string_equal(v.body, "hello you");
 	assert_non_null(strstr(v.seen, "trailer: x-sum\nx-sum: 12\n"));
@@ -269,7 +269,7 @@ static void test_bodies_and_trailers(void **state)
 	body_begin(&b, HTTP_BODY_CLOSE, 0, false);
 	body_keep_trailers(&b);
 	assert_true(c.s.ended && !c.s.broken);
-	assert_int_equal(h2c_trailers(&c.s, &b), 0);
+	assert_int_equal(up_h2_trailers(&c.s, &b), 0);
 	assert_int_equal(b.trailers.len, strlen("grpc-status: 0\r\nx-more: a b\r\n"));
 	assert_memory_equal(km_buf_head(&b.trailers), "grpc-status: 0\r\nx-more: a b\r\n",
 			    b.trailers.len);
@@ -280,7 +280,7 @@ static void test_bodies_and_trailers(void **state)
 	ask(&c, h,
 	    "PUT / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n");
 	assert_int_equal(km_buf_adds(&c.out, "abc"), 0);
-	h2c_flush(&c.s, true, NULL);
+	up_h2_flush(&c.s, true, NULL);
 	v.seen[0] = v.body[0] = '\0';
 	assert_int_equal(talk(h, &v), 0);
 	assert_string_equal(v.body, "abc");
@@ -293,12 +293,12 @@ static void test_bodies_and_trailers(void **state)
 	assert_int_equal(v.done, 3);
 	done(&c);
 	nghttp2_session_del(v.session);
-	h2c_free(h);
+	up_h2_free(h);
 }
 
 static void test_interim_answers(void **state)
 {
-	struct h2c *h = h2c_make();
+	struct up_h2 *h = h2_make();
 	struct server v;
 	struct client c;
 	(void)state;
@@ -311,23 +311,23 @@ static void test_interim_answers(void **state)
 	assert_true(c.s.ended && !c.s.broken && !c.s.in_trailers);
 	done(&c);
 	nghttp2_session_del(v.session);
-	h2c_free(h);
+	up_h2_free(h);
 }
 
 /* A reader that does not read holds back its own stream alone, at the window. */
 static void test_the_pace_is_the_readers(void **state)
 {
-	struct h2c *h = h2c_make();
+	struct up_h2 *h = h2_make();
 	struct server v;
 	struct client slow, other;
 	(void)state;
 	srv_new(&v, 0);
-	v.left = 3 * H2C_WINDOW;
+	v.left = 3 * UP_H2_WINDOW;
 	ask(&slow, h, GET "\r\n");
 	assert_int_equal(talk(h, &v), 0);
-	assert_int_equal(slow.in.len, H2C_WINDOW);
+	assert_int_equal(slow.in.len, UP_H2_WINDOW);
 	assert_int_equal(talk(h, &v), 0);
-	assert_int_equal(slow.in.len, H2C_WINDOW);
+	assert_int_equal(slow.in.len, UP_H2_WINDOW);
 	size_t left = v.left;
 	v.left = 10;
 	ask(&other, h, GET "\r\n");
@@ -335,30 +335,30 @@ static void test_the_pace_is_the_readers(void **state)
 	assert_true(other.s.ended && other.in.len == 10);
 	done(&other);
 	v.left = left;
-	km_buf_consume(&slow.in, H2C_WINDOW);
-	h2c_taken(&slow.s);
+	km_buf_consume(&slow.in, UP_H2_WINDOW);
+	up_h2_taken(&slow.s);
 	assert_int_equal(talk(h, &v), 0);
-	assert_int_equal(slow.in.len, H2C_WINDOW);
-	km_buf_consume(&slow.in, H2C_WINDOW);
-	h2c_taken(&slow.s);
+	assert_int_equal(slow.in.len, UP_H2_WINDOW);
+	km_buf_consume(&slow.in, UP_H2_WINDOW);
+	up_h2_taken(&slow.s);
 	assert_int_equal(talk(h, &v), 0);
 	assert_true(slow.s.ended && !slow.s.broken);
 	/* One that goes in the middle is cancelled. */
-	v.left = 3 * H2C_WINDOW;
+	v.left = 3 * UP_H2_WINDOW;
 	done(&slow);
 	ask(&other, h, GET "\r\n");
 	assert_int_equal(talk(h, &v), 0);
 	done(&other);
 	assert_int_equal(talk(h, &v), 0);
 	assert_int_equal(v.resets, 1);
-	assert_true(h2c_room(h));
+	assert_true(up_h2_room(h));
 	nghttp2_session_del(v.session);
-	h2c_free(h);
+	up_h2_free(h);
 }
 
 static void test_what_was_not_processed(void **state)
 {
-	struct h2c *h = h2c_make();
+	struct up_h2 *h = h2_make();
 	struct server v;
 	struct client a, b, c;
 	(void)state;
@@ -368,12 +368,12 @@ static void test_what_was_not_processed(void **state)
 	assert_int_equal(talk(h, &v), 0);
 	assert_true(a.s.ended && a.s.broken && a.s.refused && a.s.no_write);
 	done(&a);
-	assert_true(h2c_room(h));
+	assert_true(up_h2_room(h));
 	v.refuse = NGHTTP2_INTERNAL_ERROR;
 	ask(&a, h, GET "\r\n");
 	assert_int_equal(talk(h, &v), 0);
 	assert_true(a.s.ended && a.s.broken && !a.s.refused);
-	assert_non_null(strstr(h2c_why(h), "INTERNAL_ERROR"));
+	assert_non_null(strstr(up_h2_why(h), "INTERNAL_ERROR"));
 	done(&a);
 	/* GOAWAY: the first may still be answered, the second was not looked at. */
 	v.refuse = 0;
@@ -387,8 +387,8 @@ static void test_what_was_not_processed(void **state)
 	const uint8_t *p;
 	ssize_t n;
 	while ((n = nghttp2_session_mem_send(v.session, &p)) > 0)
-		assert_int_equal(h2c_receive(h, p, (size_t)n), 0);
-	assert_false(h2c_room(h));
+		assert_int_equal(up_h2_receive(h, p, (size_t)n), 0);
+	assert_false(up_h2_room(h));
 	assert_int_equal(talk(h, &v), 0);
 	assert_true(b.s.refused && b.s.ended && c.s.refused && c.s.ended);
 	assert_false(a.s.ended);
@@ -398,14 +398,14 @@ static void test_what_was_not_processed(void **state)
 	(void)talk(h, &v);
 	assert_true(a.s.ended && !a.s.broken);
 	done(&a);
-	assert_true(h2c_over(h));
+	assert_true(up_h2_over(h));
 	nghttp2_session_del(v.session);
-	h2c_free(h);
+	up_h2_free(h);
 }
 
 static void test_a_connection_that_is_lost(void **state)
 {
-	struct h2c *h = h2c_make();
+	struct up_h2 *h = h2_make();
 	struct server v;
 	struct client a, b;
 	(void)state;
@@ -414,49 +414,49 @@ static void test_a_connection_that_is_lost(void **state)
 	ask(&a, h, GET "\r\n");
 	assert_int_equal(talk(h, &v), 0);
 	ask(&b, h, GET "\r\n");
-	h2c_lost(h, true);
+	up_h2_lost(h, true);
 	assert_true(a.s.ended && a.s.broken && !a.s.refused);
 	assert_true(b.s.ended && b.s.broken && b.s.refused);
 	done(&a);
 	done(&b);
-	assert_true(h2c_over(h));
+	assert_true(up_h2_over(h));
 	nghttp2_session_del(v.session);
-	h2c_free(h);
+	up_h2_free(h);
 }
 
 static void test_no_more_streams_than_wished(void **state)
 {
-	struct h2c *h = h2c_make();
+	struct up_h2 *h = h2_make();
 	struct server v;
-	struct client c[H2C_STREAMS_MAX];
+	struct client c[UP_H2_STREAMS_MAX];
 	(void)state;
-	for (int i = 0; i < H2C_STREAMS_MAX; i++) {
-		assert_true(h2c_room(h));
+	for (int i = 0; i < UP_H2_STREAMS_MAX; i++) {
+		assert_true(up_h2_room(h));
 		ask(&c[i], h, GET "\r\n");
 	}
-	assert_false(h2c_room(h));
-	for (int i = 1; i < H2C_STREAMS_MAX; i++)
+	assert_false(up_h2_room(h));
+	for (int i = 1; i < UP_H2_STREAMS_MAX; i++)
 		done(&c[i]);
-	assert_true(h2c_room(h));
+	assert_true(up_h2_room(h));
 	ask(&c[1], h, GET "\r\n");
 	srv_new(&v, 1);
 	v.hold = true;
 	assert_int_equal(talk(h, &v), 0);
 	assert_int_equal(v.done, 1); /* those that went before they were sent never went out */
 	done(&c[1]);
-	assert_false(h2c_room(h));
+	assert_false(up_h2_room(h));
 	done(&c[0]);
-	assert_true(h2c_room(h));
-	h2c_drain(h);
-	assert_false(h2c_room(h));
+	assert_true(up_h2_room(h));
+	up_h2_drain(h);
+	assert_false(up_h2_room(h));
 	nghttp2_session_del(v.session);
-	h2c_free(h);
+	up_h2_free(h);
 }
 
 /* Nobody knows how many a target takes before it has said so; then all go that may. */
 static void test_many_before_the_target_has_spoken(void **state)
 {
-	struct h2c *h = h2c_make();
+	struct up_h2 *h = h2_make();
 	struct server v;
 	struct client c[10];
 	(void)state;
@@ -466,7 +466,7 @@ static void test_many_before_the_target_has_spoken(void **state)
 	km_buf_init(&b, 65536);
 	srv_new(&v, 0); /* any number */
 	v.hold = true;
-	assert_int_equal(h2c_send(h, &b, 65536), 0);
+	assert_int_equal(up_h2_send(h, &b, 65536), 0);
 	assert_int_equal(nghttp2_session_mem_recv(v.session, km_buf_head(&b), b.len), b.len);
 	km_buf_free(&b);
 	assert_int_equal(v.done, 1);
@@ -475,41 +475,41 @@ static void test_many_before_the_target_has_spoken(void **state)
 	for (int i = 0; i < 10; i++)
 		done(&c[i]);
 	nghttp2_session_del(v.session);
-	h2c_free(h);
+	up_h2_free(h);
 }
 
 static void test_signs_of_life(void **state)
 {
-	struct h2c *h = h2c_make();
+	struct up_h2 *h = h2_make();
 	struct server v;
 	(void)state;
 	srv_new(&v, 0);
-	h2c_ping(h);
-	h2c_ping(h);
-	assert_true(h2c_pinging(h));
+	up_h2_ping(h);
+	up_h2_ping(h);
+	assert_true(up_h2_pinging(h));
 	assert_int_equal(talk(h, &v), 0);
-	assert_false(h2c_pinging(h));
+	assert_false(up_h2_pinging(h));
 	nghttp2_session_del(v.session);
-	h2c_free(h);
+	up_h2_free(h);
 }
 
 static void test_who_does_not_speak_it(void **state)
 {
 	static const char no[] = "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
-	struct h2c *h = h2c_make();
+	struct up_h2 *h = h2_make();
 	struct client c;
 	(void)state;
 	ask(&c, h, GET "\r\n");
-	assert_int_equal(h2c_receive(h, no, sizeof(no) - 1) ? KM_EPROTO : 0, 0);
+	assert_int_equal(up_h2_receive(h, no, sizeof(no) - 1) ? KM_EPROTO : 0, 0);
 	struct km_buf b;
 	km_buf_init(&b, 65536);
-	assert_int_equal(h2c_send(h, &b, 65536), 0); /* the farewell */
+	assert_int_equal(up_h2_send(h, &b, 65536), 0); /* the farewell */
 	km_buf_free(&b);
-	assert_int_equal(h2c_receive(h, no, 0), KM_EPROTO);
+	assert_int_equal(up_h2_receive(h, no, 0), KM_EPROTO);
 	assert_true(c.s.ended && c.s.broken);
-	assert_non_null(strstr(h2c_why(h), "does not speak HTTP/2"));
+	assert_non_null(strstr(up_h2_why(h), "does not speak HTTP/2"));
 	done(&c);
-	h2c_free(h);
+	up_h2_free(h);
 }
 
 /* ---- answers that must not pass ---- */
@@ -568,7 +568,7 @@ static void test_answers_that_are_refused(void **state)
 	};
 	(void)state;
 	for (size_t i = 0; i < KM_ARRAY_LEN(cases); i++) {
-		struct h2c *h = h2c_make();
+		struct up_h2 *h = h2_make();
 		struct http_response r;
 		const char *why = "";
 		struct client c;
@@ -576,13 +576,13 @@ static void test_answers_that_are_refused(void **state)
 		struct km_buf out;
 		ask(&c, h, GET "\r\n");
 		km_buf_init(&out, 65536);
-		assert_int_equal(h2c_send(h, &out, 65536), 0);
+		assert_int_equal(up_h2_send(h, &out, 65536), 0);
 		size_t n = frame(bytes, 4, 0, 0, "", 0);
 		n += frame(bytes + n, 1, 5, 1, block, fields(block, cases[i]));
-		(void)!h2c_receive(h, bytes, n);
+		(void)!up_h2_receive(h, bytes, n);
 		km_buf_clear(&out);
-		assert_int_equal(h2c_send(h, &out, 65536), 0);
-		(void)!h2c_receive(h, "", 0);
+		assert_int_equal(up_h2_send(h, &out, 65536), 0);
+		(void)!up_h2_receive(h, "", 0);
 		size_t at = 0;
 		int len = h1_scan((const char *)km_buf_head(&c.s.head), c.s.head.len, &at, 16384);
 		bool refused = (c.s.ended && c.s.broken) || len <= 0 ||
@@ -592,13 +592,13 @@ static void test_answers_that_are_refused(void **state)
 			fail_msg("case %zu was taken", i);
 		km_buf_free(&out);
 		done(&c);
-		h2c_free(h);
+		up_h2_free(h);
 	}
 }
 
 static void test_a_head_has_a_bound(void **state)
 {
-	struct h2c *h = h2c_make();
+	struct up_h2 *h = h2_make();
 	struct client c;
 	struct server v;
 	char *large = calloc(1, 40000);
@@ -613,7 +613,7 @@ static void test_a_head_has_a_bound(void **state)
 	assert_true(c.s.head.len <= 2 * limits.head);
 	done(&c);
 	nghttp2_session_del(v.session);
-	h2c_free(h);
+	up_h2_free(h);
 	free(large);
 }
 
@@ -626,7 +626,7 @@ static void test_damaged_bytes(void **state)
 	unsigned seed = 7;
 	(void)state;
 	for (int round = 0; round < 2000; round++) {
-		struct h2c *h = h2c_make();
+		struct up_h2 *h = h2_make();
 		struct client c;
 		struct server v;
 		struct km_buf out;
@@ -640,7 +640,7 @@ static void test_damaged_bytes(void **state)
 			fclose(v.record);
 			nghttp2_session_del(v.session);
 			done(&c);
-			h2c_free(h);
+			up_h2_free(h);
 			continue;
 		}
 		km_buf_init(&out, 1 << 20);
@@ -649,19 +649,19 @@ static void test_damaged_bytes(void **state)
 		for (int k = rand_r(&seed) % 3; k >= 0; k--)
 			copy[(size_t)rand_r(&seed) % n] ^= (char)(1 << rand_r(&seed) % 8);
 		size_t cut = (size_t)rand_r(&seed) % n + 1;
-		assert_int_equal(h2c_send(h, &out, 65536), 0);
-		int rc = h2c_receive(h, copy, cut);
-		assert_int_equal(h2c_send(h, &out, 65536), 0);
+		assert_int_equal(up_h2_send(h, &out, 65536), 0);
+		int rc = up_h2_receive(h, copy, cut);
+		assert_int_equal(up_h2_send(h, &out, 65536), 0);
 		if (!rc)
-			rc = h2c_receive(h, copy + cut, n - cut);
-		assert_int_equal(h2c_send(h, &out, 65536), 0);
+			rc = up_h2_receive(h, copy + cut, n - cut);
+		assert_int_equal(up_h2_send(h, &out, 65536), 0);
 		if (!rc)
-			h2c_lost(h, true);
+			up_h2_lost(h, true);
 		assert_true(c.s.ended);
 		free(copy);
 		km_buf_free(&out);
 		done(&c);
-		h2c_free(h);
+		up_h2_free(h);
 	}
 	free(bytes);
 }
