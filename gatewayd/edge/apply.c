@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "gatewayd/edge/apply.h"
 #include <string.h>
-#include <strings.h>
 
 /* ---- fields ---- */
 
@@ -10,16 +9,11 @@ static struct http_str str(const char *s)
 	return (struct http_str){s, strlen(s)};
 }
 
-static bool same(struct http_str a, struct http_str b)
-{
-	return a.n == b.n && !strncasecmp(a.p, b.p, a.n);
-}
-
-/* Fields that are not to be passed on are marked so. */
+/* Fields that are not to be passed on are marked so: X_User, too, where a rule is about X-User. */
 static void drop_all(struct http_field *fields, size_t n, struct http_str name)
 {
 	for (size_t i = 0; i < n; i++)
-		if (same(fields[i].name, name))
+		if (http_name_same(fields[i].name, name))
 			fields[i].hop = true;
 }
 

@@ -13,9 +13,11 @@ void body_begin(struct body *b, enum http_body kind, uint64_t length, bool encod
 	b->done = kind == HTTP_BODY_NONE || (kind == HTTP_BODY_LENGTH && !length);
 }
 
-void body_keep_trailers(struct body *b)
+void body_keep_trailers(struct body *b, const struct rules_field *without, size_t n)
 {
 	b->keep = true;
+	b->without = without;
+	b->n_without = n;
 	km_buf_init(&b->trailers, H1_TRAILER_MAX);
 }
 
@@ -27,8 +29,11 @@ void body_end(struct body *b)
 
 /* ---- trailers ---- */
 
-static bool trailer_ok(const struct http_field *f)
+static bool trailer_ok(const struct body *b, const struct http_field *f)
 {
+	for (size_t i = 0; i < b->n_without; i++)
+		if (http_name_same(f->name, b->without[i].field.name))
+			return false;
 	return !f->hop && !f->head_only;
 }
 
@@ -45,7 +50,7 @@ int body_trailer(struct body *b, struct http_str name, struct http_str value)
 				b->trailers.len - before};
 	if (!h1_field_next(&line, &f) || line.n || f.name.n != name.n)
 		rc = KM_EPROTO;
-	if (rc || !trailer_ok(&f))
+	if (rc || !trailer_ok(b, &f))
 		b->trailers.len = before;
 	return rc;
 }
@@ -59,7 +64,7 @@ static int trailers_sift(struct body *b)
 	int rc = 0;
 	km_buf_init(&out, 2 * H1_TRAILER_MAX);
 	while (!rc && h1_field_next(&rest, &f))
-		if (trailer_ok(&f))
+		if (trailer_ok(b, &f))
 			rc = heads_field(&out, f.name, f.value);
 	km_buf_free(&b->trailers);
 	b->trailers = out;

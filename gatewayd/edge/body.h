@@ -4,6 +4,7 @@
 #define GATEWAYD_EDGE_BODY_H
 
 #include "gatewayd/edge/h1.h"
+#include "gatewayd/route/rules.h"
 #include "libkm/base/buf.h"
 
 struct body {
@@ -13,6 +14,8 @@ struct body {
 	bool encode;            /* it goes out chunked; else as it is */
 	bool done;              /* its last byte has been put into the destination */
 	bool keep;              /* see body_keep_trailers */
+	const struct rules_field *without;
+	size_t n_without;
 	struct km_buf trailers; /* lines "Name: value\r\n", whole once `done`: h1_field_next reads
 				   them */
 };
@@ -26,9 +29,10 @@ int body_move(struct body *b, struct km_buf *src, struct km_buf *dst, size_t hig
     __attribute__((warn_unused_result));
 /* Trailers, which are otherwise dropped, are kept from now on: written behind the last chunk where
  * the body goes out chunked, and left in `trailers` for whoever sends a header block. Those that
- * RFC 9110 section 6.5.1 wants in a head only (struct http_field.head_only, hop) are left out. Call
+ * RFC 9110 section 6.5.1 wants in a head only (struct http_field.head_only, hop) are left out, and so
+ * are those that the tunnel's n rules in `without` are about, which must not come by this way. Call
  * it only where the head's trailers_ok says so. */
-void body_keep_trailers(struct body *b);
+void body_keep_trailers(struct body *b, const struct rules_field *without, size_t n);
 /* A trailer of a CLOSE body whose source is not HTTP/1, before body_source_ended; left out as
  * above. KM_EPROTO (malformed name or value), KM_ETOOBIG (over H1_TRAILER_MAX), KM_ENOMEM. */
 int body_trailer(struct body *b, struct http_str name, struct http_str value)

@@ -46,11 +46,13 @@ struct list {
 	size_t field;         /* fields before this one are still to be read */
 	struct http_str rest; /* of the field at hand */
 	bool in;
+	bool quotes; /* Forwarded has quoted strings; X-Forwarded-For has not, and a '"' that a
+			stranger puts there must not swallow what a proxy has put behind it */
 };
 
-static struct list list_of(const struct http_request *r, const char *name)
+static struct list list_of(const struct http_request *r, const char *name, bool quotes)
 {
-	return (struct list){.r = r, .name = name, .field = r->n_fields};
+	return (struct list){.r = r, .name = name, .field = r->n_fields, .quotes = quotes};
 }
 
 static bool list_field(struct list *l)
@@ -66,9 +68,9 @@ static bool list_field(struct list *l)
 	return false;
 }
 
-/* Cuts off what stands behind the last comma that is not within quotes; s keeps the rest, *more:
- * whether there was one. */
-static struct http_str cut_last(struct http_str *s, bool *more)
+/* Cuts off what stands behind the last comma that is not within quotes (where there are some); s keeps
+ * the rest, *more: whether there was one. */
+static struct http_str cut_last(struct http_str *s, bool quotes, bool *more)
 {
 	size_t from = 0;
 	bool quoted = false;
@@ -77,7 +79,7 @@ static struct http_str cut_last(struct http_str *s, bool *more)
 		if (s->p[i] == '\\' && quoted) {
 			i++;
 		} else if (s->p[i] == '"') {
-			quoted = !quoted;
+			quoted = quotes && !quoted;
 		} else if (s->p[i] == ',' && !quoted) {
 			from = i + 1;
 			*more = true;
@@ -92,7 +94,7 @@ static bool list_last(struct list *l, struct http_str *out)
 {
 	if (!l->in && !list_field(l))
 		return false;
-	*out = cut_last(&l->rest, &l->in);
+	*out = cut_last(&l->rest, l->quotes, &l->in);
 	return true;
 }
 
@@ -194,7 +196,7 @@ static bool pair_find(struct http_str element, const char *what, struct http_str
 
 /* Goes from hop to hop; *last: the element that named the client, if one did. */
 static void walk(struct client *c, const struct client_trust *t, const struct km_addr *peer,
-		 struct list list, bool forwarded, struct http_str *last)
+		 struct list list, struct http_str *last)
 {
 	struct http_str element, text;
 	struct km_addr a;
@@ -203,7 +205,7 @@ static void walk(struct client *c, const struct client_trust *t, const struct km
 	while (c->n_hops < CLIENT_HOPS_MAX && client_trusted(t, &c->hops[c->n_hops - 1]) &&
 	       list_last(&list, &element)) {
 		text = element;
-		if ((forwarded && !pair_find(element, "for", &text)) || !addr_read(&a, text))
+		if ((list.quotes && !pair_find(element, "for", &text)) || !addr_read(&a, text))
 			break;
 		c->hops[c->n_hops++] = a;
 		*last = element;
@@ -253,7 +255,7 @@ static void host_of(struct client *c, struct http_str host)
 
 static bool is_there(const struct http_request *r, const char *name)
 {
-	struct list l = list_of(r, name);
+	struct list l = list_of(r, name, false);
 	return list_field(&l);
 }
 
@@ -279,8 +281,8 @@ void client_find(struct client *out, const struct client_trust *t, const struct 
 		return;
 	struct client forwarded = *out;
 	bool both = is_there(r, "X-Forwarded-For") && is_there(r, "Forwarded");
-	walk(out, t, peer, list_of(r, "X-Forwarded-For"), false, &unused);
-	walk(&forwarded, t, peer, list_of(r, "Forwarded"), true, &element);
+	walk(out, t, peer, list_of(r, "X-Forwarded-For", false), &unused);
+	walk(&forwarded, t, peer, list_of(r, "Forwarded", true), &element);
 	if (both && !same_hops(out, &forwarded)) {
 		out->n_hops = 1;
 		return;

@@ -7,6 +7,7 @@
 #include "gatewayd/edge/admit.h"
 #include "gatewayd/edge/client.h"
 #include "gatewayd/edge/exchange.h"
+#include "gatewayd/edge/heads.h"
 #include "gatewayd/edge/io.h"
 #include "gatewayd/edge/limit.h"
 #include "gatewayd/edge/timers.h"
@@ -77,6 +78,8 @@ struct worker {
 	struct account_stats *stats;
 	struct access_lane *lane; /* of the access log; NULL: there is none */
 	int64_t wall_ahead;       /* what to add to `now` for the wall clock's time */
+	int64_t date_s;           /* the second of `date` */
+	char date[HEADS_DATE + 1];
 };
 
 enum conn_state {

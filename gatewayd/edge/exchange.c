@@ -88,11 +88,23 @@ void exchange_drop(struct exchange *x, bool politely)
 	km_buf_init(&x->again, max);
 }
 
+/* Of this second, made once in it. */
+static struct http_str date_now(struct worker *w)
+{
+	int64_t second = (w->now + w->wall_ahead) / 1000;
+	if (second != w->date_s) {
+		heads_date(w->date, second);
+		w->date_s = second;
+	}
+	return (struct http_str){w->date, HEADS_DATE};
+}
+
 void exchange_answer_as(struct exchange *x, struct heads_answer *a)
 {
 	const struct route_rules *rules = x->active ? x->route.rules : NULL;
 	a->html = x->html;
 	a->head = x->head;
+	a->date = date_now(x->c->w);
 	if (rules && x->secure)
 		a->hsts = rules->hsts;
 	x->status = a->status;
@@ -153,6 +165,7 @@ static bool too_long(const struct exchange *x, uint64_t n)
 
 void exchange_begin(struct exchange *x, const struct http_request *r)
 {
+	const struct route_rules *rules = x->route.rules;
 	struct conn *c = x->c;
 	struct worker *w = c->w;
 
@@ -168,10 +181,11 @@ void exchange_begin(struct exchange *x, const struct http_request *r)
 		timer_set(&w->timers, &x->total, TIMER_REQUEST, w->now);
 	x->bit_by_bit = r->te_trailers;
 	x->idempotent = r->idempotent;
+	x->up_once = r->safe && r->body != HTTP_BODY_NONE;
 	x->trailers = r->te_trailers || r->major == 2;
 	body_begin(&x->req, r->body, r->length, false);
 	if (r->trailers_ok)
-		body_keep_trailers(&x->req);
+		body_keep_trailers(&x->req, rules ? rules->request : NULL, rules ? rules->n_request : 0);
 	km_buf_clear(&w->head);
 	if (heads_request(&w->head, r, &w->client)) {
 		exchange_fail(x, 502, "no memory");
@@ -291,18 +305,30 @@ static int interim(struct exchange *x, const struct http_response *r)
 	return x->front->interim(x, r);
 }
 
+/* RFC 9110 section 6.6.1: who passes an answer on without a Date puts one there. */
+static void date_it(struct exchange *x, struct http_response *r)
+{
+	static const struct http_str name = {"Date", 4};
+	if (!r->dated && r->n_fields < HTTP_FIELDS_ROOM)
+		r->fields[r->n_fields++] = (struct http_field){
+		    .name = name, .value = date_now(x->c->w), .id = HTTP_DATE, .head_only = true};
+}
+
 static int final(struct exchange *x, struct http_response *r)
 {
+	const struct route_rules *rules = x->route.rules;
 	bool encode = false;
-	x->up_keep = r->keep_alive;
+	x->up_keep = r->keep_alive && !x->up_once;
 	x->answer_begun = true;
 	km_buf_free(&x->again);
 	x->status = r->status;
-	apply_response(r, x->route.rules, x->secure);
+	date_it(x, r);
+	apply_response(r, rules, x->secure);
 	int rc = x->front->head(x, r, &encode);
 	body_begin(&x->resp, r->body, r->length, encode);
 	if (r->trailers_ok && (x->trailers || r->trailers_told))
-		body_keep_trailers(&x->resp);
+		body_keep_trailers(&x->resp, rules ? rules->response : NULL,
+				   rules ? rules->n_response : 0);
 	return rc;
 }
 

@@ -83,6 +83,8 @@ struct exchange {
 	bool up_keep;           /* the target keeps the connection */
 	bool passes;            /* passthrough */
 	bool in_shut, out_shut; /* of it: the end was passed on */
+	bool up_once;           /* GET and the like with a body: some targets do not read it, and would
+				   take it for the next request on the connection */
 	enum { LOST_NOT, LOST_AGENT, LOST_NET } lost; /* the ground under `up` has gone */
 	uint8_t interims;
 	int status;             /* of the answer: the target's, or the gateway's own */

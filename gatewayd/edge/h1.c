@@ -73,7 +73,7 @@ bool h1_field_next(struct http_str *rest, struct http_field *f)
 struct said {
 	struct http_str host, expect, upgrade, accept, content_length, transfer_encoding;
 	size_t hosts, expects, upgrades, content_lengths, transfer_encodings;
-	bool close, keep_alive, upgrade_named, te_trailers, trailers_told;
+	bool close, keep_alive, upgrade_named, te_trailers, trailers_told, dated;
 	bool others_named; /* in Connection: fields that may stand in trailers too */
 	size_t n_named;
 	struct http_str named[H1_CONNECTION_MAX]; /* not zeroed */
@@ -123,6 +123,9 @@ static const char *field_note(struct said *s, const struct http_field *f)
 	case HTTP_HOST:
 		s->hosts++;
 		s->host = f->value;
+		break;
+	case HTTP_DATE:
+		s->dated = true;
 		break;
 	case HTTP_EXPECT:
 		s->expects++;
@@ -490,6 +493,7 @@ int h1_response_parse(struct http_response *r, const char *p, size_t n, bool hea
 		r->body = HTTP_BODY_NONE;
 	r->trailers_ok = !s.others_named;
 	r->trailers_told = s.trailers_told;
+	r->dated = s.dated;
 	r->upgrade = r->status == 101 && s.upgrade_named && s.upgrades == 1;
 	r->upgrade_to = s.upgrade;
 	r->keep_alive =

@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #define STEP 1024 /* bytes of room asked for at once */
 
@@ -96,6 +97,17 @@ static void put_addr(struct out *o, const struct km_addr *a)
 		put(o, ".", i > 0);
 		put_number(o, a->ip[i]);
 	}
+}
+
+void heads_date(char out[static HEADS_DATE + 1], int64_t second)
+{
+	static const char days[] = "SunMonTueWedThuFriSat", months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+	time_t when = (time_t)second;
+	struct tm t = {0};
+	gmtime_r(&when, &t);
+	snprintf(out, HEADS_DATE + 1, "%.3s, %02u %.3s %04u %02u:%02u:%02u GMT", days + 3 * t.tm_wday,
+		 (unsigned)t.tm_mday % 100, months + 3 * t.tm_mon, (unsigned)(t.tm_year + 1900) % 10000,
+		 (unsigned)t.tm_hour % 100, (unsigned)t.tm_min % 100, (unsigned)t.tm_sec % 100);
 }
 
 int heads_field(struct km_buf *out, struct http_str name, struct http_str value)
@@ -272,6 +284,8 @@ static void put_answer_fields(struct out *o, const struct heads_answer *a)
 		snprintf(text, sizeof(text), "Retry-After: %" PRId64 "\r\n", a->retry_after);
 		put_text(o, text);
 	}
+	if (a->date.n)
+		put_field(o, (struct http_str){"Date", 4}, a->date);
 	if (a->hsts.n)
 		put_field(o, (struct http_str){"Strict-Transport-Security", 25}, a->hsts);
 	if (a->status == 405)

@@ -28,6 +28,10 @@ struct heads_response {
 int heads_response(struct km_buf *out, const struct http_response *r,
 		   const struct heads_response *how) __attribute__((warn_unused_result));
 
+/* Writes a Date's value (RFC 9110 section 5.6.7) of a second since 1970, with a NUL behind it. */
+#define HEADS_DATE 29
+void heads_date(char out[static HEADS_DATE + 1], int64_t second);
+
 /* Appends one line, "Name: value" CRLF, as it is. KM_ENOMEM, KM_ETOOBIG; then nothing is appended. */
 int heads_field(struct km_buf *out, struct http_str name, struct http_str value)
     __attribute__((warn_unused_result));
@@ -40,6 +44,7 @@ struct heads_answer {
 	const char *what;
 	const char *location;
 	struct http_str page, hsts; /* n 0: none; the latter is Strict-Transport-Security's value */
+	struct http_str date;       /* Date's value; n 0: none */
 	int64_t retry_after;        /* seconds; 0: none */
 	bool html, head, close, keep_alive;
 };

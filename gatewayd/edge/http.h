@@ -22,16 +22,22 @@ struct http_str {
 /* Case-insensitive (ASCII) equality with a C string. */
 bool http_str_is(struct http_str s, const char *what);
 
+/* Whether two field names are the same to all who may read them: case does not count, nor which mark
+ * (RFC 9110 section 5.6.2 allows fifteen) stands in the place of another, since CGI and its like turn
+ * them into '_'. */
+bool http_name_same(struct http_str a, struct http_str b);
+
 /* The fields that the gateway itself understands. */
 enum http_name {
 	HTTP_OTHER,
 	HTTP_ACCEPT,
 	HTTP_CONNECTION,
 	HTTP_CONTENT_LENGTH,
+	HTTP_DATE,
 	HTTP_EXPECT,
 	HTTP_FORWARDED, /* also X-Forwarded-* and X-Real-IP: what a proxy says about the client */
 	HTTP_HOST,
-	HTTP_HOP, /* Keep-Alive, Proxy-Connection, HTTP2-Settings …: for one hop only */
+	HTTP_HOP, /* Keep-Alive, Proxy-Connection, HTTP2-Settings …: for one hop only; Proxy */
 	HTTP_TE,
 	HTTP_TRAILER,
 	HTTP_TRANSFER_ENCODING,
@@ -40,9 +46,9 @@ enum http_name {
 struct http_field {
 	struct http_str name, value; /* value without white space around it */
 	enum http_name id;
-	bool hop; /* must not be passed on: a hop-by-hop field, named in Connection, or written with
-		     '_' in the place of '-' of a field above (some servers take one for the other)
-		   */
+	bool hop; /* must not be passed on: a hop-by-hop field, named in Connection, or a field above
+		     written with another mark in the place of '-' (some servers take one for the
+		     other) */
 	bool head_only; /* means something only in a head, so it is taken out of trailers (RFC 9110
 			   section 6.5.1): framing, routing, conditions, authentication, hop */
 };
@@ -95,6 +101,7 @@ struct http_response {
 	bool upgrade;    /* status 101 with Connection: upgrade and Upgrade */
 	struct http_str upgrade_to;
 	bool trailers_ok;   /* as in a request */
+	bool dated;         /* it has a Date */
 	bool trailers_told; /* Trailer announces some: they go to a client that did not ask for them
 			     */
 	enum http_body body;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The names of fields that mean something to the gateway. */
-#include "gatewayd/edge/http.h"
+#include "gatewayd/edge/http_bytes.h"
 #include <string.h>
 
 enum { HOP = 1, HEAD_ONLY = 2 };
@@ -12,9 +12,10 @@ static const struct {
 } known[] = {
     {"te", HTTP_TE, HOP},
     {"age", HTTP_OTHER, HEAD_ONLY},
-    {"date", HTTP_OTHER, HEAD_ONLY},
+    {"date", HTTP_DATE, HEAD_ONLY},
     {"host", HTTP_HOST, HEAD_ONLY},
     {"vary", HTTP_OTHER, HEAD_ONLY},
+    {"proxy", HTTP_HOP, HOP}, /* CGI makes HTTP_PROXY of it, which is a setting of many programs */
     {"range", HTTP_OTHER, HEAD_ONLY},
     {"accept", HTTP_ACCEPT, HEAD_ONLY},
     {"cookie", HTTP_OTHER, HEAD_ONLY},
@@ -59,17 +60,27 @@ static const struct {
     {"proxy-authorization", HTTP_OTHER, HEAD_ONLY},
 };
 
-/* Lower case, and '-' for '_'. */
+/* Lower case, and '-' for every mark that a name may have. */
+static unsigned char folded[256];
+
 static inline unsigned char fold(char c)
 {
-	unsigned char u = (unsigned char)c;
-	return u >= 'A' && u <= 'Z' ? u | 0x20 : u == '_' ? '-' : u;
+	return folded[(unsigned char)c];
+}
+
+static void fold_fill(void)
+{
+	for (int c = 0; c < 256; c++) {
+		bool alnum = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z'), capital = c >= 'A' && c <= 'Z';
+		bool mark = !alnum && !capital && http_byte_is((char)c, HTTP_B_TOKEN);
+		folded[c] = (unsigned char)(mark ? '-' : capital ? c | 0x20 : c);
+	}
 }
 
 /* No two known names have the same (a unit test says so: one would not be found). */
 static inline unsigned char hash(const char *p, size_t n)
 {
-	return (unsigned char)(n + 19 * fold(p[0]) + fold(p[n / 2]) + fold(p[n - 2]));
+	return (unsigned char)(n + 28 * fold(p[0]) + fold(p[n / 2]) + fold(p[n - 2]));
 }
 
 static struct {
@@ -78,6 +89,7 @@ static struct {
 
 __attribute__((constructor)) static void slots_fill(void)
 {
+	fold_fill();
 	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
 		size_t n = strlen(known[i].name);
 		unsigned char h = hash(known[i].name, n);
@@ -86,15 +98,24 @@ __attribute__((constructor)) static void slots_fill(void)
 	}
 }
 
-/* *masked: it is the name but for some '_' in the place of '-'. */
+bool http_name_same(struct http_str a, struct http_str b)
+{
+	unsigned char differ = a.n != b.n;
+	for (size_t i = 0; i < a.n && !differ; i++)
+		differ = fold(a.p[i]) ^ fold(b.p[i]);
+	return !differ;
+}
+
+/* *masked: it is the name but for other marks in the place of '-'. */
 static bool same_name(struct http_str s, const char *name, bool *masked)
 {
-	unsigned char differ = 0, low = 0;
+	unsigned char differ = 0, other = 0;
 	for (size_t i = 0; i < s.n; i++) {
-		differ |= fold(s.p[i]) ^ (unsigned char)name[i];
-		low |= s.p[i] == '_';
+		unsigned char c = fold(s.p[i]);
+		differ |= c ^ (unsigned char)name[i];
+		other |= c == '-' && s.p[i] != '-';
 	}
-	*masked = low;
+	*masked = other;
 	return !differ;
 }
 

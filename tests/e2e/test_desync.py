@@ -502,6 +502,21 @@ def test_passed_on_in_one_form(gw):
     all_of(((repr(t)[:80], t, w) for t, w in PASSED), lambda text, want, step: check_passed(gw, text, want, step))
 
 
+def test_no_other_request_follows_a_body_that_a_target_may_leave_unread(gw):
+    """Who takes it that GET has no body answers at once, and reads the body as the next request."""
+    gw.recorder.plays.clear()
+    with stranger(gw) as c:
+        for method, again in (("GET", False), ("HEAD", False), ("OPTIONS", False), ("POST", True), ("PUT", True)):
+            for framing in (f"Content-Length: {len(SMUGGLED)}\r\n\r\n{SMUGGLED}",
+                            f"{TE}\r\n{len(SMUGGLED):x}\r\n{SMUGGLED}\r\n0\r\n\r\n"):
+                gw.recorder.plays["/x"] = OK.encode() + b"Content-Length: 0\r\n\r\n"
+                c.send(f"{method} /x HTTP/1.1\r\n{H}{framing}")
+                assert c.answer(method).status == 200
+                good(gw, c)
+                assert (gw.recorder.ports["/good"] == gw.recorder.ports["/x"]) == again, method
+    gw.recorder.plays.clear()
+
+
 def test_bodies_of_requests_that_the_gateway_answers_itself(gw):
     """They are never taken for the next request."""
     gw.recorder.got.clear()

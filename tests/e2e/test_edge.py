@@ -6,6 +6,7 @@
 The stand-in reads the PROXY v2 header and plays the target; the path of a request says how.
 """
 import contextlib
+import email.utils
 import hashlib
 import http.client
 import itertools
@@ -537,6 +538,17 @@ def test_client_headers(client):
         assert gone not in h
     assert h["te"] == "trailers" and h["connection"] == "TE"
     assert "6.6.6.6" not in a.body.decode()
+
+
+def test_answers_have_a_date(client):
+    """The gateway's own, and a target's that has none; one that it has stays."""
+    for path, host in (("/echo", "hello.test"), ("/", "nobody.test")):
+        before = time.time()
+        date = email.utils.parsedate_to_datetime(client.get(path, host=host).headers["date"]).timestamp()
+        assert before - 2 <= date <= time.time() + 1
+    old = "Thu, 01 Jan 1970 00:00:00 GMT"
+    a = client.get("/raw/" + f"HTTP/1.1 200 OK\r\ndate: {old}\r\nContent-Length: 0\r\n\r\n".encode().hex())
+    assert a.headers["date"] == old
 
 
 def test_unknown_and_missing_sni(gw):

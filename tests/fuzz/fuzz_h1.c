@@ -123,7 +123,7 @@ static int reframe(const char *p, size_t n, size_t step, bool encode, struct km_
 	size_t at = 0;
 	km_buf_init(&src, 1 << 20);
 	body_begin(&b, HTTP_BODY_CHUNKED, 0, encode);
-	body_keep_trailers(&b);
+	body_keep_trailers(&b, NULL, 0);
 	while (at < n && !rc && !b.done) {
 		size_t k = n - at < step ? n - at : step;
 		must(!km_buf_add(&src, p + at, k));

@@ -112,8 +112,9 @@ static void test_request_fields(void **state)
 				  0);
 	char out[2048];
 	(void)state;
+	/* For CGI and its like X_A and X.A are X-A too. */
 	read_request("GET / HTTP/1.1\r\nX-a: 1\r\n" H "x-A: 2\r\nCookie: c\r\nX-AA: 3\r\nX: 4\r\n"
-		     "Connection: X\r\n\r\n");
+		     "X_A: 5\r\nx.a: 6\r\nConnection: X\r\n\r\n");
 	assert_true(apply_request(&request, &r));
 	assert_string_equal(written(out), "GET / HTTP/1.1\r\nHost: b.test:81\r\nX-AA: 3\r\n"
 					  "X-A: new\r\nX-B: \r\n\r\n");
@@ -240,8 +241,15 @@ static void test_redirects(void **state)
 static void test_answers(void **state)
 {
 	const struct heads_answer a = {.status = 429, .retry_after = 17, .hsts = {"max-age=1", 9}};
+	static const struct {
+		int64_t second;
+		const char *text;
+	} dates[] = {{784111777, "Sun, 06 Nov 1994 08:49:37 GMT"},
+		     {0, "Thu, 01 Jan 1970 00:00:00 GMT"},
+		     {1709251199, "Thu, 29 Feb 2024 23:59:59 GMT"}};
+	char date[HEADS_DATE + 1];
 	const struct heads_answer b = {
-	    .status = 503, .page = {"<p>later</p>", 12}, .html = true, .close = true};
+	    .status = 503, .date = {"Sun, 06 Nov 1994 08:49:37 GMT", HEADS_DATE}, .page = {"<p>later</p>", 12}, .html = true, .close = true};
 	struct km_buf out;
 	(void)state;
 	km_buf_init(&out, 4096);
@@ -258,9 +266,13 @@ static void test_answers(void **state)
 	assert_string_equal(
 	    (char *)km_buf_head(&out),
 	    "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/html; charset=utf-8\r\n"
-	    "Content-Length: 12\r\nCache-Control: no-store\r\nConnection: "
-	    "close\r\n\r\n<p>later</p>");
+	    "Content-Length: 12\r\nCache-Control: no-store\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
+	    "Connection: close\r\n\r\n<p>later</p>");
 	km_buf_free(&out);
+	for (size_t i = 0; i < sizeof(dates) / sizeof(dates[0]); i++) {
+		heads_date(date, dates[i].second);
+		assert_string_equal(date, dates[i].text);
+	}
 }
 
 int main(void)

@@ -102,6 +102,15 @@ static void test_encoding(void **state)
 	km_buf_free(&out);
 }
 
+static struct http_str str(const char *s)
+{
+	return (struct http_str){s, strlen(s)};
+}
+
+/* What a tunnel's rules are about comes in no trailer. */
+static const struct rules_field rules[] = {{.field.name = {"X-User", 6}},
+					   {.field.name = {"x-key", 5}, .set = true}};
+
 static void test_trailers(void **state)
 {
 	static const struct {
@@ -118,6 +127,7 @@ static void test_trailers(void **state)
 	     "If-None-Match: x\r\nContent-Type: x\r\nLocation: /\r\n",
 	     ""},
 	    {"Content_Length: 5\r\nSet_Cookie: x\r\nx_y: z\r\n", "x_y: z\r\n"},
+	    {"X-User: root\r\nX_Key: y\r\nx-user: root\r\nX-Users: z\r\n", "X-Users: z\r\n"},
 	};
 	(void)state;
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
@@ -132,7 +142,7 @@ static void test_trailers(void **state)
 			km_buf_init(&out, 4096);
 			memset(&b, 0, sizeof(b));
 			body_begin(&b, HTTP_BODY_CHUNKED, 0, true);
-			body_keep_trailers(&b);
+			body_keep_trailers(&b, rules, 2);
 			assert_int_equal(run(&b, in, step, &out, &moved, &left), 0);
 			assert_true(b.done && moved == 3);
 			assert_buf(&b.trailers, cases[i].out);
@@ -146,11 +156,6 @@ static void test_trailers(void **state)
 	}
 }
 
-static struct http_str str(const char *s)
-{
-	return (struct http_str){s, strlen(s)};
-}
-
 /* A source that is no HTTP/1 adds them one by one; what no head could have is refused. */
 static void test_trailers_added(void **state)
 {
@@ -160,9 +165,10 @@ static void test_trailers_added(void **state)
 	km_buf_init(&out, 4096);
 	body_begin(&b, HTTP_BODY_CLOSE, 0, true);
 	assert_int_equal(body_trailer(&b, str("dropped"), str("x")), 0);
-	body_keep_trailers(&b);
+	body_keep_trailers(&b, rules, 2);
 	assert_int_equal(body_trailer(&b, str("grpc-status"), str("0")), 0);
 	assert_int_equal(body_trailer(&b, str("host"), str("x")), 0);
+	assert_int_equal(body_trailer(&b, str("x_user"), str("root")), 0);
 	assert_int_equal(body_trailer(&b, str(":path"), str("x")), KM_EPROTO);
 	assert_int_equal(body_trailer(&b, str("a:b"), str("x")), KM_EPROTO);
 	assert_int_equal(body_trailer(&b, str(""), str("x")), KM_EPROTO);

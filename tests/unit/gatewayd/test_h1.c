@@ -429,12 +429,13 @@ static void test_hop_by_hop(void **state)
 		   "Connection: X-One, keep-alive\r\nX-One: 1\r\nX-Two: 2\r\nKeep-Alive: 1\r\n"
 		   "TE: trailers\r\nTrailer: x\r\nProxy-Connection: close\r\nX-Forwarded-For: 1\r\n"
 		   "X_Forwarded_For: 1\r\nx-real_ip: 1\r\nForwarded: for=1\r\nTransfer_Encoding: "
-		   "chunked\r\nHost_: x\r\n" END);
+		   "chunked\r\nHost_: x\r\nX.Forwarded~For: 1\r\nProxy: 1\r\n" END);
 	static const char *const gone[] = {"connection",       "x-one",
 					   "keep-alive",       "te",
 					   "proxy-connection", "x-real_ip",
 					   "forwarded",        "x-forwarded-for",
-					   "x_forwarded_for",  "transfer_encoding"};
+					   "x_forwarded_for",  "transfer_encoding",
+					   "x.forwarded~for",  "proxy"};
 	for (size_t i = 0; i < sizeof(gone) / sizeof(gone[0]); i++)
 		assert_true(field(r, gone[i])->hop);
 	assert_false(field(r, "x-two")->hop);
@@ -806,6 +807,7 @@ static void test_names(void **state)
 	    "Date",
 	    "HOST",
 	    "Vary",
+	    "Proxy",
 	    "Range",
 	    "Accept",
 	    "Cookie",
@@ -858,7 +860,7 @@ static void test_names(void **state)
 	    "Content-MD5",
 	    "X-Forwarded-Foo",
 	    "X-Forwarded",
-	    "content.length",
+	    "content/length",
 	    "Content-Lengtg",
 	    "Grpc-Status",
 	    "Upgrade-Insecure-Requests",

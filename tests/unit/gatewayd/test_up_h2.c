@@ -267,7 +267,7 @@ static void test_bodies_and_trailers(void **state)
 	assert_int_equal(v.done, 1);
 	memset(&b, 0, sizeof(b));
 	body_begin(&b, HTTP_BODY_CLOSE, 0, false);
-	body_keep_trailers(&b);
+	body_keep_trailers(&b, NULL, 0);
 	assert_true(c.s.ended && !c.s.broken);
 	assert_int_equal(up_h2_trailers(&c.s, &b), 0);
 	assert_int_equal(b.trailers.len, strlen("grpc-status: 0\r\nx-more: a b\r\n"));
