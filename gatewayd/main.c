@@ -256,7 +256,8 @@ static int start(struct gateway *g, struct km_errtext *err)
 	if ((rc = control_start(&g->control, &control, err)) ||
 	    (rc = edge_start(&g->edge, &edge, err)))
 		return rc;
-	if (!(g->tunnels = tunnel_metrics_new(g->routes, (size_t)s->metrics_tunnels)))
+	if (!(g->tunnels = tunnel_metrics_new(g->routes, (size_t)s->metrics_tunnels,
+					      s->metrics_tunnels_keep)))
 		return km_errtext_set(err, KM_ENOMEM, "no memory");
 	km_metrics_also(tunnel_metrics_print, g->tunnels);
 	return km_httpd_start(&g->metrics, g->base, s->host.metrics_listen, ready, g, err);

@@ -509,8 +509,16 @@ static const struct km_opt opts[] = {
      .def = "1000",
      .min = 0,
      .max = 10000,
-     .help = "So many tunnels have metrics of their own: the first that have requests. All others are "
-	     "summed as domain=\"other\"."},
+     .help = "So many tunnels have metrics of their own: where there are more, the busiest. All others "
+	     "are summed as domain=\"other\"."},
+    {.key = "metrics_tunnels_keep",
+     .type = KM_OPT_DURATION,
+     .offset = AT(metrics_tunnels_keep),
+     .def = "15m",
+     .min = 1000,
+     .max = 86400000,
+     .help = "So long a tunnel keeps metrics of its own at least, before a busier one may have its place. "
+	     "What is busy is judged by about that time."},
     KM_HOST_OPTS_OUTPUT(struct gw_settings, host, "9101"),
 };
 

@@ -44,7 +44,7 @@ struct gw_settings {
 	int access_log_format; /* enum access_format */
 	char *access_log_sample;
 	bool access_log_query;
-	int64_t metrics_tunnels;
+	int64_t metrics_tunnels, metrics_tunnels_keep;
 };
 
 extern const struct km_conf_spec gw_settings_spec;

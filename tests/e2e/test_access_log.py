@@ -324,7 +324,8 @@ def test_text_without_queries_sampled(logged):
     for p in (held[0].sock, held[1]):
         p.close()
     log = Log(logged.dir / "combined.log")
-    logged.start_gateway(wait=False, access_log=log.path, access_log_sample="0.0001%", access_log_query="off", metrics_tunnels=1)
+    logged.start_gateway(wait=False, access_log=log.path, access_log_sample="0.0001%", access_log_query="off", metrics_tunnels=1,
+                         metrics_tunnels_keep="1s")
     logged.wait_served()
     for n in range(20):
         assert logged.get(f"/left/out/{n}").status == 200
@@ -337,3 +338,25 @@ def test_text_without_queries_sampled(logged):
     now = metrics(logged)
     tunnels = {re.search('domain="([^"]+)"', k)[1] for k in now if k.startswith("kakuremichi_tunnel_requests_total")}
     assert len(tunnels) == 2 and "other" in tunnels
+
+
+def test_the_busiest_tunnel_has_series(logged):
+    """metrics_tunnels=1 still: the series go to who is asked for, nothing goes back, and who comes again goes on."""
+    seen = {}
+
+    def look():
+        now = {re.search('domain="([^"]+)"', k)[1]: v for k, v in metrics(logged).items()
+               if k.startswith("kakuremichi_tunnel_request_duration_seconds_count")}
+        assert len(now) == 2 and "other" in now
+        for k, v in now.items():
+            assert v >= seen.get(k, 0), (k, seen, now)
+        seen.update(now)
+        return now
+
+    for domain in ("dead.demo.test", logged.domain, "dead.demo.test"):
+        end = time.monotonic() + patience(20)
+        while domain not in look():
+            assert time.monotonic() < end, (domain, seen)
+            for _ in range(20):
+                logged.get("/", domain=domain)
+    assert metrics(logged)["kakuremichi_tunnel_series_moved_total"] >= 2
