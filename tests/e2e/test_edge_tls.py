@@ -160,7 +160,7 @@ def shake(sock, tls, into, out):
 
 
 def dial(gw):
-    return socket.create_connection(("127.0.0.1", gw.https), timeout=20)
+    return socket.create_connection(("127.0.0.1", gw.https), timeout=base.WAIT)
 
 
 # ---- passthrough --------------------------------------------------------------------------------
@@ -276,14 +276,14 @@ def test_a_silent_one_ends(agent):
 
 
 def test_draining_waits_for_it_and_cuts_it(agent):
-    with running(drain_timeout="800ms") as g:
+    with running(drain_timeout="3s") as g:
         with g.tls("pass.test") as s:
             c = Client(s)
             assert c.get("/echo", host="pass.test").status == 200
             g.proc.terminate()
             g.wait_log("draining")
             assert c.get("/echo", host="pass.test").status == 200
-            assert g.proc.wait(10) == 0
+            assert g.proc.wait(base.WAIT) == 0
         assert "draining took too long" in g.text()
 
 

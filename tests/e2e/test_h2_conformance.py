@@ -6,6 +6,7 @@
 Each case is named by its section. What a connection error must be ends in GOAWAY with that code and the
 connection's end; what a stream error must be in RST_STREAM, and the connection goes on."""
 import base64
+import contextlib
 import hashlib
 import json
 import signal
@@ -442,7 +443,7 @@ def test_6_9_flow_control_of_requests(c, agent):
     c.send(frame(DATA, END_STREAM, 1, b""))
     assert json.loads(c.answer(1).body)["length"] == 4 * 16 * 16384
     c.send(c.head(3, path("/sip", method="POST"), end=False), frame(DATA, 0, 3, bytes(16384)) * 16)
-    assert agent.events.get(timeout=10) == "sip"
+    agent.heard("sip")
     c.send(c.head(5, POST, end=False), frame(DATA, END_STREAM, 5, bytes(16384)))
     assert json.loads(c.answer(5).body)["length"] == 16384
     agent.uploads.put("go")
@@ -590,7 +591,7 @@ def test_rfc8441_websocket(c, agent):
     assert len(base64.b64decode(head["headers"]["sec-websocket-key"])) == 16
     # The client ends: so does the target's connection, and the stream.
     c.send(frame(DATA, END_STREAM, 1, b""))
-    assert agent.events.get(timeout=10) == "gone"
+    agent.heard("gone")
     c.until(lambda f: f.kind == DATA and f.flags & END_STREAM)
     # The target ends.
     c.send(c.head(3, ask("/websocket"), end=False), frame(DATA, 0, 3, b"bye"))
@@ -643,20 +644,21 @@ def test_6_8_drain(agent):
 
 def test_timers(agent):
     """Silence ends a connection with GOAWAY(NO_ERROR), a head that does not come on with another."""
-    with base.running(idle_timeout="300ms", header_timeout="500ms", body_timeout="500ms") as g:
-        with connect(g).sock as sock:
-            assert Conn(sock, preface=False).goaway() == h.NO_ERROR
-        with connect(g, preface=False).sock as sock:  # says nothing at all
-            with pytest.raises(Closed):
-                c = Conn(sock, preface=False)
-                while True:
-                    c.recv()
-        c = connect(g)
-        with c.sock:
-            c.send(c.head(1, flags=0))
-            assert c.goaway() == h.ENHANCE_YOUR_CALM
-        c = connect(g, (h.INITIAL_WINDOW_SIZE, 0))
-        with c.sock:  # an answer that is not taken
-            c.send(c.head(1, path("/bytes/100000")))
-            assert c.until(lambda f: f.kind == RST_STREAM).code in (h.CANCEL, h.INTERNAL_ERROR)
-            assert c.goaway() == h.NO_ERROR
+    with base.running(idle_timeout="3s", header_timeout="3s", body_timeout="3s") as g, contextlib.ExitStack() as stack:
+        def conn(*args, **kw):
+            c = connect(g, *args, **kw)
+            stack.enter_context(c.sock)
+            return c
+        mute = conn(preface=False)
+        idle = conn()
+        half = conn()
+        half.send(half.head(1, flags=0))
+        full = conn((h.INITIAL_WINDOW_SIZE, 0))  # an answer that is not taken
+        full.send(full.head(1, path("/bytes/100000")))
+        with pytest.raises(Closed):  # nothing was ever said
+            while True:
+                mute.recv()
+        assert idle.goaway() == h.NO_ERROR
+        assert half.goaway() == h.ENHANCE_YOUR_CALM
+        assert full.until(lambda f: f.kind == RST_STREAM).code in (h.CANCEL, h.INTERNAL_ERROR)
+        assert full.goaway() == h.NO_ERROR

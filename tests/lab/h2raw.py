@@ -7,6 +7,8 @@ import time
 
 import hpack
 
+from .proc import patience
+
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 (DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE,
  CONTINUATION) = range(10)
@@ -118,7 +120,7 @@ class Conn:
             f.fields = dict(self.decoder.decode(f.payload))
         return f
 
-    def until(self, what, timeout=15):
+    def until(self, what, timeout=patience(15)):
         """Reads up to the first frame for which what(frame) is true."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
