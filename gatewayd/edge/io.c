@@ -47,6 +47,14 @@ static ssize_t socket_read(struct io *io, void *p, size_t want)
 	return n;
 }
 
+/* The continuation does not follow at once, if at all: what was held back for it goes now. */
+static void socket_push(struct io *io)
+{
+	int one = 1;
+	(void)setsockopt(io_fd(io), IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	io->held = false;
+}
+
 static ssize_t socket_write(struct io *io, const void *p, size_t n)
 {
 	ssize_t put;
@@ -54,10 +62,7 @@ static ssize_t socket_write(struct io *io, const void *p, size_t n)
 		put = send(io_fd(io), p, n, MSG_NOSIGNAL | (io->more ? MSG_MORE : 0));
 	while (put < 0 && errno == EINTR);
 	if (put < 0 && io->held && (errno == EAGAIN || errno == EWOULDBLOCK)) {
-		/* The continuation does not follow at once: what was held back for it goes now. */
-		int one = 1;
-		(void)setsockopt(io_fd(io), IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-		io->held = false;
+		socket_push(io);
 		errno = EAGAIN;
 	} else if (put >= 0) {
 		io->held = io->more;
@@ -230,6 +235,8 @@ int io_handshake(struct io *io, int *error)
 		io->can_write = false;
 	else if (rc == 1)
 		io->can_read = true;
+	else if (io->held) /* an alert: a reset, if the client still sends, would overtake it */
+		socket_push(io);
 	return rc;
 }
 
