@@ -402,7 +402,7 @@ int h1_request_parse(struct http_request *r, const char *p, size_t n, const stru
 {
 	struct http_str rest = str(p, n), absolute = {0};
 	struct said s;
-	size_t max = lim->fields < HTTP_FIELDS_MAX ? lim->fields : HTTP_FIELDS_MAX;
+	size_t max = lim->fields < HTTP_FIELDS_ROOM ? lim->fields : HTTP_FIELDS_ROOM;
 
 	memset(r, 0, offsetof(struct http_request, fields));
 	memset(&s, 0, offsetof(struct said, named));
@@ -472,7 +472,7 @@ int h1_response_parse(struct http_response *r, const char *p, size_t n, bool hea
 {
 	struct http_str rest = str(p, n);
 	struct said s;
-	size_t max = lim->fields < HTTP_FIELDS_MAX ? lim->fields : HTTP_FIELDS_MAX;
+	size_t max = lim->fields < HTTP_FIELDS_ROOM ? lim->fields : HTTP_FIELDS_ROOM;
 
 	memset(r, 0, offsetof(struct http_response, fields));
 	memset(&s, 0, offsetof(struct said, named));

@@ -65,7 +65,7 @@ enum http_body {
 
 struct http_limits {
 	size_t head;   /* bytes of a head, with its last empty line */
-	size_t fields; /* at most HTTP_FIELDS_MAX */
+	size_t fields; /* at most HTTP_FIELDS_MAX; HTTP_FIELDS_ROOM for what the gateway has written */
 };
 
 struct http_request {

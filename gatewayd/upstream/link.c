@@ -305,7 +305,7 @@ int link_check(struct up *u, struct km_errtext *why)
 /* What heads_request wrote passes the strict parser once more. */
 static int h2_head_send(struct up *u, const void *head, size_t n)
 {
-	const struct http_limits any = {n, HTTP_FIELDS_MAX};
+	const struct http_limits any = {n, HTTP_FIELDS_ROOM};
 	struct http_request r;
 	const char *why;
 	if (h1_request_parse(&r, head, n, &any, &why))

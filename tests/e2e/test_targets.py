@@ -192,6 +192,10 @@ def test_h2c(targets):
     conn.request("HEAD", "/h2c/small")
     a = conn.getresponse()
     assert a.status == 200 and a.read() == b"" and a.headers["content-length"] == "6"
+    # As many fields as a client may send (Host and Accept-Encoding among them), and what the gateway adds.
+    conn.request("GET", "/h2c/small", headers={f"X-{i}": "y" for i in range(126)})
+    a = conn.getresponse()
+    assert a.status == 200 and a.read() == b"small\n"
     conn.request("GET", "/h2c/none")
     a = conn.getresponse()
     assert a.status == 404 and a.read()
