@@ -369,6 +369,16 @@ static const struct km_opt opts[] = {
      .def = "0",
      .help = "The longest body of a request (413 above it), unless its tunnel has a bound of its own. 0: "
 	     "any length."},
+    {.key = "request_buffer",
+     .type = KM_OPT_SIZE,
+     .offset = AT(request_buffer),
+     .def = "64K",
+     .min = 0,
+     .max = 65536,
+     .help = "So much of a request's body is awaited before its target is asked for a connection, where its length "
+	     "is known: a form that comes slowly takes nobody's place there. Of an HTTP/2 connection with more than "
+	     "4 requests at once, 16 KiB at most. Bodies without a Content-Length and requests with Expect: "
+	     "100-continue go on at once. 0: all do."},
     {.key = "upstream_timeout",
      .type = KM_OPT_DURATION,
      .offset = AT(upstream_timeout),

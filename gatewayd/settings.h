@@ -33,7 +33,7 @@ struct gw_settings {
 	char *rate_limit, *address_rate_limit; /* NULL: none */
 	int64_t workers, max_connections, max_connections_per_address;
 	int64_t header_timeout, idle_timeout, body_timeout, upstream_timeout, connect_timeout;
-	int64_t body_min_rate, request_timeout, max_body_size;
+	int64_t body_min_rate, request_timeout, max_body_size, request_buffer;
 	int64_t upgrade_timeout, drain_timeout;
 	int64_t max_header_size, max_header_fields;
 	bool http2;

@@ -47,7 +47,7 @@ struct edge_shared {
 	struct km_mailbox *to_main;
 	_Atomic int64_t conns;
 	struct km_metric *m_conns, *m_accepted, *m_requests, *m_bad, *m_bytes_in, *m_bytes_out,
-	    *m_upstream_errors, *m_repeated, *m_handshake_errors, *m_paused, *m_challenged, *m_waiting,
+	    *m_upstream_errors, *m_repeated, *m_handshake_errors, *m_paused, *m_challenged, *m_waiting, *m_gathering,
 	    *m_passed, *m_refused[REFUSED_KINDS], *m_shed, *m_limited,
 	    *m_slow[2];              /* sending, reading */
 	struct access_log *access;   /* NULL: none */

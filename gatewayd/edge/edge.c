@@ -278,6 +278,8 @@ static void metrics_make(struct edge_shared *sh)
 	sh->m_slow[1] = SLOW("reading");
 	sh->m_passed = km_metric(KM_METRIC_COUNTER, "kakuremichi_passthrough_total", "",
 				 "Connections whose TLS the target ends itself.");
+	sh->m_gathering = km_metric(KM_METRIC_GAUGE, "kakuremichi_requests_gathering", "",
+				    "Requests whose body is awaited before their target is asked.");
 	sh->m_waiting = km_metric(KM_METRIC_GAUGE, "kakuremichi_tls_waiting", "",
 				  "Handshakes that wait for a certificate.");
 	sh->m_challenged =

@@ -5,6 +5,7 @@
 #include "gatewayd/edge/apply.h"
 #include "gatewayd/edge/conn.h"
 #include "gatewayd/edge/exchange_up.h"
+#include "gatewayd/edge/gather.h"
 #include "gatewayd/edge/heads.h"
 #include "gatewayd/edge/patience.h"
 #include "gatewayd/upstream/back.h"
@@ -78,6 +79,7 @@ void exchange_drop(struct exchange *x, bool politely)
 	pool_drop(w->pool, x->up, politely);
 	timer_stop(&w->timers, &x->total);
 	pool_leave(w->pool, &x->wait, w->now);
+	gather_end(x);
 	if (x->listed)
 		DL_DELETE(w->running, x);
 	settle(x);
@@ -179,7 +181,7 @@ void exchange_begin(struct exchange *x, const struct http_request *r)
 	}
 	if (w->timers.ms[TIMER_REQUEST])
 		timer_set(&w->timers, &x->total, TIMER_REQUEST, w->now);
-	x->bit_by_bit = r->te_trailers;
+	x->bit_by_bit = r->te_trailers && r->body != HTTP_BODY_LENGTH;
 	x->idempotent = r->idempotent;
 	x->up_once = r->safe && r->body != HTTP_BODY_NONE;
 	x->trailers = r->te_trailers || r->major == 2;
@@ -191,7 +193,10 @@ void exchange_begin(struct exchange *x, const struct http_request *r)
 		exchange_fail(x, 502, "no memory");
 		return;
 	}
-	exchange_up_begin(x, r->body == HTTP_BODY_NONE);
+	if (gather_wanted(x, r))
+		gather_begin(x);
+	else
+		exchange_up_begin(x);
 }
 
 /* ---- the rounds ---- */
@@ -222,8 +227,8 @@ static void request_bad(struct exchange *x)
 	request_end(x, 400);
 }
 
-/* Whether the client holds everything up. What sends bit by bit on purpose (gRPC, which says TE:
- * trailers), or has its answer already, is not judged by its pace. */
+/* Whether the client holds everything up. What sends bit by bit on purpose (streams of gRPC: TE:
+ * trailers, and no length), or has its answer already, is not judged by its pace. */
 static bool sender_waited_for(const struct exchange *x)
 {
 	bool asks = x->asks && !x->interims && !x->bytes_in;
@@ -476,8 +481,10 @@ bool exchange_step(struct exchange *x)
 	bool moved = false;
 	if (x->lost)
 		exchange_up_lost(x);
+	if (x->gathers)
+		return gather_step(x);
 	if (x->state == EXCHANGE_RUNS && !x->up)
-		return x->in->len < CONN_READ && x->front->read(x, CONN_READ);
+		return x->front->read(x, x->in->len > CONN_READ ? x->in->len : CONN_READ);
 	for (size_t i = 0; i < KM_ARRAY_LEN(rounds); i++) {
 		if (x->state != EXCHANGE_RUNS && x->state != EXCHANGE_RAW)
 			return true;
@@ -503,6 +510,9 @@ void exchange_late(struct exchange *x)
 		}
 		x->error = x->error ? x->error : "no progress";
 		x->front->cut(x);
+	} else if (x->gathers) {
+		patience_ended(x);
+		exchange_answer(x, 408, NULL, true);
 	} else if (!u) {
 		exchange_up_busy(x, "no connection to the target became free in time");
 	} else if (!u->connected) {
@@ -523,7 +533,7 @@ static void on_total_late(struct timer *t)
 	x->error = "request took too long";
 	if (x->answer_begun)
 		x->front->cut(x);
-	else if (!x->req.done && x->up && !x->up->out.len)
+	else if (x->gathers || (!x->req.done && x->up && !x->up->out.len))
 		exchange_answer(x, 408, NULL, true);
 	else
 		exchange_fail(x, 504, x->error);

@@ -67,7 +67,7 @@ struct exchange {
 	int64_t acked_ms;
 	/* All below is one request's. */
 	enum exchange_state state;
-	struct up *up; /* NULL: none; while it runs: it waits for one */
+	struct up *up; /* NULL: none; while it runs: it waits for one, or for its body */
 	struct route route;
 	struct km_addr client;  /* who asks; of no family before the head has been read */
 	bool secure;            /* with TLS, towards us or a trusted proxy */
@@ -77,6 +77,7 @@ struct exchange {
 	bool upgrade, trailers; /* it asks for an upgrade; takes trailers */
 	bool bit_by_bit;        /* its body may come as slowly as it likes */
 	bool asks;              /* it waits for a 100 before it sends its body */
+	bool gathers;           /* its body is awaited before its target is asked, see gather.h */
 	bool in_ended;          /* nothing more will come from the client */
 	bool answer_begun;      /* a final answer's head has gone to the client's buffer */
 	bool answer_any;        /* a byte has come from the target */
@@ -94,7 +95,7 @@ struct exchange {
 	int64_t began, first_byte; /* monotonic: of the request, of the target's answer; 0: not (yet) */
 	struct access_note *note; /* for the access log; NULL: there is none */
 	struct body req, resp;
-	struct km_buf again;    /* what has been sent, while it may have to be sent once more */
+	struct km_buf again;    /* what has been sent, while it may have to be sent once more, or is to be */
 	size_t again_head;      /* so much of it is the head */
 	uint8_t repeats;        /* so often it has been */
 	bool idempotent;

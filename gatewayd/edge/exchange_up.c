@@ -69,12 +69,22 @@ static void taken(struct exchange *x, int rc, const uint8_t *p, size_t head, siz
 	}
 }
 
-void exchange_up_begin(struct exchange *x, bool whole)
+static int take(struct exchange *x)
 {
 	struct worker *w = x->c->w;
-	int64_t max_idle = x->idempotent && whole ? INT64_MAX : UNSAFE_IDLE_MS;
-	int rc = pool_take(w->pool, &x->route, max_idle, w->now, x, &x->wait, &x->up);
-	taken(x, rc, km_buf_head(&w->head), w->head.len, w->head.len);
+	int64_t max_idle = x->idempotent && x->req.done ? INT64_MAX : UNSAFE_IDLE_MS;
+	return pool_take(w->pool, &x->route, max_idle, w->now, x, &x->wait, &x->up);
+}
+
+void exchange_up_begin(struct exchange *x)
+{
+	const struct km_buf *head = &x->c->w->head;
+	taken(x, take(x), km_buf_head(head), head->len, head->len);
+}
+
+void exchange_up_gathered(struct exchange *x)
+{
+	taken(x, take(x), km_buf_head(&x->again), x->again_head, x->again.len);
 }
 
 void exchange_granted(struct exchange *x)

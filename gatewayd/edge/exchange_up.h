@@ -6,9 +6,10 @@
 
 #include "gatewayd/edge/exchange.h"
 
-/* The request's head, in w->head, goes to the target; whole: it has no body. What fails is
- * answered. */
-void exchange_up_begin(struct exchange *x, bool whole);
+/* The request's head, in w->head, goes to the target. What fails is answered. */
+void exchange_up_begin(struct exchange *x);
+/* The same with a head that is in x->again, with what has come of the body (gather.h). */
+void exchange_up_gathered(struct exchange *x);
 /* The connection is broken or refused: the request is sent once more if it may be, else the
  * exchange fails. Afterwards x->up may be NULL, or another one. */
 void exchange_up_failed(struct exchange *x, const char *why);

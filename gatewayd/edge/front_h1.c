@@ -65,20 +65,21 @@ static int on_answer_head(struct exchange *x, const struct http_response *r, boo
 }
 
 /* The client has ended its side. One that has asked for all that it wants may do so and still wait
- * for the answer; only its reset says that nobody does. */
+ * for the answer; only its reset says that nobody does. Nobody stands in a queue for one that does so
+ * there: it has mostly gone, and others have not. */
 static void client_ended(struct exchange *x)
 {
 	bool whole = x->req.done || x->in->len; /* what is in hand may be the rest of the body */
 	if (x->state == EXCHANGE_RAW)
 		x->in_ended = true;
-	else if (!whole || io_gone(&x->c->io))
+	else if (!whole || x->wait.owner || io_gone(&x->c->io))
 		on_cut(x);
 }
 
 static bool on_read(struct exchange *x, size_t most)
 {
 	struct io *io = &x->c->io;
-	if (io->eof && !io->broken) {
+	if ((io->eof && !io->broken) || (x->wait.owner && io->ending)) {
 		client_ended(x);
 		return false;
 	}

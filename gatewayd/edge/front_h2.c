@@ -133,13 +133,14 @@ static void session_failed(struct h2 *h, int error)
 							 : NGHTTP2_INTERNAL_ERROR);
 }
 
-/* The client has ended its side: requests that are whole still get their answers. */
+/* The client has ended its side: requests that are whole still get their answers, unless they only
+ * stand in a target's queue. */
 static void client_ended(struct h2 *h)
 {
 	struct h2_stream *st;
 	h->eof = true;
 	DL_FOREACH (h->streams, st)
-		if (!st->ended)
+		if (!st->ended || st->x.wait.owner)
 			h2_stream_reset(st, NGHTTP2_CANCEL);
 }
 

@@ -1079,11 +1079,11 @@ def test_slow_reader_holds_back_the_target(gw, agent):
 def test_slow_target_holds_back_the_sender(gw, agent):
     with gw.tls() as s:
         c = Client(s)
-        c.send("POST /sip HTTP/1.1\r\nHost: hello.test\r\nContent-Length: 104857600\r\n\r\n")
+        block = b"x" * 65536
+        c.send(b"POST /sip HTTP/1.1\r\nHost: hello.test\r\nContent-Length: 104857600\r\n\r\n" + block)
         agent.heard("sip")
         s.settimeout(2)
-        sent = 0
-        block = b"x" * 65536
+        sent = len(block)
         with pytest.raises((TimeoutError, socket.timeout, ssl.SSLWantWriteError)):
             while sent < 104857600:
                 s.sendall(block)

@@ -462,7 +462,7 @@ def test_what_a_target_may_have_processed(one_worker, agent):
         c.send(b"POST / HTTP/1.1\r\nHost: off.test\r\nContent-Length: 1\r\n\r\nx")
         assert c.answer().status == 502
         agent.h2_plan = ["early"]
-        c.send(b"POST / HTTP/1.1\r\nHost: off.test\r\nContent-Length: 300000\r\n\r\n" + bytes(1000))
+        c.send(b"POST / HTTP/1.1\r\nHost: off.test\r\nContent-Length: 300000\r\n\r\n" + bytes(100000))
         a = c.answer()
         assert (a.status, a.body) == (413, b"big")
 
