@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Inside of the manager of certificates (acme.h); nobody else includes it. acme.c is the public face and
- * the clock, names.c what is known and wanted, attempt.c one order from preflight to certificate, present.c
- * its challenges, share.c what gateways say to each other, distrust.c what is to be revoked, account.c the
- * account, alert.c and status.c what people see. Main loop only. */
+ * the clock, names.c what is known and wanted, attempt.c (with attempt_begin.c and attempt_order.c) one
+ * order from preflight to certificate, present.c its challenges, share.c what gateways say to each other,
+ * distrust.c what is to be revoked, account.c the account, alert.c and status.c what people see. Main loop
+ * only. */
 #ifndef GATEWAYD_ACME_MANAGER_H
 #define GATEWAYD_ACME_MANAGER_H
 
@@ -101,9 +102,9 @@ struct acme {
 };
 
 /* ---- acme.c ---- */
-/* Sets the timer to what is due next. */
 /* The CA has answered something. */
 void acme_answered(struct acme *a);
+/* Sets the timer to what is due next. */
 void acme_arm(struct acme *a);
 /* Takes free slots for what waits for one, soon. */
 void acme_kick(struct acme *a);
@@ -139,7 +140,7 @@ int64_t name_lifetime(const struct name *n); /* 0: none */
 /* The file of the key of an order under way; the caller frees. */
 char *name_order_file(const struct name *n);
 
-/* ---- attempt.c ---- */
+/* ---- attempt.c, attempt_begin.c ---- */
 enum attempt_step {
 	STEP_PREFLIGHT, /* the DNS is asked */
 	STEP_READY,	/* waits for a slot */
@@ -183,9 +184,9 @@ void attempt_ready(struct acme *a);
 bool attempt_room(const struct acme *a);
 /* Asks the CA when to renew (RFC 9773). */
 void attempt_ari(struct name *n);
-/* Goes on with its job as far as it can. */
 /* Whether an order has been asked for and the CA has not answered yet. */
 bool attempt_unanswered(const struct acme *a);
+/* Goes on with its job as far as it can. */
 void attempt_pump(struct attempt *t);
 /* The same for all that wait for each other (client.h). */
 void attempt_pump_all(struct acme *a);
