@@ -91,7 +91,10 @@ void exchange_granted(struct exchange *x)
 {
 	struct worker *w = x->c->w;
 	int rc = pool_granted(w->pool, &x->route, w->now, &x->wait, &x->up);
-	taken(x, rc, km_buf_head(&x->again), x->again_head, x->again.len);
+	if (!rc && x->lost)
+		exchange_up_lost(x); /* in this very turn */
+	else
+		taken(x, rc, km_buf_head(&x->again), x->again_head, x->again.len);
 	x->front->drive(x);
 }
 
@@ -154,12 +157,14 @@ void exchange_up_lost(struct exchange *x)
 	bool agent = x->lost == LOST_AGENT;
 	const char *why = exchange_up_lost_why(x);
 	x->lost = LOST_NOT;
-	if (!x->up)
+	if (!x->up && !(agent && x->wait.owner))
 		return;
 	if (x->state == EXCHANGE_RAW) {
 		x->error = why;
 		x->front->cut(x);
-	} else if (!agent && !x->up->connected) {
+	} else if (agent) {
+		exchange_fail(x, 502, why); /* its tunnel has no other */
+	} else if (!x->up->connected) {
 		up_again(x);
 	} else {
 		exchange_up_failed(x, why);

@@ -17,7 +17,8 @@ void exchange_up_failed(struct exchange *x, const char *why);
  * more, or has failed in that; false when the answer is to be passed on. */
 bool exchange_up_unheard(struct exchange *x);
 /* The private network of the connection is no more (the pool may have another), or the agent at its
- * other end has been removed or revoked, as x->lost says: what runs there is cut. */
+ * other end, or the one that it waits for, has been removed or revoked, as x->lost says: what runs
+ * there is cut or answered with 502. */
 void exchange_up_lost(struct exchange *x);
 /* Which of the two, in words, while x->lost says so. */
 const char *exchange_up_lost_why(const struct exchange *x);

@@ -268,9 +268,11 @@ static void net_take(struct worker_thread *t, struct km_privnet *net)
 static void agent_gone(struct worker_thread *t, const struct km_addr *agent)
 {
 	struct exchange *x;
-	pool_agent_gone(t->w.pool, agent);
+	pool_agent_gone(t->w.pool, agent, t->w.now);
 	DL_FOREACH (t->w.running, x) {
-		if (!x->up || !km_addr_eq(&x->up->agent, agent))
+		bool waits = !x->up && x->wait.owner;
+		if (!(x->up || waits) ||
+		    !km_addr_eq(waits ? &x->route.agent : &x->up->agent, agent))
 			continue;
 		x->lost = LOST_AGENT;
 		x->front->wake(x);

@@ -123,11 +123,6 @@ void pool_clear(struct pool *p)
 	clear(p, NULL);
 }
 
-void pool_agent_gone(struct pool *p, const struct km_addr *agent)
-{
-	clear(p, agent);
-}
-
 static struct refusal *refusal_of(struct pool *p, const struct km_addr *agent)
 {
 	for (size_t i = 0; i < REFUSALS; i++)
@@ -136,14 +131,23 @@ static struct refusal *refusal_of(struct pool *p, const struct km_addr *agent)
 	return NULL;
 }
 
-void pool_refused(struct pool *p, const struct up *u, int64_t now)
+static void refuse(struct pool *p, struct km_addr agent, int64_t now)
 {
-	struct km_addr agent = u->agent;
 	struct refusal *r = refusal_of(p, &agent);
 	if (!r)
 		r = &p->refusals[p->next_refusal++ % REFUSALS];
 	*r = (struct refusal){agent, now + POOL_REFUSED_MS};
 	clear(p, &agent);
+}
+
+void pool_refused(struct pool *p, const struct up *u, int64_t now)
+{
+	refuse(p, u->agent, now);
+}
+
+void pool_agent_gone(struct pool *p, const struct km_addr *agent, int64_t now)
+{
+	refuse(p, *agent, now); /* what who waits has been promised is given back, and kept by nobody */
 }
 
 bool pool_refuses(struct pool *p, const struct up *u, int64_t now)

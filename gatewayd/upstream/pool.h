@@ -139,7 +139,7 @@ void pool_refused(struct pool *p, const struct up *u, int64_t now);
 void pool_drop(struct pool *p, struct up *u, bool politely);
 /* Closes every unused one. */
 void pool_clear(struct pool *p);
-/* The same of those to this agent. */
-void pool_agent_gone(struct pool *p, const struct km_addr *agent);
+/* The same of those to this agent, which is no longer one of ours; those given back later, too. */
+void pool_agent_gone(struct pool *p, const struct km_addr *agent, int64_t now);
 
 #endif

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """What each request leaves behind at a gateway: a line of the access log, and counts among its metrics."""
+import contextlib
 import json
 import os
 import re
+import select
 import signal
 import socket
 import ssl
@@ -47,14 +49,15 @@ def logged(request):
     s = System("kmal")
     s.access = Log(s.dir / "access.log")
     try:
-        s.up(gateway={"access_log": s.access.path, "access_log_format": "json", "workers": 2, "drain_timeout": "1s"})
+        s.up(gateway={"access_log": s.access.path, "access_log_format": "json", "workers": 2, "drain_timeout": "1s"},
+             agent={"drain_timeout": "1s"})
         s.tunnel = s.create_tunnel()
         s.wait_served()
         s.add_certificate("dead.demo.test")
         s.create_tunnel("dead.demo.test", target="127.0.0.1:9")
         s.add_certificate("ws.demo.test")
         s.start_upgrade_target(8082)
-        s.create_tunnel("ws.demo.test", target="127.0.0.1:8082")
+        s.upgraded = s.create_tunnel("ws.demo.test", target="127.0.0.1:8082")
         folder = s.dir / "target-certificates"
         folder.mkdir(mode=0o700)
         make_certificate(s.dir, "other.demo.test", folder)
@@ -360,3 +363,32 @@ def test_the_busiest_tunnel_has_series(logged):
             for _ in range(20):
                 logged.get("/", domain=domain)
     assert metrics(logged)["kakuremichi_tunnel_series_moved_total"] >= 2
+
+
+def test_who_waits_for_a_revoked_agent(logged):
+    """What runs there and what waits for a connection to it ends at once, and the log says why."""
+    s = logged
+    log = Log(s.dir / "combined.log")
+    s.api("PATCH", f"/api/tunnels/{s.upgraded['id']}", {"options": {"maxConnections": 1}}, expect=200)
+
+    def waiting():
+        return metrics(s)["kakuremichi_upstream_waiting"]
+    held = upgraded(s, "/held")
+    asking = []
+    end = time.monotonic() + patience(20)
+    while waiting() < 3:  # the first may come before the new maximum
+        assert time.monotonic() < end
+        sock = s.tls.wrap_socket(s.net.stranger.connect(net.GATEWAY, 443, 10), server_hostname="ws.demo.test")
+        sock.sendall(f"GET /waits/{len(asking)} HTTP/1.1\r\nHost: ws.demo.test\r\n\r\n".encode())
+        if not select.select([sock], [], [], 0.2)[0]:
+            asking.append(sock)
+    since = len(log.lines())
+    s.api("POST", f"/api/agents/{s.agent_id}/revoke", expect=200)
+    for sock in asking:
+        assert sock.recv(4096).startswith(b"HTTP/1.1 502 ")
+        sock.close()
+    with contextlib.suppress(ConnectionResetError):
+        assert not held.recv(1)
+    held.close()
+    for n in range(len(asking)):
+        assert 'error="the agent is no longer one of ours"' in log.wait(f"/waits/{n} ", since=since)
