@@ -52,6 +52,9 @@ struct agent {
 int net_start(struct agent *a, struct km_errtext *err);
 /* Brings address, listener, peers, routes and the list of gateways into the wanted state. */
 int net_settle(struct agent *a, struct km_errtext *err);
+/* Tells the data path which gateways may connect; at the end only those that can be reached, as the
+ * connections of others would be waited for in vain. KM_ENOMEM. */
+int net_gateways(struct agent *a) __attribute__((warn_unused_result));
 /* Closes it; stop: its warden ends too. */
 void net_stop(struct agent *a, bool stop);
 

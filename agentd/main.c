@@ -18,10 +18,13 @@
 static void on_drain_look(evutil_socket_t none, short what, void *arg)
 {
 	struct agent *a = arg;
-	unsigned left = forward_active(a->forward);
+	unsigned left;
 
 	(void)none;
 	(void)what;
+	if (net_gateways(a))
+		km_warn("no memory for the list of gateways");
+	left = forward_active(a->forward);
 	if (left && km_now_ms() < a->drain_until_ms)
 		return;
 	km_info("drained", km_ki("connections_cut", left));

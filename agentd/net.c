@@ -37,11 +37,17 @@ static int settle_address(struct agent *a, struct km_errtext *err)
 	return rc ? rc : listen_inside(a, err);
 }
 
-int net_settle(struct agent *a, struct km_errtext *err)
+int net_gateways(struct agent *a)
 {
 	static struct km_addr addrs[PEERS_MAX * 4];
-	size_t n = peers_addrs(a->peers, addrs, KM_ARRAY_LEN(addrs));
-	int rc = forward_gateways(a->forward, addrs, n);
+	size_t n = peers_addrs(a->peers, a->draining, addrs, KM_ARRAY_LEN(addrs));
+
+	return forward_gateways(a->forward, addrs, n);
+}
+
+int net_settle(struct agent *a, struct km_errtext *err)
+{
+	int rc = net_gateways(a);
 
 	if (rc)
 		return km_errtext_set(err, rc, "no memory for the list of gateways");

@@ -390,11 +390,13 @@ static size_t routes(const struct peers *ps, struct km_prefix *out, size_t max)
 	return n;
 }
 
-size_t peers_addrs(const struct peers *ps, struct km_addr *out, size_t max)
+size_t peers_addrs(const struct peers *ps, bool up, struct km_addr *out, size_t max)
 {
 	size_t n = 0;
 
 	for (struct peer *p = ps->by_id; p; p = p->hh.next) {
+		if (up && p->path.known && !p->path.up)
+			continue;
 		for (size_t i = 0; i < p->n_vips && n < max; i++)
 			out[n++] = p->vips[i];
 	}

@@ -32,8 +32,9 @@ int peers_remove(struct peers *ps, const char *id, struct km_errtext *err)
 void peers_rekeyed(struct peers *ps);
 /* After a batch of changes: the routes, and no peer but these. */
 int peers_settle(struct peers *ps, struct km_errtext *err) __attribute__((warn_unused_result));
-/* The gateways' virtual IPs, at most max; returns how many. */
-size_t peers_addrs(const struct peers *ps, struct km_addr *out, size_t max);
+/* The virtual IPs of the gateways (up: of those whose path is not known to be down), at most max;
+ * returns how many. */
+size_t peers_addrs(const struct peers *ps, bool up, struct km_addr *out, size_t max);
 /* What has changed since the last call (all: everything) for `status`: *out is malloc'd (free with
  * peers_status_free), *n may be 0. */
 int peers_status(struct peers *ps, bool all, struct km_msg_peer_status **out, size_t *n,

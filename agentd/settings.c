@@ -61,8 +61,10 @@ static const struct km_opt opts[] = {
      .def = "30s",
      .min = 0,
      .max = 3600000,
-     .help = "How long running connections may go on after SIGTERM. Gateways close those that they do not "
-	     "use within their pool_idle_timeout."},
+     .help = "How long running connections may go on after SIGTERM. Gateways close those that they "
+	     "do not "
+	     "use within their pool_idle_timeout; those of a gateway that cannot be reached are "
+	     "not waited for."},
     {.key = "probe_interval",
      .type = KM_OPT_DURATION,
      .offset = AT(probe_interval),

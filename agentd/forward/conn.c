@@ -415,3 +415,13 @@ void conn_sweep(struct worker *w)
 			conn_reset(c);
 	}
 }
+
+void conn_sweep_gateways(struct worker *w)
+{
+	struct conn *c, *tmp;
+
+	DL_FOREACH_SAFE (w->conns, c, tmp) {
+		if (!forward_knows(w->f, &c->gateway))
+			conn_reset(c);
+	}
+}

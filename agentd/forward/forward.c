@@ -167,9 +167,27 @@ int forward_listen(struct forward *f, int fd)
 	return 0;
 }
 
+static bool has(const struct km_addr *addrs, size_t n, const struct km_addr *a)
+{
+	for (size_t i = 0; i < n; i++) {
+		if (km_addr_eq(&addrs[i], a))
+			return true;
+	}
+	return false;
+}
+
+bool forward_knows(struct forward *f, const struct km_addr *a)
+{
+	pthread_rwlock_rdlock(&f->gateways_lock);
+	bool yes = has(f->gateways, f->n_gateways, a);
+	pthread_rwlock_unlock(&f->gateways_lock);
+	return yes;
+}
+
 int forward_gateways(struct forward *f, const struct km_addr *addrs, size_t n)
 {
 	struct km_addr *copy = NULL, *old;
+	bool fewer = false;
 
 	if (n) {
 		copy = calloc(n, sizeof(*copy));
@@ -179,10 +197,16 @@ int forward_gateways(struct forward *f, const struct km_addr *addrs, size_t n)
 	}
 	pthread_rwlock_wrlock(&f->gateways_lock);
 	old = f->gateways;
+	for (size_t i = 0; i < f->n_gateways && !fewer; i++)
+		fewer = !has(addrs, n, &old[i]);
 	f->gateways = copy;
 	f->n_gateways = n;
 	pthread_rwlock_unlock(&f->gateways_lock);
 	free(old);
+	if (fewer) {
+		atomic_fetch_add(&f->fewer, 1);
+		wake_all(f);
+	}
 	return 0;
 }
 

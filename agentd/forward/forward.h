@@ -35,7 +35,8 @@ void forward_free(struct forward *f);
 /* Accepts from this listening socket from now on, instead of the one before; -1: from none. The
  * descriptor is taken over, also with an error. KM_ENOMEM. */
 int forward_listen(struct forward *f, int fd) __attribute__((warn_unused_result));
-/* Only these addresses may connect. KM_ENOMEM (the old list stands). */
+/* Only these addresses may connect; running connections of others are reset. KM_ENOMEM (the old
+ * list stands). */
 int forward_gateways(struct forward *f, const struct km_addr *addrs, size_t n)
     __attribute__((warn_unused_result));
 struct tunnel_table *forward_tunnels(struct forward *f);

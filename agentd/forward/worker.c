@@ -19,17 +19,6 @@ void listener_unref(struct listener *l)
 
 /* ---- accepting ---- */
 
-static bool is_gateway(struct forward *f, const struct km_addr *a)
-{
-	bool yes = false;
-
-	pthread_rwlock_rdlock(&f->gateways_lock);
-	for (size_t i = 0; i < f->n_gateways && !yes; i++)
-		yes = km_addr_eq(&f->gateways[i], a);
-	pthread_rwlock_unlock(&f->gateways_lock);
-	return yes;
-}
-
 static void refuse_stranger(struct worker *w, int fd, const struct km_addr *from)
 {
 	static const struct linger at_once = {1, 0};
@@ -88,7 +77,8 @@ static bool accept_one(struct worker *w, int listen_fd)
 			pause_accepting(w);
 		return errno == ECONNABORTED || errno == EINTR;
 	}
-	if (km_addr_from_sa(&from, NULL, (struct sockaddr *)&ss) != 0 || !is_gateway(w->f, &from)) {
+	if (km_addr_from_sa(&from, NULL, (struct sockaddr *)&ss) != 0 ||
+	    !forward_knows(w->f, &from)) {
 		atomic_fetch_sub(&w->f->active, 1);
 		refuse_stranger(w, fd, &from);
 		return true;
@@ -146,7 +136,7 @@ static void reset_all(struct worker *w)
 static void on_wake(evutil_socket_t fd, short what, void *arg)
 {
 	struct worker *w = arg;
-	unsigned resets = atomic_load(&w->f->resets);
+	unsigned resets = atomic_load(&w->f->resets), fewer = atomic_load(&w->f->fewer);
 	uint64_t n;
 
 	(void)what;
@@ -163,6 +153,9 @@ static void on_wake(evutil_socket_t fd, short what, void *arg)
 		return;
 	}
 	conn_sweep(w);
+	if (fewer != w->fewer)
+		conn_sweep_gateways(w);
+	w->fewer = fewer;
 }
 
 static void on_tick(evutil_socket_t none, short what, void *arg)

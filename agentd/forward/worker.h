@@ -25,6 +25,7 @@ struct forward {
 	_Atomic unsigned active;
 	_Atomic bool stopping;
 	_Atomic unsigned resets; /* how often forward_reset was called */
+	_Atomic unsigned fewer;  /* how often a gateway has gone from the list */
 	struct km_mailbox *reports;
 	struct event *reports_event;
 	void (*report)(void *arg, const struct forward_report *r);
@@ -53,7 +54,7 @@ struct worker {
 	bool paused; /* too many connections, or no descriptors: the tick tries again */
 	struct event *tick_event, *again_event;
 	struct conn *conns, *again;
-	unsigned resets;
+	unsigned resets, fewer;
 	struct pump_pool pool;
 };
 
@@ -81,5 +82,9 @@ void conn_reset(struct conn *c);
 void conn_again(struct worker *w);
 /* After changes of the tunnels; see forward_sweep. */
 void conn_sweep(struct worker *w);
+/* After a gateway has gone from the list. */
+void conn_sweep_gateways(struct worker *w);
+/* Whether a gateway has this address. */
+bool forward_knows(struct forward *f, const struct km_addr *a);
 
 #endif

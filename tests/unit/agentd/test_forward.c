@@ -376,6 +376,25 @@ static void strangers_address(void **state)
 	close(fd);
 }
 
+static void gateway_goes(void **state)
+{
+	static const struct km_addr both[] = {{AF_INET, {127, 0, 0, 1}}, {AF_INET, {127, 0, 0, 2}}};
+	struct world *w = *state;
+	int gw = open_tunnel(w, TUNNEL), t = accept_target(w);
+	char c;
+
+	/* As long as it is in the list, whatever comes and goes beside it. */
+	assert_int_equal(forward_gateways(w->forward, both, 2), 0);
+	assert_int_equal(forward_gateways(w->forward, both, 1), 0);
+	assert_int_equal(send(t, "x", 1, 0), 1);
+	assert_int_equal(recv(gw, &c, 1, 0), 1);
+	assert_int_equal(forward_gateways(w->forward, both + 1, 1), 0);
+	assert_true(was_cut(gw));
+	assert_true(was_cut(t));
+	close(gw);
+	close(t);
+}
+
 static void connection_before_its_tunnel(void **state)
 {
 	static const char *const id = "44444444-4444-4444-8444-444444444444";
@@ -594,6 +613,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(not_introduced, setup, teardown),
 	    cmocka_unit_test_setup_teardown(not_forwarded, setup, teardown),
 	    cmocka_unit_test_setup_teardown(strangers_address, setup, teardown),
+	    cmocka_unit_test_setup_teardown(gateway_goes, setup, teardown),
 	    cmocka_unit_test_setup_teardown(connection_before_its_tunnel, setup, teardown),
 	    cmocka_unit_test_setup_teardown(deleted_tunnel_ends_its_connections, setup, teardown),
 	    cmocka_unit_test_setup_teardown(changed_tunnel_keeps_its_connections, setup, teardown),
