@@ -495,7 +495,8 @@ class System:
         complaints = []
         gateways = sorted(n for n in self.procs if n.startswith("gateway") and n.endswith("d"))
         agents = sorted(n for n in self.procs if n.startswith("agent") and n.endswith("d"))
-        daemons = (*agents, *gateways, "controld")
+        # Gateways first: agents would wait pool_idle_timeout for them (test_shutdown.py has that order).
+        daemons = (*gateways, *agents, "controld")
         for name in (*daemons, *list(self.procs)):
             p = self.procs.get(name)
             if p is None:
