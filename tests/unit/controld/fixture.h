@@ -134,6 +134,22 @@ static inline PGconn *fix_schema(struct fix *f)
 	return db;
 }
 
+/* Of a whole group: the server, and *db, a connection to it with the schema. 0, as cmocka wants it. */
+static inline int fix_group_begin(struct fix *f, PGconn **db)
+{
+	fix_dir(f);
+	fix_start(f);
+	*db = fix_schema(f);
+	return 0;
+}
+
+static inline int fix_group_end(struct fix *f, PGconn *db)
+{
+	PQfinish(db);
+	fix_stop(f);
+	return 0;
+}
+
 /* One value, in a buffer that the next call reuses; fails the test on an error. */
 static inline const char *fix_value(PGconn *db, const char *sql)
 {

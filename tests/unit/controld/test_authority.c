@@ -22,18 +22,13 @@ static const uint8_t key[KM_WG_KEY_LEN] = {9, 1}, key2[KM_WG_KEY_LEN] = {9, 2};
 static int group_setup(void **state)
 {
 	(void)state;
-	fix_dir(&fix);
-	fix_start(&fix);
-	db = fix_schema(&fix);
-	return 0;
+	return fix_group_begin(&fix, &db);
 }
 
 static int group_teardown(void **state)
 {
 	(void)state;
-	PQfinish(db);
-	fix_stop(&fix);
-	return 0;
+	return fix_group_end(&fix, db);
 }
 
 static int setup(void **state)

@@ -14,9 +14,7 @@ static char key_file[64];
 static int group_setup(void **state)
 {
 	(void)state;
-	fix_dir(&fix);
-	fix_start(&fix);
-	db = fix_schema(&fix);
+	fix_group_begin(&fix, &db);
 	snprintf(key_file, sizeof(key_file), "%s/master.key", fix.dir);
 	return 0;
 }
@@ -24,9 +22,7 @@ static int group_setup(void **state)
 static int group_teardown(void **state)
 {
 	(void)state;
-	PQfinish(db);
-	fix_stop(&fix);
-	return 0;
+	return fix_group_end(&fix, db);
 }
 
 /* A database without a root, and no master key. */

@@ -63,18 +63,13 @@ static struct answer ask1(struct store *s, const char *sql)
 static int group_setup(void **state)
 {
 	(void)state;
-	fix_dir(&fix);
-	fix_start(&fix);
-	db = fix_schema(&fix);
-	return 0;
+	return fix_group_begin(&fix, &db);
 }
 
 static int group_teardown(void **state)
 {
 	(void)state;
-	PQfinish(db);
-	fix_stop(&fix);
-	return 0;
+	return fix_group_end(&fix, db);
 }
 
 /* An empty installation before each test. */

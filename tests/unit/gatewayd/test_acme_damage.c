@@ -3,51 +3,7 @@
  * each allocation: the job comes to an end, nothing is kept (LeakSanitizer), and a chain that is
  * not ours is never taken. What allocates is included here with an allocator that fails at a chosen
  * call; OpenSSL keeps its own. */
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-static long allocations_left = -1; /* -1: no end */
-
-static int allocation_fails(void)
-{
-	if (allocations_left < 0)
-		return 0;
-	return !allocations_left || !allocations_left--;
-}
-
-static void *test_malloc(size_t n)
-{
-	return allocation_fails() ? NULL : malloc(n);
-}
-
-static void *test_calloc(size_t n, size_t size)
-{
-	return allocation_fails() ? NULL : calloc(n, size);
-}
-
-static char *test_strdup(const char *s)
-{
-	return allocation_fails() ? NULL : strdup(s);
-}
-
-static char *test_strndup(const char *s, size_t n)
-{
-	return allocation_fails() ? NULL : strndup(s, n);
-}
-
-static int __attribute__((format(printf, 2, 3))) test_asprintf(char **out, const char *fmt, ...)
-{
-	va_list ap;
-	int n;
-
-	va_start(ap, fmt);
-	n = allocation_fails() ? -1 : vasprintf(out, fmt, ap);
-	va_end(ap);
-	return n;
-}
-
+#include "tests/unit/failing.h"
 #include <jansson.h>
 #include <openssl/x509v3.h>
 #define malloc test_malloc

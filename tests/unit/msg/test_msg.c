@@ -1,27 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What the vectors under proto/ cannot say: bounds of long fields, equality, lack of memory. The
  * module is included with an allocator that fails at a chosen call. */
-#include <stdlib.h>
-#include <string.h>
-
-static long allocations_left = -1; /* -1: no end */
-
-static int allocation_fails(void)
-{
-	if (allocations_left < 0)
-		return 0;
-	return !allocations_left || !allocations_left--;
-}
-
-static void *test_calloc(size_t n, size_t size)
-{
-	return allocation_fails() ? NULL : calloc(n, size);
-}
-
-static char *test_strdup(const char *s)
-{
-	return allocation_fails() ? NULL : strdup(s);
-}
+#include "tests/unit/failing.h"
 
 #define calloc test_calloc
 #define strdup test_strdup

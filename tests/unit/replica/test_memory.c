@@ -3,26 +3,7 @@
  * hook called, or success. The modules are included with an allocator that fails at a chosen call.
  */
 #include <jansson.h>
-#include <stdlib.h>
-
-static long allocations_left = -1; /* -1: no end */
-
-static int allocation_fails(void)
-{
-	if (allocations_left < 0)
-		return 0;
-	return !allocations_left || !allocations_left--;
-}
-
-static void *test_malloc(size_t n)
-{
-	return allocation_fails() ? NULL : malloc(n);
-}
-
-static void *test_calloc(size_t n, size_t size)
-{
-	return allocation_fails() ? NULL : calloc(n, size);
-}
+#include "tests/unit/failing.h"
 
 #define malloc test_malloc
 #define calloc test_calloc
