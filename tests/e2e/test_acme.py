@@ -17,7 +17,7 @@ from tests.lab import net
 from tests.lab.acme import renewals, start
 from tests.lab.dnsserver import DnsServer
 from tests.lab.pebble import Pebble
-from tests.lab.proc import patience
+from tests.lab.proc import until
 
 LIFE = int(os.environ.get("KM_ACME_LIFE", 12))
 RENEWALS = int(os.environ.get("KM_ACME_RENEWALS", 2))
@@ -59,9 +59,8 @@ def test_every_challenge(site, number, challenge):
     assert len(site.ca.issued(before)) == 1
     c = site.wait_certificate("ready", name)
     assert "Pebble Intermediate" in c["issuer"] and c["error"] is None
-    end = time.monotonic() + patience(20)
-    while site.dns.lookup(f"_acme-challenge.c{number}", "TXT"):  # taken away again, beside what else is done
-        assert time.monotonic() < end, "the record stays"
+    # taken away again, beside what else is done
+    until(lambda: not site.dns.lookup(f"_acme-challenge.c{number}", "TXT"), why="the record stays")
     site.api("DELETE", f"/api/tunnels/{tunnel['id']}", expect=204)
 
 

@@ -5,6 +5,8 @@ import os
 
 import pytest
 
+from tests.lab.proc import patience
+
 PRESENT = os.environ.get("KM_BACKEND") == "kernel"
 HAS = "this kernel has WireGuard and lets this process use it"
 HAS_NOT = "this kernel has no WireGuard, or has its module not loaded (Operation not supported)"
@@ -66,7 +68,7 @@ def test_kernel_by_name(served, become, agent):
         assert chosen(served, "agentd")[0] == "kernel"
         return
     said = p.wait_log("agent cannot start")
-    assert p.popen.wait(20) == 1
+    assert p.popen.wait(patience(20)) == 1
     del served.procs["agentd"]
     for words in ("wireguard = kernel", HAS_NOT if agent == "root" else FORBIDDEN, "Ways out: ",
                   "or wireguard = auto or embedded"):

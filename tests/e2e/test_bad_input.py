@@ -9,6 +9,7 @@ import pytest
 import websockets
 
 from tests.lab import client, net
+from tests.lab.proc import patience
 
 
 # ---- the link ---------------------------------------------------------------------------------
@@ -27,7 +28,7 @@ def talk(s, script, kind="agent"):
         async with websockets.connect(f"wss://control.demo.test:3001/ws?type={kind}", sock=sock,
                                       ssl=link_tls(), server_hostname="control.demo.test",
                                       compression=None, max_size=None, ping_interval=None) as ws:
-            return await asyncio.wait_for(script(ws), 20)
+            return await asyncio.wait_for(script(ws), patience(20))
     return asyncio.run(main())
 
 
@@ -96,13 +97,13 @@ def test_second_host_with_the_same_key(s):
             await second.send(message("auth", apiKey=s.spare["apiKey"]))
             await answer(second, "auth_success")
             error = await answer(first, "error")
-            await asyncio.wait_for(first.wait_closed(), 10)
+            await asyncio.wait_for(first.wait_closed(), patience(10))
             await second.send(message("heartbeat", timestamp=1))
             return error
         finally:
             await first.close()
             await second.close()
-    assert asyncio.run(asyncio.wait_for(main(), 30))["message"]
+    assert asyncio.run(asyncio.wait_for(main(), patience(30)))["message"]
     logged_once(s, "takes over")
 
 
@@ -225,7 +226,7 @@ def test_rest_without_a_token(s):
 # ---- the edge ---------------------------------------------------------------------------------
 
 def raw(s, data, domain=None, reads=1 << 16):
-    sock = s.tls.wrap_socket(s.net.stranger.connect(net.GATEWAY, 443, timeout=20),
+    sock = s.tls.wrap_socket(s.net.stranger.connect(net.GATEWAY, 443, timeout=patience(20)),
                              server_hostname=domain or s.domain)
     try:
         try:
@@ -304,7 +305,7 @@ def test_target_outside_the_agents_own_list(s):
 
 
 def wait_agent(s, good):
-    end = time.monotonic() + 20
+    end = time.monotonic() + patience(20)
     while True:
         got = s.api("GET", f"/api/agents/{s.agent_id}", expect=200)
         if good(got):
@@ -314,7 +315,7 @@ def wait_agent(s, good):
 
 def test_agents_door_wants_the_header_and_a_gateways_address(s):
     vip = s.api("GET", f"/api/agents/{s.agent_id}", expect=200)["virtualIp"]
-    ask = ("import socket\ntry:\n s=socket.create_connection(('%s',80),5)\n s.settimeout(10)\n"
+    ask = ("import socket\ntry:\n s=socket.create_connection(('%s',80),60)\n s.settimeout(60)\n"
            " s.sendall(b'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n')\n print(repr(s.recv(100)))\n"
            "except ConnectionError: print('reset')\n")
     # From the gateway's side, without the header.

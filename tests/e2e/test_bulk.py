@@ -10,6 +10,7 @@ import time
 import pytest
 
 from tests.lab import client, net
+from tests.lab.proc import patience
 from tests.lab.target import PATTERN, pattern_sha256
 
 SIZE = int(os.environ.get("KM_BULK_BYTES", 2 << 30))
@@ -82,7 +83,7 @@ def test_slow_reader_holds_back_the_sender(served):
         return sum(int(x) for x in re.findall(r"bytes_sent:(\d+)", out))
     last, same = -1, 0
     poll = select.poll()
-    end = time.monotonic() + 60
+    end = time.monotonic() + patience(60)
     while same < 5:
         now = sent()
         same = same + 1 if now == last else 0

@@ -7,7 +7,6 @@
 """
 import base64
 import os
-import time
 import uuid
 
 import pytest
@@ -16,7 +15,7 @@ from tests.lab import client, needles, net, proofs
 from tests.lab.captured import Captured, Offline
 from tests.lab.dnsserver import DnsServer
 from tests.lab.fakeca import FakeCa
-from tests.lab.proc import patience, run
+from tests.lab.proc import run, until
 
 IDS = {n: str(uuid.uuid4()) for n in range(1, 4)}
 AGENT, NOBODY = str(uuid.uuid4()), str(uuid.uuid4())
@@ -196,9 +195,9 @@ def test_an_agent_is_not_heard_by_the_mesh(w):
     dial = ("import socket\n"
             "for n in (1, 2):\n"
             "    try:\n"
-            "        s = socket.create_connection((f'10.0.0.{n}', 4437), 5)\n"
+            "        s = socket.create_connection((f'10.0.0.{n}', 4437), 60)\n"
             "        s.sendall(b'\\0' * 64)\n"
-            "        s.settimeout(5)\n"
+            "        s.settimeout(60)\n"
             "        print(n, len(s.recv(1000)))\n"
             "    except ConnectionError as e:\n"
             "        print(n, 'refused')\n")
@@ -221,14 +220,6 @@ def served(w, name, n, timeout=60):
             return None
         return der if der in [proofs.der(c.leaf) for c in w.fake.of(name)] else None
     return until(of_the_ca, timeout, f"gateway {n} serves {name}")
-
-
-def until(what, seconds, why):
-    end = time.monotonic() + patience(seconds)
-    while not (found := what()):
-        assert time.monotonic() < end, why
-        time.sleep(0.1)
-    return found
 
 
 def lies(w):

@@ -9,23 +9,13 @@ Agent 2 alone may dial 8090, 8443 and 8095, so an answer of theirs came through 
 import concurrent.futures
 import contextlib
 import threading
-import time
 
 import pytest
 
-from tests.lab import LabError, client
-from tests.lab.proc import patience
+from tests.lab import client
+from tests.lab.proc import until
 
 PLAIN = "hello.demo.test"
-
-
-def until(what, seconds=20):
-    end = time.monotonic() + patience(seconds)
-    while not (v := what()):
-        if time.monotonic() > end:
-            raise LabError(f"did not happen: {what}")
-        time.sleep(0.02)
-    return v
 
 
 @pytest.fixture(scope="module")

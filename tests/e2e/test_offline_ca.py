@@ -17,7 +17,7 @@ import termios
 import pytest
 
 from tests.lab import System
-from tests.lab.proc import LabError, patience
+from tests.lab.proc import patience
 from tests.e2e.test_rotation import Load, key_of, until
 
 PASSPHRASE = "correct horse"

@@ -6,6 +6,7 @@ import signal
 import time
 
 from tests.lab import client, net
+from tests.lab.proc import patience
 
 
 def postmaster(system):
@@ -21,7 +22,7 @@ def wait_gone(pid, timeout=20):
     try:
         poll = select.poll()
         poll.register(fd, select.POLLIN)
-        return bool(poll.poll(timeout * 1000))
+        return bool(poll.poll(patience(timeout) * 1000))
     finally:
         os.close(fd)
 
@@ -54,7 +55,7 @@ def test_control_killed_and_back(served):
         s.procs[name].wait_log("authenticated", timeout=30)
     want = s.api("PATCH", f"/api/tunnels/{s.tunnel['id']}", {"description": "again"}, expect=200)
     assert want["description"] == "again"
-    end = time.monotonic() + 20
+    end = time.monotonic() + patience(20)
     while True:
         a = s.api("GET", f"/api/agents/{s.agent_id}", expect=200)
         g = s.api("GET", f"/api/gateways/{s.gateway_id}", expect=200)

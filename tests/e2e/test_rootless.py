@@ -71,7 +71,7 @@ def test_served_without_a_capability(served):
 
 
 def test_auto_is_embedded_and_says_why(served):
-    line = served.procs["agentd"].wait_log("private network ready", timeout=1)
+    line = served.procs["agentd"].wait_log("private network ready")
     assert "wireguard=embedded" in line
     assert "CAP_NET_ADMIN" in line
 

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.lab import System, client
-from tests.lab.proc import LabError, patience
+from tests.lab.proc import until
 
 RATE = 200
 WORKERS = 4
@@ -62,14 +62,6 @@ class Load:
         self.end.set()
         for t in self.threads:
             t.join()
-
-
-def until(what, seconds=60):
-    end = time.monotonic() + patience(seconds)
-    while time.monotonic() < end:
-        if (got := what()):
-            return got
-    raise LabError(f"not in {seconds} s: {what.__name__}")
 
 
 def key_of(s, kind):

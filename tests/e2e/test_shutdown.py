@@ -2,7 +2,8 @@
 """SIGTERM: every daemon ends with status 0 (LeakSanitizer included) and loses nothing it accepted."""
 import threading
 
-from tests.lab import client, net
+from tests.lab import client
+from tests.lab.proc import patience
 
 
 class Load:
@@ -20,7 +21,7 @@ class Load:
 
     def _run(self):
         while not self._stop.is_set():
-            conn = self.system.stranger(timeout=20)
+            conn = self.system.stranger()
             try:
                 conn.connect()
             except OSError:
@@ -53,7 +54,7 @@ def test_gateway_sigterm_under_load_loses_nothing(served):
     for _ in range(3):
         load = Load(s)
         try:
-            assert load.first.wait(20)
+            assert load.first.wait(patience(20))
             assert s.stop("gatewayd") == 0
             s.start_gateway(wait=False)
             s.wait_served()

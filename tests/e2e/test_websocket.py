@@ -6,6 +6,7 @@ import threading
 import websockets
 
 from tests.lab import net
+from tests.lab.proc import patience
 
 FRAMES = 10000
 
@@ -53,7 +54,7 @@ def test_echo_survives_pushes(served):
     churner = threading.Thread(target=churn)
     churner.start()
     try:
-        asyncio.run(asyncio.wait_for(talk(), 240))
+        asyncio.run(asyncio.wait_for(talk(), patience(240)))
     finally:
         stop.set()
         churner.join()

@@ -51,6 +51,7 @@ def handshake(pair, first, outer=0, psk=True):
         pair.ping(first, INNER4[1 - first])
         pair.ping(1 - first, INNER6[first], "-s", "1300")
         if outer == 0:
+            wire.wait((1 - first, RESPONSE, False))
             assert wire.seen() == [(first, INITIATION, False), (1 - first, RESPONSE, False)]
     for i in range(2):
         s = pair.status(i)
@@ -155,6 +156,7 @@ def rekey(pair, first):
             with Pings(pair, pinger, INNER4[1 - pinger]) as pings:
                 pings.wait(3)
             assert pings.lost == 0, pings.out
+            wire.wait((1 - first, RESPONSE, False), since)
             assert wire.seen(since) == [(first, INITIATION, False), (1 - first, RESPONSE, False)]
             pair.transfer(0, INNER4[1])
 
@@ -245,7 +247,7 @@ def test_control_socket(lone):
     lone.wg(0, "peer", lone.keys[1], "endpoint", f"{OUTER[0][1]}:51999")
     lone.ping(0, INNER4[1])
     lone.ip(0, "link", "del", dev)
-    assert lone.procs[0].wait(5) == 0
+    assert lone.procs[0].wait(patience(5)) == 0
     assert not re.search(rf"{dev}\b", " ".join(os.listdir("/var/run/wireguard")))
 
 
@@ -275,7 +277,7 @@ def test_threads_at_rest(lone):
             if after[0] - before[0] < 5:
                 break
             assert time.monotonic() < until, "the sending thread does not park"
-        assert after[1] - before[1] >= 50
+        assert after[1] - before[1] >= 10  # some of 50: a busy machine wakes it for several at once
         if load:
             lone.transfer(0, INNER4[1])
             assert woken(pid, "wg-send") - after[0] > 5

@@ -11,6 +11,7 @@ import threading
 import pytest
 
 from tests.bench import handshake
+from tests.lab.proc import patience
 
 BUILD = os.environ.get("KM_BUILD", "build")
 RATE = 100_000
@@ -30,7 +31,7 @@ print(h.hexdigest(), flush=True)
 SEND = """
 import hashlib, socket, sys
 piece = hashlib.shake_256(b"flood").digest(1 << 20)
-with socket.create_connection((sys.argv[1], 7778), timeout=20) as s:
+with socket.create_connection((sys.argv[1], 7778), timeout=80) as s:
     for i in range(int(sys.argv[2]) >> 20):
         s.sendall(piece)
 """
@@ -48,7 +49,7 @@ def transfer(w):
     addr = handshake.INNER[handshake.SERVER]
     recv = subprocess.Popen(["ip", "netns", "exec", handshake.SERVER, sys.executable, "-c", SERVE, addr],
                             stdout=subprocess.PIPE, text=True)
-    watch = threading.Timer(60, recv.kill)
+    watch = threading.Timer(patience(60), recv.kill)
     watch.start()
     try:
         assert recv.stdout.readline() == "ready\n"
@@ -65,9 +66,9 @@ def transfer(w):
 def test_flood(world):
     w = world
     transfer(w)
-    w.flood(RATE, 1).communicate(timeout=30)  # from here on all buffers have been touched
+    w.flood(RATE, 1).communicate(timeout=patience(30))  # from here on all buffers have been touched
     rss, cookies = w.rss_kib(), w.cookies()
-    flood = w.flood(RATE, 60)
+    flood = w.flood(RATE, 600)
     try:
         transfer(w)
         assert flood.poll() is None
@@ -79,7 +80,7 @@ def test_flood(world):
         assert flood.poll() is None
     finally:
         flood.send_signal(handshake.signal.SIGTERM)
-        sent, took = flood.communicate(timeout=30)[0].split()
+        sent, took = flood.communicate(timeout=patience(30))[0].split()
     replies = w.cookies() - cookies
     assert int(sent) > 0 and float(took) > 0
     assert 1000 < replies <= int(sent) and replies * COOKIE_REPLY < int(sent) * INITIATION

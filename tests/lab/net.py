@@ -18,7 +18,7 @@ import shutil
 import socket
 import subprocess
 
-from .proc import LabError, run
+from .proc import LabError, patience, run
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000
@@ -89,7 +89,7 @@ class Namespace:
             self._thread = concurrent.futures.ThreadPoolExecutor(1, initializer=self._enter)
         return self._thread.submit(fn, *args).result()
 
-    def connect(self, addr, port, timeout=10, source=None, rcvbuf=None):
+    def connect(self, addr, port, timeout=patience(10), source=None, rcvbuf=None):
         def make():
             s = socket.socket(socket.AF_INET6 if ":" in addr else socket.AF_INET)
             try:

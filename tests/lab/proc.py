@@ -23,6 +23,16 @@ def patience(seconds):
     return seconds * SLOW * _BUSY
 
 
+def until(what, seconds=30, why=None):
+    """Until what() is true; its value."""
+    end = time.monotonic() + patience(seconds)
+    while not (got := what()):
+        if time.monotonic() > end:
+            raise LabError(f"not in {patience(seconds)} s: {why or what}")
+        time.sleep(0.02)
+    return got
+
+
 def run(*argv, timeout=60, **kw):
     r = subprocess.run(argv, capture_output=True, text=True, timeout=patience(timeout), **kw)
     if r.returncode != 0:

@@ -546,10 +546,10 @@ class System:
             poll = select.poll()
             poll.register(fd, select.POLLIN)
             # What has just been told to end gets a moment to do so.
-            if not poll.poll(2000):
+            if not poll.poll(patience(3) * 1000):
                 complaints.append(f"process {pid} ({cmd}) was left")
                 os.kill(pid, signal.SIGTERM)
-                if not poll.poll(5000):
+                if not poll.poll(patience(5) * 1000):
                     os.kill(pid, signal.SIGKILL)
                     complaints.append(f"process {pid} ({cmd}) did not end on SIGTERM")
             os.close(fd)

@@ -226,17 +226,20 @@ class Pair:
 
 class Pings:
     """A ping every interval from side i, until the end of the block; then how many were sent and how many are lost
-    (the last one, if it is still under way, is not)."""
+    (not those that may be under way: sent after the last one that was answered)."""
 
     def __init__(self, pair, i, addr, interval="0.2"):
         self.p = subprocess.Popen(pair.hosts[i].argv("ping", "-n", "-O", "-i", interval, addr),
                                   stdout=subprocess.PIPE, text=True)
-        self.last = 0
+        self.last = self.answered = 0
         assert self.p.stdout.readline()
 
     def _answer(self, line):
         seq = re.search(r"bytes from .* icmp_seq=(\d+)", line)
-        self.last = int(seq.group(1)) if seq else self.last
+        if seq and "DUP!" not in line:
+            self.answered += 1
+            # it is of 16 bits only
+            self.last = max(self.last, self.last + (int(seq.group(1)) - self.last + 32768) % 65536 - 32768)
         return bool(seq)
 
     def wait(self, n):
@@ -254,8 +257,8 @@ class Pings:
         self.out = self.p.communicate(timeout=patience(20))[0]
         for line in self.out.splitlines():
             self._answer(line)
-        self.sent, answered = map(int, re.search(r"(\d+) packets transmitted, (\d+) received", self.out).groups())
-        self.lost = self.sent - answered - (self.last % 65536 == (self.sent - 1) % 65536)
+        self.sent = int(re.search(r"(\d+) packets transmitted", self.out).group(1))
+        self.lost = self.last - self.answered
 
 
 # Over IPv4 without options, from 10.97.0.1 or .2, to UDP, the payload's first byte 1 to 3.
