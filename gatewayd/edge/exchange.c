@@ -228,12 +228,13 @@ static void request_bad(struct exchange *x)
 }
 
 /* Whether the client holds everything up. What sends bit by bit on purpose (streams of gRPC: TE:
- * trailers, and no length), or has its answer already, is not judged by its pace. */
+ * trailers, no length, and a target of HTTP/2, of which it has no connection to itself), or has its
+ * answer already, is not judged by its pace. */
 static bool sender_waited_for(const struct exchange *x)
 {
-	bool asks = x->asks && !x->interims && !x->bytes_in;
+	bool streams = x->bit_by_bit && x->up->link, asks = x->asks && !x->interims && !x->bytes_in;
 	return x->state == EXCHANGE_RUNS && !x->req.done && !x->in->len && !x->answer_begun &&
-	       !x->bit_by_bit && !asks && x->up->connected && x->up->out.len < CONN_HIGH;
+	       !streams && !asks && x->up->connected && x->up->out.len < CONN_HIGH;
 }
 
 static bool request_move(struct exchange *x)

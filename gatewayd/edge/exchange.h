@@ -75,7 +75,7 @@ struct exchange {
 	bool listed;            /* among the worker's */
 	bool head, html;        /* the request's method; what it likes to read */
 	bool upgrade, trailers; /* it asks for an upgrade; takes trailers */
-	bool bit_by_bit;        /* its body may come as slowly as it likes */
+	bool bit_by_bit;        /* its body may come to a target of HTTP/2 as slowly as it likes */
 	bool asks;              /* it waits for a 100 before it sends its body */
 	bool gathers;           /* its body is awaited before its target is asked, see gather.h */
 	bool in_ended;          /* nothing more will come from the client */

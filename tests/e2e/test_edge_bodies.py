@@ -11,7 +11,7 @@ import pytest
 import test_edge as base
 import test_target_limits as limits
 from test_edge import Client
-from test_edge_bounds import h2_conn, slow, trickle, wants
+from test_edge_bounds import h2_conn, pause, slow, trickle, wants
 from test_target_limits import IDS, MAX, Agent, Many, ask, waiting
 from tests.lab import h2raw as h
 
@@ -233,6 +233,20 @@ def test_an_awaited_body_that_does_not_come(impatient, quiet):
             c.send(bytes(200))
         assert c.answer().status == 408
     assert quiet.seen("hello.test") == seen and gathering(impatient) == 0
+
+
+def test_a_stream_of_grpc_may_take_its_time(impatient, quiet):
+    before = slow(impatient, "sending")
+    c = h.Conn(impatient.tls("off.test", set_alpn_protocols=["h2"]))
+    with c.sock:
+        c.send(c.head(1, [(":method", "POST"), (":scheme", "https"), (":authority", "off.test"), (":path", "/a.B/C"),
+                          ("te", "trailers"), ("content-type", "application/grpc")], end=False))
+        for _ in range(10):  # over twice body_timeout
+            c.send(h.frame(h.DATA, 0, 1, b"a"))
+            pause(0.25)
+        c.send(h.frame(h.DATA, h.END_STREAM, 1, b"b"))
+        assert echoed(c.answer(1), b"a" * 10 + b"b")
+    assert slow(impatient, "sending") == before
 
 
 def test_who_goes_in_the_middle_of_its_body(gw, quiet):
