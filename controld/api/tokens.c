@@ -64,8 +64,9 @@ static void token_deleted(struct req *rq, PGresult *const *res, size_t n)
 void tokens_delete(struct req *rq)
 {
 	struct tx tx = {.n = 0};
-	/* One deletion at a time: of two, each would see the other's token still there. */
-	tx_add(&tx, "SELECT FROM tokens WHERE role = 'admin' FOR UPDATE", NULL);
+	/* One deletion at a time: of two, each would see the other's token still there. They are locked
+	 * in the same order by all: the order of the table changes with every use of a token. */
+	tx_add(&tx, "SELECT FROM tokens WHERE role = 'admin' ORDER BY id FOR UPDATE", NULL);
 	tx.s[0].n = 0;
 	tx_add(
 	    &tx,
