@@ -6,6 +6,7 @@
 #include "libkm/host/settings.h"
 
 enum gw_certificate_key { GW_KEY_ECDSA, GW_KEY_RSA, GW_KEY_BOTH };
+enum gw_record_layer { GW_RECORDS_OWN, GW_RECORDS_OPENSSL };
 enum gw_dns_provider { GW_DNS_NONE, GW_DNS_RFC2136, GW_DNS_CLOUDFLARE, GW_DNS_ROUTE53, GW_DNS_HOOK };
 
 struct gw_settings {
@@ -36,6 +37,7 @@ struct gw_settings {
 	int64_t body_min_rate, request_timeout, max_body_size, request_buffer;
 	int64_t upgrade_timeout, drain_timeout;
 	int64_t max_header_size, max_header_fields;
+	int tls_record_layer; /* enum gw_record_layer */
 	bool http2;
 	int64_t h2_max_streams, h2_stream_window, h2_connection_window;
 	char *h2_resets;

@@ -3,6 +3,7 @@
 #include "gatewayd/edge/conn.h"
 #include "gatewayd/edge/front_h1.h"
 #include "gatewayd/edge/front_h2.h"
+#include "gatewayd/edge/handover.h"
 #include "gatewayd/edge/worker.h"
 #include "libkm/base/util.h"
 #include <errno.h>
@@ -234,8 +235,10 @@ static bool tls_step(struct conn *c)
 		return true;
 	}
 	if (rc == 1) {
+		bool h2 = tls_is_h2(c->io.ssl);
+		io_handover(&c->io, handover_records(c->io.ssl));
 		c->state = CONN_HEAD;
-		if (tls_is_h2(c->io.ssl))
+		if (h2)
 			h2_begin(c);
 		return true;
 	}

@@ -390,6 +390,7 @@ int edge_start(struct edge **out, const struct edge_opts *o, struct km_errtext *
 				     .waits = e->sh.waits,
 				     .ask = ask_main,
 				     .http2 = s->http2,
+				     .records = s->tls_record_layer == GW_RECORDS_OWN,
 				     .arg = e};
 	if (!(e->sh.to_main = km_mailbox_new(2 * WAITS_MAX)) || !(e->sh.tls = tls_new(&tls)) ||
 	    !(e->sh.up_tls = up_tls_new()) ||

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-#include "gatewayd/edge/io.h"
+#include "gatewayd/edge/io_own.h"
+#include "gatewayd/edge/records.h"
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -11,7 +12,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define BULK_READ (68 << 10) /* four full records and a little */
+#define BULK_READ IO_RAW_MOST
+#define AHEAD_READ 16384
 
 static void on_ready(struct loop_fd *f, uint32_t events)
 {
@@ -33,7 +35,7 @@ static void on_ready(struct loop_fd *f, uint32_t events)
  * of its own: the next read, which would say only that, is spared. Not once an end or a reset is
  * known: it may have come with the bytes, and only reading tells of it. What comes between the
  * event and the read has its event still before it. */
-static ssize_t socket_read(struct io *io, void *p, size_t want)
+ssize_t io_socket_read(struct io *io, void *p, size_t want)
 {
 	ssize_t n;
 	if (io->dry) {
@@ -55,7 +57,7 @@ static void socket_push(struct io *io)
 	io->held = false;
 }
 
-static ssize_t socket_write(struct io *io, const void *p, size_t n)
+ssize_t io_socket_write(struct io *io, const void *p, size_t n)
 {
 	ssize_t put;
 	do
@@ -81,29 +83,60 @@ static _Thread_local struct {
 static BIO_METHOD *method;
 static pthread_once_t method_once = PTHREAD_ONCE_INIT;
 
-static bool would_block(ssize_t n)
+bool io_would_block(ssize_t n)
 {
 	return n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
 }
 
+/* What is left over when OpenSSL has read one record: it asks for no more bytes than it needs, until the
+ * handshake has shown who is to have the next. */
+static ssize_t ahead_read(struct io *io)
+{
+	uint8_t *p;
+	if (km_buf_reserve(&io->raw, AHEAD_READ, &p)) {
+		errno = ENOMEM;
+		return -1;
+	}
+	ssize_t n = io_socket_read(io, p, AHEAD_READ);
+	if (n > 0)
+		km_buf_commit(&io->raw, (size_t)n);
+	else
+		km_buf_free(&io->raw);
+	return n;
+}
+
+static size_t ahead_take(struct io *io, char *p, size_t want)
+{
+	size_t n = want < io->raw.len ? want : io->raw.len;
+	memcpy(p, km_buf_head(&io->raw), n);
+	km_buf_consume(&io->raw, n);
+	if (!io->raw.len)
+		km_buf_free(&io->raw);
+	return n;
+}
+
 static int below_read(BIO *b, char *p, size_t want, size_t *got)
 {
+	struct io *io = below.now;
+	ssize_t n = 1;
 	BIO_clear_retry_flags(b);
-	ssize_t n = socket_read(below.now, p, want);
-	if (would_block(n))
+	bool ahead = !SSL_get_read_ahead(io->ssl);
+	if (!io->raw.len)
+		n = ahead ? ahead_read(io) : io_socket_read(io, p, want);
+	if (io_would_block(n))
 		BIO_set_retry_read(b);
 	else if (n == 0)
-		below.now->eof = true;
+		io->eof = true;
 	if (n > 0)
-		*got = (size_t)n;
+		*got = io->raw.len ? ahead_take(io, p, want) : (size_t)n;
 	return n > 0 ? 1 : (int)n;
 }
 
 static int below_write(BIO *b, const char *p, size_t n, size_t *put)
 {
 	BIO_clear_retry_flags(b);
-	ssize_t rc = socket_write(below.now, p, n);
-	if (would_block(rc))
+	ssize_t rc = io_socket_write(below.now, p, n);
+	if (io_would_block(rc))
 		BIO_set_retry_write(b);
 	if (rc > 0)
 		*put = (size_t)rc;
@@ -148,6 +181,7 @@ void io_thread_end(void)
 {
 	BIO_free(below.bio);
 	below.bio = NULL;
+	records_thread_end();
 }
 
 static void below_enter(struct io *io)
@@ -175,6 +209,8 @@ int io_open(struct io *io, struct loop *loop, int fd, SSL *ssl, void (*woken)(st
 	io->at = (struct loop_fd){fd, on_ready};
 	io->loop = loop;
 	io->woken = woken;
+	km_buf_init(&io->raw, IO_RAW_MOST);
+	km_buf_init(&io->sealed, IO_RAW_MOST);
 	if (loop_add(loop, &io->at, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET))
 		goto fail;
 	if (!ssl || !io_secure(io, ssl))
@@ -187,11 +223,14 @@ fail:
 
 static void goodbye(struct io *io)
 {
-	if (!io->ssl || io->broken || !SSL_is_init_finished(io->ssl))
+	if (io->broken || (!io->records && (!io->ssl || !SSL_is_init_finished(io->ssl))))
 		return;
 	below_enter(io);
 	io->more = true; /* the FIN */
-	SSL_shutdown(io->ssl);
+	if (io->records)
+		io_own_goodbye(io);
+	else
+		SSL_shutdown(io->ssl);
 	io->more = false;
 }
 
@@ -209,6 +248,9 @@ void io_close(struct io *io, bool politely)
 		goodbye(io);
 	below_enter(io);
 	SSL_free(io->ssl);
+	records_free(io->records);
+	km_buf_free(&io->raw);
+	km_buf_free(&io->sealed);
 	loop_remove(io->loop, &io->at);
 	if (!politely) {
 		struct linger l = {.l_onoff = 1, .l_linger = 0};
@@ -217,7 +259,28 @@ void io_close(struct io *io, bool politely)
 	close(io_fd(io));
 	io->at.fd = -1;
 	io->ssl = NULL;
+	io->records = NULL;
 	below.now = NULL;
+}
+
+void io_handover(struct io *io, struct records *r)
+{
+	io->records = r;
+	if (!r) {
+		SSL_set_read_ahead(io->ssl, 1);
+		return;
+	}
+	below_enter(io);
+	SSL_free(io->ssl);
+	io->ssl = NULL;
+	below.now = NULL;
+}
+
+const char *io_version(const struct io *io)
+{
+	if (io->records)
+		return "TLSv1.3";
+	return io->ssl ? SSL_get_version(io->ssl) : NULL;
 }
 
 int io_handshake(struct io *io, int *error)
@@ -280,7 +343,7 @@ static enum io_got tls_read(struct io *io, void *p, size_t want, size_t *n)
 	while ((rc = SSL_read_ex(io->ssl, (char *)p + *n, want - *n, &now)) == 1) {
 		*n += now;
 		bulk_begin(io, now);
-		bool more = SSL_has_pending(io->ssl);
+		bool more = SSL_has_pending(io->ssl) || io->raw.len;
 		if (io->dry && !more)
 			io->can_read = false;
 		if (*n == want || !more)
@@ -292,8 +355,8 @@ static enum io_got tls_read(struct io *io, void *p, size_t want, size_t *n)
 
 static enum io_got plain_read(struct io *io, void *p, size_t want, size_t *n)
 {
-	ssize_t got = socket_read(io, p, want);
-	if (got <= 0 && !would_block(got)) {
+	ssize_t got = io_socket_read(io, p, want);
+	if (got <= 0 && !io_would_block(got)) {
 		io->eof = true;
 		io->broken = got < 0;
 		return got < 0 ? IO_BROKEN : IO_END;
@@ -320,7 +383,9 @@ enum io_got io_read(struct io *io, struct km_buf *b, size_t want)
 		io->eof = io->broken = true;
 		return IO_BROKEN;
 	}
-	enum io_got got = io->ssl ? tls_read(io, p, want, &n) : plain_read(io, p, want, &n);
+	enum io_got got = io->records ? io_own_read(io, p, want, &n)
+			  : io->ssl   ? tls_read(io, p, want, &n)
+				      : plain_read(io, p, want, &n);
 	if (got == IO_BYTES)
 		km_buf_commit(b, n);
 	return got;
@@ -361,8 +426,8 @@ static enum io_got tls_write(struct io *io, struct km_buf *b, size_t *n)
 
 static enum io_got plain_write(struct io *io, struct km_buf *b, size_t *n)
 {
-	ssize_t put = socket_write(io, km_buf_head(b), b->len);
-	if (would_block(put)) {
+	ssize_t put = io_socket_write(io, km_buf_head(b), b->len);
+	if (io_would_block(put)) {
 		io->can_write = false;
 		return IO_WAIT;
 	}
@@ -380,7 +445,9 @@ enum io_got io_write(struct io *io, struct km_buf *b, size_t *n)
 	*n = 0;
 	while (b->len && io->can_write) {
 		size_t now = 0;
-		enum io_got got = io->ssl ? tls_write(io, b, &now) : plain_write(io, b, &now);
+		enum io_got got = io->records ? io_own_write(io, b, &now)
+				  : io->ssl   ? tls_write(io, b, &now)
+					      : plain_write(io, b, &now);
 		if (got == IO_BROKEN)
 			return IO_BROKEN;
 		if (got != IO_BYTES)

@@ -10,10 +10,16 @@
 #include <openssl/ssl.h>
 #include <stdbool.h>
 
+struct records;
+
 struct io {
 	struct loop_fd at; /* at.fd: see io_fd */
 	struct loop *loop;
-	SSL *ssl;
+	SSL *ssl;                /* TLS by OpenSSL */
+	struct records *records; /* TLS by ourselves; then ssl is NULL */
+	struct km_buf raw;       /* TLS: has been read from the socket, and is not opened */
+	struct km_buf sealed;    /* records: what the socket has not taken yet */
+	size_t sealed_n;         /* of what is to be written: so much is in there */
 	bool can_read, can_write; /* not known to block */
 	bool eof;                 /* nothing more can be read */
 	bool broken;              /* an error: neither reading nor writing makes sense */
@@ -52,6 +58,11 @@ int io_secure(struct io *io, SSL *ssl);
  * can_read and can_write are kept, and stay true after the last step: a request may have come with
  * it. */
 int io_handshake(struct io *io, int *error);
+/* After the handshake: TLS 1.3 goes on with these records, which become io's own, and the SSL object is freed;
+ * NULL: it goes on with OpenSSL. */
+void io_handover(struct io *io, struct records *r);
+/* "TLSv1.3"; NULL: not TLS. */
+const char *io_version(const struct io *io);
 /* Ends our side: close_notify, then FIN. */
 void io_shut(struct io *io);
 /* Closes what is open. Says goodbye (close_notify) only with `politely`; without it a TCP reset
@@ -65,7 +76,7 @@ enum io_got io_read(struct io *io, struct km_buf *b, size_t want);
 bool io_gone(struct io *io);
 /* Whether the other side has ended its own, or is gone, whatever may be left to read. */
 bool io_hung_up(const struct io *io);
-/* Writes as much of b as goes; *n counts it. IO_BYTES (something went), IO_WAIT, IO_BROKEN. */
+/* Writes as much of b as goes; what stays in b must still be at its head the next time. *n counts it. IO_BYTES (something went), IO_WAIT, IO_BROKEN. */
 enum io_got io_write(struct io *io, struct km_buf *b, size_t *n);
 /* Before a thread that has used TLS ends. */
 void io_thread_end(void);

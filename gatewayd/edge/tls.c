@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "gatewayd/edge/tls.h"
+#include "gatewayd/edge/handover.h"
 #include "gatewayd/edge/hello.h"
 #include "gatewayd/edge/tickets.h"
 #include "libkm/base/log.h"
@@ -219,12 +220,11 @@ static bool ctx_set(struct tls *t)
 	SSL_CTX_set_mode(c, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE |
 				SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
 	SSL_CTX_set_session_cache_mode(c, SSL_SESS_CACHE_OFF);
-	SSL_CTX_set_read_ahead(c, 1);
 	SSL_CTX_set_num_tickets(c, 1);
 	SSL_CTX_set_client_hello_cb(c, on_client_hello, t);
 	SSL_CTX_set_cert_cb(c, on_certificate, t);
 	SSL_CTX_set_alpn_select_cb(c, on_alpn, t);
-	return tickets_use(t->tickets, c) &&
+	return (!t->o.records || handover_use(c)) && tickets_use(t->tickets, c) &&
 	       SSL_CTX_set_session_ticket_cb(c, on_ticket_made, on_ticket_brought, NULL) == 1 &&
 	       SSL_CTX_set_min_proto_version(c, TLS1_2_VERSION) == 1 &&
 	       SSL_CTX_set_cipher_list(c, suites_12) == 1 &&

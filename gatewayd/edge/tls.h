@@ -19,7 +19,8 @@ struct tls_opts {
 	 * or late. False: nobody can be told. Any worker's thread. */
 	bool (*ask)(void *arg, const char *domain);
 	void *arg;
-	bool http2; /* is offered */
+	bool http2;   /* is offered */
+	bool records; /* TLS 1.3 goes on without OpenSSL's record layer (handover.h) */
 };
 /* What o points to must outlive it. NULL: OpenSSL refused (its queue says why). */
 struct tls *tls_new(const struct tls_opts *o);

@@ -12,10 +12,11 @@
 /* Blocks of the sizes that readers ask for, on their way from one buffer to the next: malloc has no
  * quick list of such. */
 #define KEPT_MAX 32
-static const size_t kept_sizes[] = {16384, 65536};
+static const size_t kept_sizes[] = {16384, 65536, 68 << 10};
+#define KEPT_SIZES (sizeof(kept_sizes) / sizeof(kept_sizes[0]))
 static _Thread_local struct {
-	size_t most, n[2];
-	uint8_t *blocks[2][KEPT_MAX];
+	size_t most, n[KEPT_SIZES];
+	uint8_t *blocks[KEPT_SIZES][KEPT_MAX];
 } spare;
 
 void km_buf_keep(size_t blocks)
@@ -24,14 +25,14 @@ void km_buf_keep(size_t blocks)
 	blocks = 0; /* it wants to see each of them freed */
 #endif
 	spare.most = blocks < KEPT_MAX ? blocks : KEPT_MAX;
-	for (size_t i = 0; i < 2; i++)
+	for (size_t i = 0; i < KEPT_SIZES; i++)
 		while (spare.n[i] > spare.most)
 			free(spare.blocks[i][--spare.n[i]]);
 }
 
 static void block_give(uint8_t *data, size_t cap)
 {
-	for (size_t i = 0; i < 2; i++) {
+	for (size_t i = 0; i < KEPT_SIZES; i++) {
 		if (cap == kept_sizes[i] && spare.n[i] < spare.most) {
 			spare.blocks[i][spare.n[i]++] = data;
 			return;
@@ -42,7 +43,7 @@ static void block_give(uint8_t *data, size_t cap)
 
 static uint8_t *block_take(size_t cap)
 {
-	for (size_t i = 0; i < 2; i++)
+	for (size_t i = 0; i < KEPT_SIZES; i++)
 		if (cap == kept_sizes[i] && spare.n[i])
 			return spare.blocks[i][--spare.n[i]];
 	return malloc(cap);

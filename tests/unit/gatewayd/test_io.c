@@ -7,7 +7,9 @@
 #include <stddef.h>
 #include <stdint.h>
 /* cmocka wants the four above first. */
+#include "gatewayd/edge/handover.h"
 #include "gatewayd/edge/io.h"
+#include "gatewayd/edge/records.h"
 #include <arpa/inet.h>
 #include <cmocka.h>
 #include <fcntl.h>
@@ -34,6 +36,8 @@ struct end {
 };
 
 static SSL_CTX *server, *client;
+
+enum kind { PLAIN, OPENSSL, OWN, KINDS };
 
 static void on_woken(struct io *io)
 {
@@ -79,8 +83,9 @@ static void handshake(struct end *e)
 	}
 }
 
-static void end_open(struct end *e, bool tls)
+static void end_open(struct end *e, enum kind kind)
 {
+	bool tls = kind != PLAIN;
 	int fd;
 	memset(e, 0, sizeof(*e));
 	e->loop = loop_new();
@@ -95,8 +100,17 @@ static void end_open(struct end *e, bool tls)
 	}
 	assert_int_equal(io_open(&e->io, e->loop, fd, ssl, on_woken), 0);
 	event_await(e); /* writable */
-	if (tls)
-		handshake(e);
+	if (!tls)
+		return;
+	handshake(e);
+	struct records *r = handover_records(e->io.ssl);
+	assert_non_null(r);
+	if (kind != OWN) {
+		records_free(r);
+		r = NULL;
+	}
+	io_handover(&e->io, r);
+	assert_string_equal(io_version(&e->io), "TLSv1.3");
 }
 
 static void end_close(struct end *e)
@@ -147,10 +161,10 @@ static void read_to_end(struct end *e)
 
 enum when { BEFORE_EVENT, BEFORE_READ, AFTER_READ, WHENS };
 
-static void one_end(bool tls, bool reset, enum when when, size_t n, size_t want)
+static void one_end(enum kind kind, bool reset, enum when when, size_t n, size_t want)
 {
 	struct end e;
-	end_open(&e, tls);
+	end_open(&e, kind);
 	e.want = want;
 	(void)read_all(&e);
 	if (n)
@@ -183,18 +197,18 @@ static void ends(void **state)
 	(void)state;
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
 		for (enum when w = BEFORE_EVENT; w < WHENS; w++)
-			for (int k = 0; k < 4; k++)
-				one_end(k & 1, k & 2, w, sizes[i].n, sizes[i].want);
+			for (int k = 0; k < 2 * KINDS; k++)
+				one_end(k / 2, k & 1, w, sizes[i].n, sizes[i].want);
 }
 
 /* Bytes that come between a short read and the next event, many times over. */
 static void bytes_between(void **state)
 {
 	(void)state;
-	for (int tls = 0; tls < 2; tls++) {
+	for (enum kind kind = 0; kind < KINDS; kind++) {
 		size_t said = 1, got = 0;
 		struct end e;
-		end_open(&e, tls);
+		end_open(&e, kind);
 		e.want = 4096;
 		for (int i = 0; i < 3000; i++) {
 			size_t n = (size_t)(rand() % 3 ? 1 + rand() % 200 : 4096);
@@ -223,8 +237,8 @@ static void short_read_is_last(void **state)
 {
 	struct end e;
 	(void)state;
-	for (int tls = 0; tls < 2; tls++) {
-		end_open(&e, tls);
+	for (enum kind kind = 0; kind < KINDS; kind++) {
+		end_open(&e, kind);
 		e.want = 1000;
 		(void)read_all(&e);
 		say(&e, 10);
@@ -241,13 +255,13 @@ static void nothing_held_back(void **state)
 	static char got[65536];
 	struct end e;
 	(void)state;
-	for (int small = 2048; small < 24000; small += 1100) {
+	for (int small = 2048, i = 0; small < 24000; small += 550, i++) {
 		const size_t total = 150000;
 		struct km_buf out;
 		size_t n, in = 0;
 		uint8_t *p;
 		km_buf_init(&out, 1 << 20);
-		end_open(&e, true);
+		end_open(&e, i % 2 ? OPENSSL : OWN);
 		setsockopt(io_fd(&e.io), SOL_SOCKET, SO_SNDBUF, &small, sizeof(small));
 		assert_int_equal(km_buf_reserve(&out, total, &p), 0);
 		memset(p, 7, total);
@@ -263,6 +277,114 @@ static void nothing_held_back(void **state)
 		assert_int_equal(in, total);
 		km_buf_free(&out);
 		end_close(&e);
+	}
+}
+
+/* ---- from the handshake to what comes after it ---- */
+
+#define SAID 3000
+
+/* The client's bytes so far, in pieces; its request, with a KeyUpdate before it, follows its Finished at once. */
+struct cut {
+	struct end e;
+	enum kind kind;
+	BIO *in, *out;
+	bool done, blocked;
+	size_t said;
+};
+
+static void cut_step(struct cut *c)
+{
+	int error;
+	if (!c->done && io_handshake(&c->e.io, &error) == 1) {
+		c->done = true;
+		io_handover(&c->e.io, c->kind == OWN ? handover_records(c->e.io.ssl) : NULL);
+		assert_true(c->e.io.records || c->kind == OPENSSL);
+	} else if (!c->done) {
+		assert_true(error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE);
+		c->blocked |= error == SSL_ERROR_WANT_WRITE;
+	}
+	if (c->done)
+		(void)read_all(&c->e);
+}
+
+static void cut_client(struct cut *c)
+{
+	char bytes[4096] = {0};
+	ssize_t n = recv(c->e.fd, bytes, sizeof(bytes), 0);
+	if (n > 0)
+		assert_int_equal(BIO_write(c->in, bytes, (int)n), (int)n);
+	if (SSL_do_handshake(c->e.ssl) != 1 || c->said)
+		return;
+	memset(bytes, 'x', sizeof(bytes));
+	assert_int_equal(SSL_key_update(c->e.ssl, SSL_KEY_UPDATE_REQUESTED), 1);
+	for (; c->said < SAID; c->said += 500)
+		assert_int_equal(SSL_write(c->e.ssl, bytes, 500), 500);
+}
+
+static bool cut_handshake(enum kind kind, size_t step, size_t tickets)
+{
+	struct cut c = {.kind = kind, .in = BIO_new(BIO_s_mem()), .out = BIO_new(BIO_s_mem())};
+	SSL *ssl = SSL_new(server);
+	char bytes[8192];
+	int fd, small = 2048;
+	size_t n;
+	c.e.loop = loop_new();
+	c.e.want = 4096;
+	km_buf_init(&c.e.in, 1 << 20);
+	tcp_pair(&c.e.fd, &fd);
+	if (tickets > 1) {
+		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small));
+		setsockopt(c.e.fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
+	}
+	SSL_set_accept_state(ssl);
+	SSL_set_num_tickets(ssl, tickets);
+	c.e.ssl = SSL_new(client);
+	SSL_set_connect_state(c.e.ssl);
+	SSL_set_bio(c.e.ssl, c.in, c.out);
+	assert_int_equal(io_open(&c.e.io, c.e.loop, fd, ssl, on_woken), 0);
+	while (!c.done || c.e.in.len < SAID) {
+		cut_client(&c);
+		while (BIO_pending(c.out)) {
+			int k = BIO_read(c.out, bytes, (int)(step < sizeof(bytes) ? step : sizeof(bytes)));
+			assert_int_equal(send(c.e.fd, bytes, (size_t)k, 0), k);
+			loop_turn(c.e.loop, 0);
+			cut_step(&c);
+		}
+		loop_turn(c.e.loop, 1);
+		cut_step(&c);
+	}
+	assert_int_equal(c.e.in.len, SAID);
+	for (size_t i = 0; i < SAID; i++)
+		assert_int_equal(km_buf_head(&c.e.in)[i], 'x');
+	/* The client can read what comes behind the tickets. */
+	while (c.e.in.len)
+		assert_int_not_equal(io_write(&c.e.io, &c.e.in, &n), IO_BROKEN);
+	for (size_t got = 0; got < SAID;) {
+		cut_client(&c);
+		int k = SSL_read(c.e.ssl, bytes, sizeof(bytes));
+		assert_true(k > 0 || SSL_get_error(c.e.ssl, k) == SSL_ERROR_WANT_READ);
+		got += k > 0 ? (size_t)k : 0;
+	}
+	end_close(&c.e);
+	return c.blocked;
+}
+
+static void handshake_in_pieces(void **state)
+{
+	(void)state;
+	for (enum kind kind = OPENSSL; kind < KINDS; kind++)
+		for (size_t step = 1; step < 8192; step += step < 40 ? 1 : step < 200 ? 17 : step)
+			for (size_t tickets = 0; tickets < 2; tickets++)
+				(void)cut_handshake(kind, step, tickets);
+}
+
+static void tickets_that_do_not_go(void **state)
+{
+	(void)state;
+	for (enum kind kind = OPENSSL; kind < KINDS; kind++) {
+		assert_true(cut_handshake(kind, 8192, 200));
+		(void)cut_handshake(kind, 100, 200);
 	}
 }
 
@@ -371,7 +493,8 @@ static int contexts_make(void **state)
 	X509_sign(x, key, EVP_sha256());
 	SSL_CTX_use_certificate(server, x);
 	SSL_CTX_use_PrivateKey(server, key);
-	SSL_CTX_set_read_ahead(server, 1);
+	if (!handover_use(server))
+		return -1;
 	SSL_CTX_set_mode(server, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE |
 				     SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
 	SSL_CTX_set_options(server, SSL_OP_IGNORE_UNEXPECTED_EOF);
@@ -396,6 +519,8 @@ int main(void)
 	    cmocka_unit_test(bytes_between),
 	    cmocka_unit_test(short_read_is_last),
 	    cmocka_unit_test(nothing_held_back),
+	    cmocka_unit_test(handshake_in_pieces),
+	    cmocka_unit_test(tickets_that_do_not_go),
 	    cmocka_unit_test(removed_is_not_told),
 	    cmocka_unit_test(pending_is_known),
 	};

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: MIT */
+#include "gatewayd/edge/handover.h"
+#include "gatewayd/edge/records.h"
+#include "libkm/base/util.h"
+#include <pthread.h>
+#include <string.h>
+
+/* With a connection from its first secret on. */
+struct handover {
+	uint8_t secret[2][48]; /* the client's, the server's */
+	size_t len[2];
+	uint64_t sent; /* records sealed with the server's */
+};
+
+static int index_of = -1; /* of these in a connection */
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void drop(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
+{
+	(void)parent, (void)ad, (void)idx, (void)argl, (void)argp;
+	OPENSSL_clear_free(ptr, sizeof(struct handover));
+}
+
+static void index_make(void)
+{
+	index_of = SSL_get_ex_new_index(0, NULL, NULL, NULL, drop);
+}
+
+static struct handover *made(SSL *ssl)
+{
+	struct handover *h = SSL_get_ex_data(ssl, index_of);
+	if (h || !(h = OPENSSL_zalloc(sizeof(*h))))
+		return h;
+	if (SSL_set_ex_data(ssl, index_of, h) == 1)
+		return h;
+	OPENSSL_free(h);
+	return NULL;
+}
+
+/* A secret of the connection as a line: its name, the ClientHello's random, itself, in hex. OpenSSL overwrites
+ * it behind us. */
+static void on_secret(const SSL *ssl, const char *line)
+{
+	static const char *const names[] = {"CLIENT_TRAFFIC_SECRET_0 ", "SERVER_TRAFFIC_SECRET_0 "};
+	for (int i = 0; i < 2; i++) {
+		if (strncmp(line, names[i], strlen(names[i])) != 0)
+			continue;
+		struct handover *h = made((SSL *)ssl);
+		const char *hex = strrchr(line, ' ') + 1;
+		size_t n = strlen(hex) / 2;
+		if (h && n <= sizeof(h->secret[i]) && !km_unhex(h->secret[i], n, hex))
+			h->len[i] = n;
+	}
+}
+
+/* Once for each record that OpenSSL seals; the server's secret is told right before the first under it. */
+static void on_record(int write_p, int version, int type, const void *p, size_t n, SSL *ssl, void *arg)
+{
+	struct handover *h;
+	(void)version, (void)p, (void)n, (void)arg;
+	if (write_p && type == SSL3_RT_INNER_CONTENT_TYPE && (h = SSL_get_ex_data(ssl, index_of)) &&
+	    h->len[1])
+		h->sent++;
+}
+
+bool handover_use(SSL_CTX *ctx)
+{
+	pthread_once(&once, index_make);
+	if (index_of < 0)
+		return false;
+	SSL_CTX_set_keylog_callback(ctx, on_secret);
+	SSL_CTX_set_msg_callback(ctx, on_record);
+	return true;
+}
+
+/* A client may have asked for records of at most 512 to 4096 bytes. */
+static bool fragments(const SSL *ssl)
+{
+	const SSL_SESSION *session = SSL_get_session(ssl);
+	uint8_t mode = session ? SSL_SESSION_get_max_fragment_length(session) : 0;
+	return mode >= TLSEXT_max_fragment_length_512 && mode <= TLSEXT_max_fragment_length_4096;
+}
+
+struct records *handover_records(SSL *ssl)
+{
+	struct handover *h = index_of < 0 ? NULL : SSL_get_ex_data(ssl, index_of);
+	const SSL_CIPHER *c = SSL_get_current_cipher(ssl);
+	struct records *r = NULL;
+	if (!h)
+		return NULL;
+	if (c && h->len[0] && h->len[0] == h->len[1] && SSL_version(ssl) == TLS1_3_VERSION &&
+	    !SSL_has_pending(ssl) && !fragments(ssl))
+		r = records_new(&(struct records_opts){.suite = SSL_CIPHER_get_protocol_id(c),
+						       .read_secret = h->secret[0],
+						       .write_secret = h->secret[1],
+						       .secret_len = h->len[0],
+						       .write_seq = h->sent});
+	(void)SSL_set_ex_data(ssl, index_of, NULL);
+	OPENSSL_clear_free(h, sizeof(*h));
+	return r;
+}
