@@ -79,8 +79,7 @@ static uint16_t length_of(const uint8_t *header)
 	return (uint16_t)(header[3] << 8 | header[4]);
 }
 
-/* The bytes of the record at the head of the input; 0: not whole, or an error. The version in the header is
- * of no meaning. */
+/* The bytes of the record at the head of the input; 0: not whole, or an error. */
 static size_t record_whole(struct records *r, const struct km_buf *in)
 {
 	const uint8_t *h = km_buf_head(in);
@@ -89,6 +88,8 @@ static size_t record_whole(struct records *r, const struct km_buf *in)
 	size_t n = length_of(h);
 	if (h[0] != APPLICATION_DATA)
 		broken(r, UNEXPECTED_MESSAGE);
+	else if (h[1] != 3 || h[2] != 3)
+		broken(r, DECODE_ERROR); /* always 0x0303 (section 5.2) */
 	else if (n > CIPHERTEXT_MOST)
 		broken(r, RECORD_OVERFLOW);
 	else if (n < RECORD_TAG + 1)

@@ -376,7 +376,8 @@ static void wrong_outside(void **state)
 	    {{0x80, 3, 3, 0, 19}, 10, false},  {{0, 3, 3, 0, 40}, 10, false},
 	    {{DATA, 3, 3, 0x41, 1}, 22, false}, {{DATA, 3, 3, 0xff, 0xff}, 22, false},
 	    {{DATA, 3, 3, 0, 0}, 20, false},   {{DATA, 3, 3, 0, 16}, 20, false},
-	    {{DATA, 3, 3, 0, 17}, 0, true},    {{DATA, 3, 3, 0x41, 0}, 0, true},
+	    {{DATA, 3, 1, 0, 40}, 50, false},  {{DATA, 3, 4, 0, 40}, 50, false},
+	    {{DATA, 0, 3, 0, 40}, 50, false},  {{DATA, 3, 3, 0, 17}, 0, true},    {{DATA, 3, 3, 0x41, 0}, 0, true},
 	};
 	(void)state;
 	for (size_t i = 0; i < KM_ARRAY_LEN(wrong); i++) {
@@ -392,7 +393,6 @@ static void wrong_outside(void **state)
 	}
 }
 
-/* The versions of a header say nothing (section 5.1), and are protected all the same (section 5.2). */
 static void every_bit_counts(void **state)
 {
 	(void)state;
