@@ -514,6 +514,8 @@ void exchange_late(struct exchange *x)
 	} else if (x->gathers) {
 		patience_ended(x);
 		exchange_answer(x, 408, NULL, true);
+	} else if (!u && pool_waits_for(&x->wait)) {
+		exchange_fail(x, 502, pool_waits_for(&x->wait));
 	} else if (!u) {
 		exchange_up_busy(x, "no connection to the target became free in time");
 	} else if (!u->connected) {

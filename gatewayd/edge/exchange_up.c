@@ -29,9 +29,14 @@ static void request_send(struct exchange *x, const uint8_t *p, size_t head, size
 	struct up *u = x->up;
 	bool kept = p == km_buf_head(&x->again);
 	bool keep = u->link || u->reused;
+	bool encode = u->back->encodes &&
+		      (x->req.kind == HTTP_BODY_CHUNKED || x->req.kind == HTTP_BODY_CLOSE);
+	if (n > head && encode != x->req.encode) {
+		exchange_fail(x, 502, "the target speaks another version of HTTP than before");
+		return;
+	}
 	x->upstream = u->reused ? ACCESS_UP_REUSED : ACCESS_UP_NEW;
-	x->req.encode = u->back->encodes &&
-			(x->req.kind == HTTP_BODY_CHUNKED || x->req.kind == HTTP_BODY_CLOSE);
+	x->req.encode = encode;
 	x->again_head = head;
 	u->wrote = false;
 	int rc = u->back->request(u, p, head);
@@ -59,7 +64,7 @@ static void taken(struct exchange *x, int rc, const uint8_t *p, size_t head, siz
 	if (rc == KM_EFULL) {
 		exchange_up_busy(x, "too many wait for a connection to the target");
 	} else if (rc != KM_EAGAIN) {
-		exchange_fail(x, 502, km_why(rc));
+		exchange_fail(x, 502, rc == KM_EPROTO ? pool_why(x->c->w->pool) : km_why(rc));
 	} else {
 		x->again_head = head;
 		if (p != km_buf_head(&x->again) && km_buf_add(&x->again, p, n))

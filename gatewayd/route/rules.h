@@ -19,7 +19,7 @@
 enum route_proto {
 	ROUTE_PROTO_HTTP,  /* HTTP/1.1 */
 	ROUTE_PROTO_H2C,   /* HTTP/2 without TLS, by prior knowledge */
-	ROUTE_PROTO_HTTPS, /* HTTP/1.1 in TLS, from gateway to target */
+	ROUTE_PROTO_HTTPS, /* HTTP/2 or HTTP/1.1 in TLS, from gateway to target */
 };
 
 /* So many requests in a time, as a token bucket: a token every interval_ns, `burst` in a full

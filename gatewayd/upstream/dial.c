@@ -144,7 +144,8 @@ static int tls_begin(struct up *u, int64_t now, struct km_errtext *why)
 					 .name = u->rules->tls_name,
 					 .is_addr = u->rules->tls_name_is_addr,
 					 .store = u->rules->tls_store,
-					 .serial = u->serial};
+					 .serial = u->serial,
+					 .h2 = u->offers_h2};
 	SSL *ssl = up_tls_connect(u->pool->o.tls, &want, now);
 	if (ssl && !io_secure(&u->io, ssl))
 		return 0;

@@ -173,7 +173,8 @@ static int on_error(nghttp2_session *session, int code, const char *msg, size_t 
 	if (h->why[0])
 		return 0;
 	if (code == NGHTTP2_ERR_SETTINGS_EXPECTED)
-		snprintf(h->why, sizeof(h->why), "the target does not speak HTTP/2 without TLS");
+		snprintf(h->why, sizeof(h->why), "the target does not speak HTTP/2%s",
+			 h->o.https ? ", which it has chosen" : " without TLS");
 	else
 		snprintf(h->why, sizeof(h->why), "HTTP/2 of the target: %.*s", (int)n, msg);
 	return 0;

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* HTTP/2 as a client of targets that speak it without TLS, by prior knowledge (RFC 9113
- * section 3.3): one connection that many requests share. Sans-I/O: bytes come in, bytes go out.
- * Heads of answers come out as HTTP/1 heads, so that they pass the same strict parser as those of
+/* HTTP/2 as a client of targets that speak it, in TLS or, by prior knowledge (RFC 9113 section 3.3),
+ * without: one connection that many requests share. Sans-I/O: bytes come in, bytes go out. Heads of answers come out as HTTP/1 heads, so that they pass the same strict parser as those of
  * other targets. */
 #ifndef GATEWAYD_UPSTREAM_H2_H
 #define GATEWAYD_UPSTREAM_H2_H
@@ -41,6 +40,7 @@ struct up_h2_stream {
 
 struct up_h2_opts {
 	struct http_limits limits;
+	bool https; /* it is spoken in TLS */
 	/* Something has come, gone or ended on a stream with an owner. Not to begin or drop
 	 * streams. */
 	void (*changed)(void *owner);

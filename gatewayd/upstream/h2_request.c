@@ -83,7 +83,7 @@ static bool field_goes(const struct http_field *f, const struct http_request *r)
 
 int up_h2_request(struct up_h2_stream *s, const struct http_request *r)
 {
-	static const struct http_str http = {"http", 4}, te = {"trailers", 8},
+	static const struct http_str http = {"http", 4}, https = {"https", 5}, te = {"trailers", 8},
 				     expect = {"100-continue", 12};
 	bool body = r->body == HTTP_BODY_CHUNKED || (r->body == HTTP_BODY_LENGTH && r->length);
 	const nghttp2_data_provider provider = {.read_callback = on_body};
@@ -91,7 +91,7 @@ int up_h2_request(struct up_h2_stream *s, const struct http_request *r)
 	nghttp2_nv nv[NV_MAX];
 	size_t n = 0;
 	nv[n++] = pair(":method", r->method);
-	nv[n++] = pair(":scheme", http);
+	nv[n++] = pair(":scheme", s->h->o.https ? https : http);
 	nv[n++] = pair(":authority", r->authority);
 	nv[n++] = pair(":path", r->target);
 	for (size_t i = 0; i < r->n_fields; i++) {

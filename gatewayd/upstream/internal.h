@@ -9,11 +9,11 @@
 #include <uthash.h>
 #include <utlist.h>
 
-/* What one version of one tunnel has: unused connections, the latest first, and HTTP/2's, used or
- * not. */
+/* What one version of one tunnel has: unused connections, the latest first, HTTP/2's, used or not,
+ * and those of which the target has yet to say what they are. */
 struct pool_set {
 	uint64_t serial;
-	struct up *idle, *links;
+	struct up *idle, *links, *openings;
 	size_t n;
 	bool keeps; /* the target is known to keep connections open after an answer */
 	UT_hash_handle hh;
@@ -43,6 +43,8 @@ struct pool {
 	struct slots_desk *desk;
 	struct loop_fd bell; /* rung by other workers, and by this one for later in the turn */
 	struct up *stirred;  /* links to look at */
+	struct pool_wait *called; /* who is about to hear what an opening has come to */
+	struct km_errtext why;    /* the last of them that failed */
 	struct km_metric *opened, *reused, *idle, *waited, *waiting, *turned_away;
 	struct km_log_limit log;
 };
@@ -85,6 +87,17 @@ void dial_spares_close(struct pool *p);
 /* As pool_connect_check. */
 int dial_check(struct up *u, int64_t now, struct km_errtext *why);
 
+/* opening.c */
+/* Waits for a connection that is being opened anyway and may be shared: true. */
+bool opening_join(struct pool *p, const struct route *r, struct pool_wait *w);
+/* Opens one, for w; w->opening then has a slot to be given. */
+int opening_begin(struct pool *p, const struct route *r, struct pool_wait *w)
+    __attribute__((warn_unused_result));
+/* w waits no longer. What nobody waits for ends. */
+void opening_leave(struct pool *p, struct pool_wait *w);
+/* None can come to anything in a network that is no more: who waits asks again. */
+void openings_end(struct pool *p);
+
 /* link.c */
 extern const struct back back_h2;
 /* A stream on a link of this set, or NULL. */
@@ -92,6 +105,10 @@ struct up *link_stream(struct pool *p, struct pool_set *s, struct exchange *owne
 /* A new link, and its first stream. */
 int link_open(struct pool *p, const struct route *r, struct exchange *owner, struct up **out)
     __attribute__((warn_unused_result));
+/* What has been opened becomes a link of this set, whose list is the caller's. KM_ENOMEM. */
+int link_of(struct up *u, struct pool_set *s) __attribute__((warn_unused_result));
+/* And has its first streams; the caller has no more to do with it. */
+void link_opened(struct pool *p, struct up *link, int64_t now);
 /* The stream ends; the link stays while it is of use. */
 void link_stream_drop(struct pool *p, struct up *u, int64_t now);
 /* Looks at every link for which pool_ring was called. */

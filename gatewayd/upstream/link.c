@@ -249,9 +249,29 @@ struct up *link_stream(struct pool *p, struct pool_set *s, struct exchange *owne
 	return NULL;
 }
 
+int link_of(struct up *u, struct pool_set *s)
+{
+	const struct up_h2_opts o = {
+	    .limits = u->pool->o.limits, .changed = on_changed, .https = u->io.ssl != NULL};
+	if (!(u->h2 = up_h2_new(&o)))
+		return KM_ENOMEM;
+	u->timer.fired = on_late;
+	u->io.woken = on_woken;
+	u->set = s;
+	return 0;
+}
+
+void link_opened(struct pool *p, struct up *link, int64_t now)
+{
+	link->unread = true; /* the target may have spoken together with its handshake */
+	stir(link);
+	if (slots_wanted(link->slots))
+		pool_offer(p, link, now);
+	link_rest(p, link, now);
+}
+
 int link_open(struct pool *p, const struct route *r, struct exchange *owner, struct up **out)
 {
-	const struct up_h2_opts o = {.limits = p->o.limits, .changed = on_changed};
 	struct pool_set *s = pool_set_get(p, r->serial);
 	struct up *link = NULL;
 	int rc = KM_ENOMEM;
@@ -260,13 +280,11 @@ int link_open(struct pool *p, const struct route *r, struct exchange *owner, str
 	if ((rc = dial(p, r, NULL, on_woken, &link)))
 		goto out;
 	rc = KM_ENOMEM;
-	link->timer.fired = on_late;
-	if (!(link->h2 = up_h2_new(&o)) || !(*out = stream_new(p, link, owner))) {
+	if (link_of(link, s) || !(*out = stream_new(p, link, owner))) {
 		up_h2_free(link->h2);
 		pool_up_free(p, link, true);
 		goto out;
 	}
-	link->set = s;
 	DL_PREPEND(s->links, link);
 	rc = 0;
 out:

@@ -82,7 +82,7 @@ void pool_up_free(struct pool *p, struct up *u, bool politely)
 	km_buf_free(&u->out);
 	route_rules_put(u->rules);
 	if (u->slots) {
-		slots_release(u->slots);
+		slots_release(u->slots, p->desk);
 		slots_put(u->slots);
 	}
 	free(u);
@@ -121,6 +121,11 @@ static void clear(struct pool *p, const struct km_addr *agent)
 void pool_clear(struct pool *p)
 {
 	clear(p, NULL);
+}
+
+const char *pool_why(const struct pool *p)
+{
+	return p->why.text;
 }
 
 static struct refusal *refusal_of(struct pool *p, const struct km_addr *agent)
@@ -162,6 +167,7 @@ void pool_net(struct pool *p, struct km_privnet *net)
 	dial_spares_close(p);
 	km_privnet_close(p->net, false);
 	p->net = net;
+	openings_end(p);
 }
 
 struct km_privnet *pool_net_release(struct pool *p)
@@ -183,7 +189,7 @@ static bool fits(const struct slots_wait *slot, const void *arg)
 	const struct pool_wait *w =
 	    (const struct pool_wait *)((const char *)slot - offsetof(struct pool_wait, slot));
 	const struct up *u = arg;
-	return w->serial == u->serial && (w->safe || u->reused || u->h2);
+	return w->serial == u->serial && (u->h2 ? w->shares : w->safe || u->reused);
 }
 
 static void promise(struct slots_wait *slot, struct up *u)

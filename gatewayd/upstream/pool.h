@@ -55,6 +55,9 @@ struct up {
 	uint8_t header[KM_PROXY2_WRITE_MAX];
 	size_t header_len;
 	const struct route_rules *rules; /* NULL: nothing special */
+	bool offers_h2;                  /* what it will be is the target's choice (ALPN) … */
+	struct pool_wait *wanted;        /* … and who waits for that */
+	uint32_t n_wanted;
 
 	/* HTTP/2. */
 	struct up *link;          /* of a stream */
@@ -88,7 +91,14 @@ struct pool_wait {
 	struct exchange *owner; /* NULL: does not wait */
 	struct up *up;          /* what has been handed over to it */
 	uint64_t serial;
-	bool safe; /* may have any connection that is open already */
+	bool safe;   /* may have any connection that is open already */
+	bool shares; /* may have a stream of HTTP/2 */
+
+	/* It waits for what a connection that is being opened turns out to be, not for its turn. */
+	struct up *opening; /* NULL: no more; pool_granted has the outcome */
+	bool opened;
+	int rc;
+	struct pool_wait *prev, *next;
 };
 
 /* net (may be NULL for the time being) becomes the pool's. NULL: no memory. */
@@ -105,14 +115,19 @@ struct km_privnet *pool_net_release(struct pool *p);
  * negative; a stream of one of HTTP/2 in any case), else a new one that is being opened. With any
  * bound but INT64_MAX an unused one is taken only where the target is known to keep connections
  * open after an answer. KM_EAGAIN: the target has as many as it may; `granted` will be called when
- * there is one, unless pool_leave comes before. KM_EFULL: too many wait. KM_EIO: the system refused
- * (errno); KM_ENOMEM; KM_ECLOSED: there is no private network. */
+ * there is one, unless pool_leave comes before; so too where a TLS handshake is yet to show what the
+ * target speaks. KM_EFULL: too many wait. KM_EIO: the system refused (errno); KM_ENOMEM;
+ * KM_ECLOSED: there is no private network. */
 int pool_take(struct pool *p, const struct route *r, int64_t max_idle_ms, int64_t now,
 	      struct exchange *owner, struct pool_wait *w, struct up **out)
     __attribute__((warn_unused_result));
-/* What has been granted. Errors as those of pool_take but the first two. */
+/* What has been granted. Errors as those of pool_take (KM_EAGAIN: it waits on), and KM_EPROTO: what
+ * was being opened has failed, as pool_why says. */
 int pool_granted(struct pool *p, const struct route *r, int64_t now, struct pool_wait *w,
 		 struct up **out) __attribute__((warn_unused_result));
+const char *pool_why(const struct pool *p);
+/* What a wait that has become too long has been for; NULL: for its turn. */
+const char *pool_waits_for(const struct pool_wait *w);
 /* Waits no longer, if it does. Any time. */
 void pool_leave(struct pool *p, struct pool_wait *w, int64_t now);
 /* A new connection for one client's own bytes, whatever they are: its header has the command PROXY

@@ -11,6 +11,7 @@ enum { IDLE, QUEUED, GRANTED };
 /* What one target has of one desk. */
 struct corner {
 	struct slots *s;
+	uint32_t used;
 	struct slots_wait *queue; /* in the order of their tickets */
 	bool asked;               /* on the desk's list; under the desk's mutex, as is next */
 	struct corner *next;
@@ -22,9 +23,11 @@ struct slots {
 	_Atomic uint32_t refs;
 	_Atomic uint32_t waiting; /* changed under the mutex, read without */
 	uint32_t used;
+	_Atomic uint64_t spoke; /* twice the version, and one more with HTTP/2; 0: nothing yet */
+	bool shared;            /* HTTP/2 */
 	uint64_t ticket;
 	size_t n;
-	struct corner *corners; /* n, by desk; made when somebody waits for the first time */
+	struct corner *corners; /* n, by desk; made when the first slot is taken */
 };
 
 struct slots_desk {
@@ -165,23 +168,44 @@ static void grant(struct slots *s, struct slots_wait *w)
 	pthread_mutex_unlock(&d->mutex);
 }
 
-static struct slots_wait *first_of_all(const struct slots *s)
+/* Whether this desk's worker may have one more. */
+static bool admits(const struct slots *s, const struct slots_desk *d, uint32_t max)
+{
+	size_t without = 0;
+	if (!s->shared)
+		return s->used < max;
+	if (!s->corners[d->i].used)
+		return true;
+	for (size_t i = 0; i < s->n; i++)
+		without += !s->corners[i].used;
+	return s->used + without < (max > s->n ? max : s->n);
+}
+
+/* Who has waited longest; with `now` of those that may have one now. */
+static struct slots_wait *first_of_all(const struct slots *s, bool now)
 {
 	struct slots_wait *first = NULL;
 	for (size_t i = 0; i < s->n; i++) {
 		struct slots_wait *w = s->corners[i].queue;
-		if (w && (!first || w->ticket < first->ticket))
+		if (w && (!first || w->ticket < first->ticket) &&
+		    (!now || admits(s, w->desk, w->max)))
 			first = w;
 	}
 	return first;
 }
 
+static void use(struct slots *s, const struct slots_desk *d)
+{
+	s->used++;
+	s->corners[d->i].used++;
+}
+
 static void grant_what_goes(struct slots *s)
 {
 	struct slots_wait *w;
-	while (atomic_load_explicit(&s->waiting, memory_order_relaxed) && (w = first_of_all(s)) &&
-	       s->used < w->max) {
-		s->used++;
+	while (atomic_load_explicit(&s->waiting, memory_order_relaxed) &&
+	       (w = first_of_all(s, true))) {
+		use(s, w->desk);
 		grant(s, w);
 	}
 }
@@ -221,27 +245,52 @@ static void ask_others(struct slots *s, const struct slots_desk *me)
 
 /* ---- ---- */
 
-int slots_take(struct slots *s, uint32_t max)
+void slots_spoke(struct slots *s, uint64_t version, bool h2)
+{
+	uint64_t spoke = version << 1 | h2;
+	if (atomic_exchange_explicit(&s->spoke, spoke, memory_order_relaxed) == spoke)
+		return;
+	pthread_mutex_lock(&s->mutex);
+	s->shared = atomic_load_explicit(&s->spoke, memory_order_relaxed) & 1;
+	if (s->corners)
+		grant_what_goes(s);
+	pthread_mutex_unlock(&s->mutex);
+}
+
+enum slots_speaks slots_speaks(struct slots *s, uint64_t version)
+{
+	uint64_t spoke = atomic_load_explicit(&s->spoke, memory_order_relaxed);
+	return spoke >> 1 != version ? SLOTS_UNKNOWN : spoke & 1 ? SLOTS_HTTP2 : SLOTS_HTTP1;
+}
+
+static int take_locked(struct slots *s, const struct slots_desk *d, uint32_t max)
+{
+	uint32_t waiting = atomic_load_explicit(&s->waiting, memory_order_relaxed);
+	if (corners_make(s, d->hub->n))
+		return KM_ENOMEM;
+	/* A place that is kept is nobody else's to wait for. */
+	if ((waiting && !(s->shared && !s->corners[d->i].used)) || !admits(s, d, max))
+		return KM_EFULL;
+	use(s, d);
+	return 0;
+}
+
+int slots_take(struct slots *s, struct slots_desk *d, uint32_t max)
 {
 	pthread_mutex_lock(&s->mutex);
-	bool free_one = s->used < max && !atomic_load_explicit(&s->waiting, memory_order_relaxed);
-	if (free_one)
-		s->used++;
+	int rc = take_locked(s, d, max);
 	pthread_mutex_unlock(&s->mutex);
-	return free_one ? 0 : KM_EFULL;
+	return rc;
 }
 
 static int wait_locked(struct slots *s, struct slots_wait *w, uint32_t queue)
 {
 	uint32_t waiting = atomic_load_explicit(&s->waiting, memory_order_relaxed);
-	if (s->used < w->max && !waiting) {
-		s->used++;
-		return 0;
-	}
+	int rc = take_locked(s, w->desk, w->max);
+	if (rc != KM_EFULL)
+		return rc;
 	if (waiting >= queue)
 		return KM_EFULL;
-	if (corners_make(s, w->desk->hub->n))
-		return KM_ENOMEM;
 	w->ticket = ++s->ticket;
 	w->state = QUEUED;
 	DL_APPEND(s->corners[w->desk->i].queue, w);
@@ -280,12 +329,26 @@ bool slots_leave(struct slots_wait *w)
 	return had;
 }
 
-void slots_release(struct slots *s)
+void slots_release(struct slots *s, struct slots_desk *d)
 {
 	pthread_mutex_lock(&s->mutex);
 	s->used--;
+	s->corners[d->i].used--;
 	grant_what_goes(s);
 	pthread_mutex_unlock(&s->mutex);
+}
+
+static bool own_locked(const struct slots *s, const struct slots_desk *d)
+{
+	return s->shared && s->corners && s->corners[d->i].used <= 1;
+}
+
+bool slots_own(struct slots *s, const struct slots_desk *d)
+{
+	pthread_mutex_lock(&s->mutex);
+	bool own = own_locked(s, d);
+	pthread_mutex_unlock(&s->mutex);
+	return own;
 }
 
 bool slots_wanted(struct slots *s)
@@ -305,13 +368,15 @@ enum slots_turn slots_turn(struct slots *s, struct slots_desk *d, int64_t now,
 	enum slots_turn turn = SLOTS_NOBODY;
 	*w = NULL;
 	pthread_mutex_lock(&s->mutex);
-	struct slots_wait *first = first_of_all(s);
+	struct slots_wait *first = first_of_all(s, false);
 	struct slots_wait *here = first ? s->corners[d->i].queue : NULL;
-	if (here && (here == first || now - first->since < SLOTS_UNFAIR_MS) && fits(here, arg)) {
+	bool own = own_locked(s, d);
+	if (here && (own || here == first || now - first->since < SLOTS_UNFAIR_MS) &&
+	    fits(here, arg)) {
 		turn = SLOTS_HERE;
 		*w = here;
 		grant(s, here); /* the connection's own slot: the number stays */
-	} else if (first) {
+	} else if (here || (first && !own)) {
 		turn = SLOTS_YIELD;
 	}
 	pthread_mutex_unlock(&s->mutex);

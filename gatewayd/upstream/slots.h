@@ -46,8 +46,17 @@ struct slots_wait {
 	struct slots_wait *prev, *next;
 };
 
-/* A slot if the target has fewer than max connections and nobody waits. 0; KM_EFULL. */
-int slots_take(struct slots *s, uint32_t max) __attribute__((warn_unused_result));
+/* What the target's connections speak, as the last one of this version of its tunnel has shown: for
+ * all workers. With HTTP/2, whose connections are shared but for other workers, each worker may have
+ * one whatever the maximum (which then is at least their number), and has its place kept for it. */
+enum slots_speaks { SLOTS_UNKNOWN, SLOTS_HTTP1, SLOTS_HTTP2 };
+void slots_spoke(struct slots *s, uint64_t version, bool h2);
+enum slots_speaks slots_speaks(struct slots *s, uint64_t version);
+
+/* A slot for a connection of this desk's worker, if the target has fewer than max and nobody waits.
+ * 0; KM_EFULL; KM_ENOMEM. */
+int slots_take(struct slots *s, struct slots_desk *d, uint32_t max)
+    __attribute__((warn_unused_result));
 /* The same, or a place in the queue: 0; KM_EAGAIN: it waits, until slots_desk_run says that it has
  * a slot or slots_leave; KM_EFULL: `queue` wait already; KM_ENOMEM. What waits asks the other
  * workers to close unused connections; those of this one should be closed before. */
@@ -56,8 +65,10 @@ int slots_wait(struct slots *s, struct slots_desk *d, uint32_t max, uint32_t que
 /* Waits no longer. True: a slot had just been granted to it, and is the caller's to give back. One
  * that never waited: false. */
 bool slots_leave(struct slots_wait *w);
-/* A slot comes back: its connection has ended, or was never made. Any thread. */
-void slots_release(struct slots *s);
+/* A slot of this desk's worker comes back: its connection has ended, or was never made. */
+void slots_release(struct slots *s, struct slots_desk *d);
+/* Whether the last slot that this worker has is of use to nobody elsewhere, if it gave it back. */
+bool slots_own(struct slots *s, const struct slots_desk *d);
 
 /* Whether somebody waits, in any worker; cheap. What was true before this worker put a connection
  * away as unused and began to wait later asks for it (see `asked`). */

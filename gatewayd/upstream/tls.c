@@ -10,7 +10,8 @@
 #include <string.h>
 #include <uthash.h>
 
-static const unsigned char alpn[] = "\x08http/1.1";
+static const unsigned char alpn[] = "\x02h2\x08http/1.1";
+#define ALPN_H2 3 /* bytes of it */
 
 struct session {
 	uint64_t serial;
@@ -93,8 +94,7 @@ static bool context_set(SSL_CTX *c, bool verify)
 	if (!verify)
 		SSL_CTX_set_security_level(c, 1);
 	return SSL_CTX_set_min_proto_version(c, TLS1_2_VERSION) == 1 &&
-	       SSL_CTX_set_default_verify_paths(c) == 1 &&
-	       SSL_CTX_set_alpn_protos(c, alpn, sizeof(alpn) - 1) == 0;
+	       SSL_CTX_set_default_verify_paths(c) == 1;
 }
 
 struct up_tls *up_tls_new(void)
@@ -152,7 +152,9 @@ SSL *up_tls_connect(struct up_tls *t, const struct up_tls_want *want, int64_t no
 	SSL *ssl = SSL_new(t->ctx[want->verify]);
 	if (!ssl)
 		return NULL;
-	if (!trust_set(ssl, want)) {
+	unsigned int skip = want->h2 ? 0 : ALPN_H2;
+	if (!trust_set(ssl, want) ||
+	    SSL_set_alpn_protos(ssl, alpn + skip, (unsigned int)sizeof(alpn) - 1 - skip)) {
 		SSL_free(ssl);
 		return NULL;
 	}
@@ -160,6 +162,14 @@ SSL *up_tls_connect(struct up_tls *t, const struct up_tls_want *want, int64_t no
 	SSL_set_connect_state(ssl);
 	session_offer(t, ssl, want->serial, now);
 	return ssl;
+}
+
+bool up_tls_h2(const SSL *ssl)
+{
+	const unsigned char *name;
+	unsigned int n;
+	SSL_get0_alpn_selected(ssl, &name, &n);
+	return n == ALPN_H2 - 1 && !memcmp(name, alpn + 1, n);
 }
 
 /* ---- failures ---- */

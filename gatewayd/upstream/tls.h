@@ -30,10 +30,14 @@ struct up_tls_want {
 	X509_STORE
 	*store; /* what to trust, the target's own certificate too; NULL: the system's CAs */
 	uint64_t serial; /* of the route: what sessions are kept by */
+	bool h2;         /* HTTP/2 is offered, before HTTP/1.1 */
 };
-/* A client side, TLS 1.2 or 1.3, ALPN http/1.1, still without a BIO. Takes a reference to the
- * store. NULL: no memory. Any thread. */
+/* A client side, TLS 1.2 or 1.3, still without a BIO. Takes a reference to the store. NULL: no
+ * memory. Any thread. */
 SSL *up_tls_connect(struct up_tls *t, const struct up_tls_want *want, int64_t now);
+/* After the handshake: whether the target has chosen HTTP/2. One that chooses nothing speaks
+ * HTTP/1.1. */
+bool up_tls_h2(const SSL *ssl);
 
 /* Why the handshake of ssl failed, for people; to be called right after it has. `reason` is one of
  * a few words for a metric. */

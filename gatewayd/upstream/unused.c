@@ -32,7 +32,7 @@ struct pool_set *pool_set_get(struct pool *p, uint64_t serial)
 
 void pool_set_rest(struct pool *p, struct pool_set *s)
 {
-	if (s->idle || s->links)
+	if (s->idle || s->links || s->openings)
 		return;
 	HASH_DEL(p->sets, s);
 	free(s);

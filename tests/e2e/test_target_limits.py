@@ -48,6 +48,7 @@ class Agent(base.Agent):
         self.open, self.most, self.held = {}, {}, 0
         self.gate = threading.Event()
         self.h2_plan = []  # what to do with the next requests over HTTP/2
+        self.h2_streams = 2  # at once on one connection
         self.quiet = threading.Event()
         super().__init__()
 
@@ -124,7 +125,7 @@ class H2:
         self.agent, self.s, self.info = agent, s, info
         self.c = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
         self.c.local_settings = h2.settings.Settings(client=False, initial_values={
-            h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: 2, h2.settings.SettingCodes.MAX_HEADER_LIST_SIZE: 65536})
+            h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: agent.h2_streams, h2.settings.SettingCodes.MAX_HEADER_LIST_SIZE: 65536})
         self.c.initiate_connection()
         self.bodies, self.parked = {}, []
 
@@ -481,17 +482,30 @@ def test_a_target_that_sends_on_and_on_keeps_nobody_from_his_turn(one_worker, ag
             agent.quiet.set()
 
 
-def test_streams_are_waited_for(gateway, agent, gate):
+def test_streams_are_waited_for(one_worker, agent, gate):
     """One connection, two requests at once on it: so the target wants it."""
-    agent.h2_plan = []
+    g = one_worker
     ids = IDS["off.test"]
-    agent.most[ids] = 0
     agent.h2_plan = ["hold"] * 2
-    first = Many(gateway, 2, "/", "off.test")
-    # They may have come to different workers: then only one of these has the connection.
-    gateway.until(lambda: agent.held + waiting(gateway) >= 2)
-    more = Many(gateway, 4, "/", "off.test")
-    gateway.until(lambda: agent.held + waiting(gateway) >= 6)
+    first = Many(g, 2, "/", "off.test")
+    g.until(lambda: agent.held == 2)
+    more = Many(g, 4, "/", "off.test")
+    g.until(lambda: waiting(g) == 4)
     assert agent.open[ids] == 1
     gate.set()
     assert first.statuses() + more.statuses() == [200] * 6
+
+
+def test_every_worker_has_a_connection(agent, gate):
+    """Streams are of use to the worker alone whose connection they are on: endless ones of one keep no other waiting,
+    even if the maximum is smaller than the number of workers."""
+    with running(workers=4) as g:
+        agent.most[IDS["off.test"]] = 0
+        agent.h2_streams = 100
+        agent.h2_plan = ["hold"] * 32
+        many = Many(g, 32, "/", "off.test")
+        g.until(lambda: agent.held == 32)
+        assert waiting(g) == 0 and agent.most[IDS["off.test"]] <= 4
+        gate.set()
+        assert many.statuses() == [200] * 32
+        agent.h2_streams = 2

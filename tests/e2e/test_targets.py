@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Targets that speak TLS or HTTP/2, real servers behind the whole tunnel:
 
-    stranger --https--> gatewayd ==WireGuard==> agentd --> nginx (https), nghttpd (h2c), grpc (h2c)
+    stranger --https--> gatewayd ==WireGuard==> agentd --> nginx (https, with and without HTTP/2),
+                                                           nghttpd and grpc (h2c, and HTTP/2 in TLS)
 
 TLS with an https target is gatewayd's; the agent moves its bytes."""
 import concurrent.futures
@@ -28,9 +29,9 @@ http {{
 """
 SERVER = """
   server {{
-    listen 127.0.0.1:{port} ssl; ssl_certificate {pem}; ssl_certificate_key {pem};
+    listen 127.0.0.1:{port} ssl{h2}; ssl_certificate {pem}; ssl_certificate_key {pem};
     location /said {{ default_type text/plain;
-      return 200 "$ssl_server_name $ssl_session_reused $host $http_x_forwarded_proto $ssl_protocol"; }}
+      return 200 "$ssl_server_name $ssl_session_reused $host $http_x_forwarded_proto $ssl_protocol $server_protocol"; }}
     location /put {{ dav_methods PUT; alias {d}/put; create_full_put_path on; }}
   }}
 """
@@ -77,13 +78,19 @@ def targets(system):
     own = certificate(d, "nas.local", "DNS:nas.local")
     pems = {8443: own, 8444: certificate(d, "by-ca", "DNS:nas.local,DNS:localhost", s.dir),
             8445: certificate(d, "old", "DNS:nas.local", s.dir, days=-1),
-            8446: certificate(d, "address", "IP:127.0.0.1", s.dir)}
-    servers = "".join(SERVER.format(port=port, pem=pem, d=d) for port, pem in pems.items())
+            8446: certificate(d, "address", "IP:127.0.0.1", s.dir), 8447: own}
+    servers = "".join(SERVER.format(port=port, pem=pem, d=d, h2=" http2" if port == 8447 else "")
+                      for port, pem in pems.items())
     (d / "nginx.conf").write_text(NGINX.format(d=d, servers=servers, protocols="TLSv1.2 TLSv1.3"))
     s.start("nginx", s.net.agent, "nginx", "-c", d / "nginx.conf", "-p", d)
     s.start("nghttpd", s.net.agent, "nghttpd", "--no-tls", "--echo-upload", "--trailer=x-behind: yes", "-m", "20",
             "-d", d / "files", "8090")
     s.start("grpc", s.net.agent, "/usr/bin/python3", ROOT / "tests/lab/grpcpeer.py", "serve", 8091).wait_log("grpc listens")
+    key = [f"{own}.key", f"{own}.crt"]
+    s.start("nghttpd-tls", s.net.agent, "nghttpd", "--echo-upload", "--trailer=x-behind: yes", "-m", "20", "-d", d / "files",
+            "8448", *key)
+    s.start("grpc-tls", s.net.agent, "/usr/bin/python3", ROOT / "tests/lab/grpcpeer.py", "serve", 8449,
+            *key).wait_log("grpc listens")
     ca = (s.dir / "ca.crt").read_text()
     nas = {"tlsServerName": "nas.local", "stripPath": True}
     for path, target, protocol, options in (
@@ -99,11 +106,17 @@ def targets(system):
             ("/few", "127.0.0.1:8443", "https", {"tlsVerify": False, "stripPath": True, "maxConnections": 2}),
             ("/h2c", "127.0.0.1:8090", "h2c", {"stripPath": True}),
             ("/no-h2c", "127.0.0.1:8080", "h2c", {"stripPath": True}),
-            ("/Peer", "127.0.0.1:8091", "h2c", {})):
+            ("/Peer", "127.0.0.1:8091", "h2c", {}),
+            ("/h2", "127.0.0.1:8447", "https", {**nas, "tlsCa": pathlib.Path(f"{own}.crt").read_text()}),
+            ("/h2-self", "127.0.0.1:8447", "https", nas),
+            ("/h2-few", "127.0.0.1:8447", "https", {"tlsVerify": False, "stripPath": True, "maxConnections": 1}),
+            ("/h2-tls", "127.0.0.1:8448", "https", {"tlsVerify": False, "stripPath": True}),
+            ("/Tls", "127.0.0.1:8449", "https", {"tlsVerify": False})):
         s.create_tunnel(path=path, target=target, targetProtocol=protocol, options=options)
     s.wait_status(s.domain, "/any/said", 200)
     s.wait_status(s.domain, "/h2c/small", 200)
     s.wait_status(s.domain, "/Peer/None", 200)
+    s.wait_status(s.domain, "/Tls/None", 200)
     yield s
 
 
@@ -124,18 +137,19 @@ def metric(s, name):
 
 
 @pytest.mark.parametrize("path,said", [
-    ("/pinned", "nas.local"), ("/any", "-"), ("/ca", "localhost"), ("/address", "-")])
+    ("/pinned", "nas.local"), ("/any", "-"), ("/ca", "localhost"), ("/address", "-"), ("/h2", "nas.local")])
 def test_certificates_that_are_accepted(targets, path, said):
     s = targets
     a = s.wait_status(s.domain, f"{path}/said", 200)
-    sni, reused, host, proto, version = (a.text + " ").replace("  ", " - ").split()[:5] if a.text[0] != " " else \
-        ("-" + a.text).split()[:5]
-    assert (sni, proto, version) == (said, "https", "TLSv1.3")
+    sni, reused, host, proto, version, http = (a.text + " ").replace("  ", " - ").split()[:6] if a.text[0] != " " else \
+        ("-" + a.text).split()[:6]
+    assert (sni, proto, version, http) == (said, "https", "TLSv1.3", "HTTP/2.0" if path == "/h2" else "HTTP/1.1")
     assert host == ("127.0.0.1" if path == "/any" else s.domain)
 
 
 @pytest.mark.parametrize("path,why,reason", [
     ("/self", "the target's certificate is self-signed", "self_signed"),
+    ("/h2-self", "the target's certificate is self-signed", "self_signed"),
     ("/unknown-ca", "by a CA that is not trusted", "untrusted"),
     ("/name", "the target's certificate is for another name (nas.local, localhost)", "name"),
     ("/old", "the target's certificate has expired (2020-02-01T00:00:00Z)", "time"),
@@ -170,33 +184,34 @@ def test_bodies_and_sessions_through_tls(targets):
     assert "r" in said
 
 
-def test_h2c(targets):
+@pytest.mark.parametrize("path", ["/h2c", "/h2-tls"])
+def test_http_2(targets, path):
     s = targets
     big = (s.dir / "targets/files/big").read_bytes()
     opened, reused = (metric(s, f"kakuremichi_upstream_{n}_total") for n in ("connections", "reused"))
-    assert s.get("/h2c/small").text == "small\n"
+    assert s.get(f"{path}/small").text == "small\n"
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda i: s.get(f"/h2c/{'big' if i % 4 == 0 else 'small'}"), range(64)))
+        answers = list(pool.map(lambda i: s.get(f"{path}/{'big' if i % 4 == 0 else 'small'}"), range(64)))
     assert all(a.body == (big if i % 4 == 0 else b"small\n") for i, a in enumerate(answers))
     # They shared few: nghttpd takes 20 requests at once on one.
     assert metric(s, "kakuremichi_upstream_connections_total") - opened <= 6
     assert metric(s, "kakuremichi_upstream_reused_total") - reused >= 50
     conn = s.stranger()
-    conn.request("POST", "/h2c/echo", big)
+    conn.request("POST", f"{path}/echo", big)
     a = conn.getresponse()
     assert a.status == 200 and a.read() == big
-    conn.request("POST", "/h2c/echo", iter([b"in ", b"pieces"]), encode_chunked=True,
+    conn.request("POST", f"{path}/echo", iter([b"in ", b"pieces"]), encode_chunked=True,
                  headers={"Transfer-Encoding": "chunked"})
     a = conn.getresponse()
     assert a.read() == b"in pieces"
-    conn.request("HEAD", "/h2c/small")
+    conn.request("HEAD", f"{path}/small")
     a = conn.getresponse()
     assert a.status == 200 and a.read() == b"" and a.headers["content-length"] == "6"
     # As many fields as a client may send (Host and Accept-Encoding among them), and what the gateway adds.
-    conn.request("GET", "/h2c/small", headers={f"X-{i}": "y" for i in range(126)})
+    conn.request("GET", f"{path}/small", headers={f"X-{i}": "y" for i in range(126)})
     a = conn.getresponse()
     assert a.status == 200 and a.read() == b"small\n"
-    conn.request("GET", "/h2c/none")
+    conn.request("GET", f"{path}/none")
     a = conn.getresponse()
     assert a.status == 404 and a.read()
     conn.close()
@@ -205,10 +220,11 @@ def test_h2c(targets):
 def test_a_load_of_http_2_on_both_sides(targets):
     """What many clients ask for at once goes over few connections, and none of it is lost."""
     s = targets
-    before = metric(s, "kakuremichi_upstream_connections_total")
-    out = s.net.stranger.exec("h2load", "-n2000", "-c4", "-m32", f"https://{s.domain}/h2c/small")
-    assert "2000 succeeded, 0 failed, 0 errored" in out and "status codes: 2000 2xx" in out, out
-    assert metric(s, "kakuremichi_upstream_connections_total") - before <= 16
+    for path in ("/h2c", "/h2-tls"):
+        before = metric(s, "kakuremichi_upstream_connections_total")
+        out = s.net.stranger.exec("h2load", "-n2000", "-c4", "-m32", f"https://{s.domain}{path}/small")
+        assert "2000 succeeded, 0 failed, 0 errored" in out and "status codes: 2000 2xx" in out, out
+        assert metric(s, "kakuremichi_upstream_connections_total") - before <= 16
     before = metric(s, "kakuremichi_upstream_waited_total")
     out = s.net.stranger.exec("h2load", "-n1000", "-c4", "-m32", f"https://{s.domain}/few/small")
     assert "status codes: 1000 2xx" in out, out
@@ -216,12 +232,13 @@ def test_a_load_of_http_2_on_both_sides(targets):
     assert metric(s, "kakuremichi_upstream_waiting") == 0
 
 
-def test_trailers_of_h2c_reach_who_wants_them(targets):
+@pytest.mark.parametrize("path", ["/h2c", "/h2-tls"])
+def test_trailers_reach_who_wants_them(targets, path):
     s = targets
-    out = s.net.stranger.exec("nghttp", "-nv", f"https://{s.domain}/h2c/small")
+    out = s.net.stranger.exec("nghttp", "-nv", f"https://{s.domain}{path}/small")
     assert "content-length: 6" in out and "x-behind: yes" in out
     conn = s.stranger()
-    conn.putrequest("GET", "/h2c/small")
+    conn.putrequest("GET", f"{path}/small")
     conn.putheader("TE", "trailers")
     conn.putheader("Connection", "TE")
     conn.endheaders()
@@ -236,11 +253,12 @@ def test_a_target_that_does_not_speak_h2c(targets):
     assert s.get("/h2c/small").status == 200
 
 
-def test_grpc(targets):
+@pytest.mark.parametrize("service", ["Peer", "Tls"])
+def test_grpc(targets, service):
     s = targets
     out = json.loads(s.net.stranger.exec(
         "timeout", str(patience(60)), "/usr/bin/python3", str(ROOT / "tests/lab/grpcpeer.py"), "call",
-        f"{net.GATEWAY}:443", s.domain, str(s.dir / "ca.crt")))
+        f"{net.GATEWAY}:443", s.domain, str(s.dir / "ca.crt"), service))
     assert out["unary"][:3] == ["cba", "OK", "1"]
     assert out["unary"][3]["x-last"] == "q" and out["unary"][3]["x-bytes-bin"] == "00ff"
     assert out["big"]

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """gRPC without generated code (messages are bytes), on both sides.
 
-grpcpeer.py serve PORT                    without TLS, on the loopback
-grpcpeer.py call ADDRESS:PORT NAME CA     every kind of call; prints what came of each as JSON"""
+grpcpeer.py serve PORT [KEY CERTIFICATE]  on the loopback, without TLS or with
+grpcpeer.py call ADDRESS:PORT NAME CA SERVICE    every kind of call; prints what came of each as JSON
+
+The service is called Peer and Tls alike, which tells two tunnels of one domain apart."""
 import json
 import sys
 import time
@@ -53,18 +55,23 @@ def stuck(request, context):
     return b""
 
 
-def serve(port):
-    calls = grpc.method_handlers_generic_handler("Peer", {
+def serve(port, key=None, certificate=None):
+    calls = {
         "Unary": grpc.unary_unary_rpc_method_handler(unary),
         "Failing": grpc.unary_unary_rpc_method_handler(failing),
         "Down": grpc.unary_stream_rpc_method_handler(down),
         "Up": grpc.stream_unary_rpc_method_handler(up),
         "Both": grpc.stream_stream_rpc_method_handler(both),
         "Endless": grpc.unary_stream_rpc_method_handler(endless),
-        "Stuck": grpc.unary_unary_rpc_method_handler(stuck)})
+        "Stuck": grpc.unary_unary_rpc_method_handler(stuck)}
     server = grpc.server(futures.ThreadPoolExecutor(32))
-    server.add_generic_rpc_handlers((calls,))
-    server.add_insecure_port(f"127.0.0.1:{port}")
+    server.add_generic_rpc_handlers(tuple(grpc.method_handlers_generic_handler(n, calls) for n in ("Peer", "Tls")))
+    if key:
+        with open(key, "rb") as k, open(certificate, "rb") as c:
+            credentials = grpc.ssl_server_credentials(((k.read(), c.read()),))
+        server.add_secure_port(f"127.0.0.1:{port}", credentials)
+    else:
+        server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     print("grpc listens", file=sys.stderr, flush=True)
     server.wait_for_termination()
@@ -72,7 +79,7 @@ def serve(port):
 
 # ---- the calls ----------------------------------------------------------------------------------
 
-def ping_pong(channel, n):
+def ping_pong(channel, service, n):
     """One message at a time: the next goes when the one before has come back."""
     back = []
 
@@ -81,48 +88,48 @@ def ping_pong(channel, n):
             while len(back) < i:
                 time.sleep(0.0005)
             yield b"%d" % i
-    for m in channel.stream_stream("/Peer/Both")(ours(), timeout=30):
+    for m in channel.stream_stream(service + "Both")(ours(), timeout=30):
         back.append(m)
     return [int(m) for m in back] == list(range(n))
 
 
-def calls(channel):
+def calls(channel, service):
     out = {}
-    answer, call = channel.unary_unary("/Peer/Unary").with_call(b"abc", metadata=(("x-ask", "q"),), timeout=20)
+    answer, call = channel.unary_unary(service + "Unary").with_call(b"abc", metadata=(("x-ask", "q"),), timeout=20)
     out["unary"] = [answer.decode(), call.code().name, dict(call.initial_metadata()).get("x-first"),
                     {k: v.hex() if isinstance(v, bytes) else v for k, v in call.trailing_metadata()}]
     big = bytes(range(256)) * 12000
-    out["big"] = channel.unary_unary("/Peer/Unary")(big, timeout=20) == big[::-1]
+    out["big"] = channel.unary_unary(service + "Unary")(big, timeout=20) == big[::-1]
     try:
-        channel.unary_unary("/Peer/Failing")(b"", timeout=20)
+        channel.unary_unary(service + "Failing")(b"", timeout=20)
     except grpc.RpcError as e:
         out["failing"] = [e.code().name, e.details()]
-    got = list(channel.unary_stream("/Peer/Down")(b"2000", timeout=20))
+    got = list(channel.unary_stream(service + "Down")(b"2000", timeout=20))
     out["down"] = [len(got), sum(map(len, got))]
-    out["up"] = channel.stream_unary("/Peer/Up")((b"y" * 1000 for _ in range(2000)), timeout=20).decode()
-    out["both"] = ping_pong(channel, 200)
-    endless = channel.unary_stream("/Peer/Endless")(b"", timeout=20)
+    out["up"] = channel.stream_unary(service + "Up")((b"y" * 1000 for _ in range(2000)), timeout=20).decode()
+    out["both"] = ping_pong(channel, service, 200)
+    endless = channel.unary_stream(service + "Endless")(b"", timeout=20)
     out["cancelled"] = [next(endless).decode() for _ in range(3)]
     endless.cancel()
     try:
-        channel.unary_unary("/Peer/Stuck")(b"", timeout=0.3)
+        channel.unary_unary(service + "Stuck")(b"", timeout=0.3)
     except grpc.RpcError as e:
         out["deadline"] = e.code().name
-    many = [channel.unary_unary("/Peer/Unary").future(b"%04d" % i, timeout=20) for i in range(300)]
+    many = [channel.unary_unary(service + "Unary").future(b"%04d" % i, timeout=20) for i in range(300)]
     out["many"] = sum(f.result() == (b"%04d" % i)[::-1] for i, f in enumerate(many))
     return out
 
 
 def main():
     if sys.argv[1] == "serve":
-        serve(int(sys.argv[2]))
+        serve(int(sys.argv[2]), *sys.argv[3:])
         return
-    address, name, ca = sys.argv[2:5]
+    address, name, ca, service = sys.argv[2:6]
     with open(ca, "rb") as f:
         credentials = grpc.ssl_channel_credentials(f.read())
     options = (("grpc.ssl_target_name_override", name), ("grpc.enable_http_proxy", 0))
     with grpc.secure_channel(address, credentials, options) as channel:
-        print(json.dumps(calls(channel)))
+        print(json.dumps(calls(channel, f"/{service}/")))
 
 
 if __name__ == "__main__":

@@ -70,28 +70,28 @@ static void test_a_bound_and_a_queue(void **state)
 	struct two t = two_new();
 	struct slots_wait w[3] = {0};
 	(void)state;
-	assert_int_equal(slots_take(t.s, 2), 0);
+	assert_int_equal(slots_take(t.s, t.a, 2), 0);
 	assert_int_equal(slots_wait(t.s, t.a, 2, 2, 0, &w[0]), 0);
-	assert_int_equal(slots_take(t.s, 2), KM_EFULL);
+	assert_int_equal(slots_take(t.s, t.a, 2), KM_EFULL);
 	assert_int_equal(slots_wait(t.s, t.a, 2, 2, 0, &w[0]), KM_EAGAIN);
 	assert_int_equal(slots_wait(t.s, t.b, 2, 2, 0, &w[1]), KM_EAGAIN);
 	assert_int_equal(slots_wait(t.s, t.b, 2, 2, 0, &w[2]), KM_EFULL);
 	assert_true(slots_wanted(t.s));
 	/* Who has waited longest gets it, and nobody overtakes. */
-	slots_release(t.s);
-	assert_int_equal(slots_take(t.s, 2), KM_EFULL);
+	slots_release(t.s, t.a);
+	assert_int_equal(slots_take(t.s, t.a, 2), KM_EFULL);
 	slots_desk_run(t.a, &calls);
 	assert_int_equal(n_granted, 1);
 	assert_ptr_equal(granted[0], &w[0]);
-	slots_release(t.s);
+	slots_release(t.s, t.a);
 	slots_desk_run(t.a, &calls);
 	assert_int_equal(n_granted, 1);
 	slots_desk_run(t.b, &calls);
 	assert_int_equal(n_granted, 2);
 	assert_ptr_equal(granted[1], &w[1]);
 	assert_false(slots_wanted(t.s));
-	slots_release(t.s);
-	assert_int_equal(slots_take(t.s, 2), 0);
+	slots_release(t.s, t.a);
+	assert_int_equal(slots_take(t.s, t.a, 2), 0);
 	two_free(&t);
 }
 
@@ -101,14 +101,14 @@ static void test_who_leaves_takes_nothing_along(void **state)
 	struct slots_wait w[3] = {0}, never = {0};
 	(void)state;
 	assert_false(slots_leave(&never));
-	assert_int_equal(slots_take(t.s, 1), 0);
+	assert_int_equal(slots_take(t.s, t.a, 1), 0);
 	for (size_t i = 0; i < 3; i++)
 		assert_int_equal(slots_wait(t.s, t.a, 1, 8, 0, &w[i]), KM_EAGAIN);
 	assert_false(slots_leave(&w[1]));
 	assert_false(slots_leave(&w[1]));
-	slots_release(t.s); /* granted to the first, who leaves before it hears of it */
+	slots_release(t.s, t.a); /* granted to the first, who leaves before it hears of it */
 	assert_true(slots_leave(&w[0]));
-	slots_release(t.s);
+	slots_release(t.s, t.a);
 	slots_desk_run(t.a, &calls);
 	assert_int_equal(n_granted, 1);
 	assert_ptr_equal(granted[0], &w[2]);
@@ -121,10 +121,10 @@ static void test_a_larger_maximum_lets_in_who_waits(void **state)
 	struct two t = two_new();
 	struct slots_wait w[3] = {0};
 	(void)state;
-	assert_int_equal(slots_take(t.s, 1), 0);
+	assert_int_equal(slots_take(t.s, t.a, 1), 0);
 	assert_int_equal(slots_wait(t.s, t.a, 1, 8, 0, &w[0]), KM_EAGAIN);
 	assert_int_equal(slots_wait(t.s, t.a, 3, 8, 0, &w[1]), KM_EAGAIN);
-	slots_release(t.s);
+	slots_release(t.s, t.a);
 	slots_desk_run(t.a, &calls);
 	assert_int_equal(n_granted, 2);
 	two_free(&t);
@@ -135,7 +135,7 @@ static void test_others_are_asked_once(void **state)
 	struct two t = two_new();
 	struct slots_wait w[2] = {0};
 	(void)state;
-	assert_int_equal(slots_take(t.s, 1), 0);
+	assert_int_equal(slots_take(t.s, t.a, 1), 0);
 	assert_int_equal(slots_wait(t.s, t.a, 1, 8, 0, &w[0]), KM_EAGAIN);
 	assert_int_equal(slots_wait(t.s, t.a, 1, 8, 0, &w[1]), KM_EAGAIN);
 	assert_int_equal(wakes[1], 1);
@@ -161,7 +161,7 @@ static void test_whose_turn_it_is(void **state)
 	struct slots_wait a = {0}, b = {0}, *w;
 	(void)state;
 	assert_int_equal(slots_turn(t.s, t.a, 0, fits, NULL, &w), SLOTS_NOBODY);
-	assert_int_equal(slots_take(t.s, 1), 0);
+	assert_int_equal(slots_take(t.s, t.a, 1), 0);
 	assert_int_equal(slots_wait(t.s, t.b, 1, 8, 100, &b), KM_EAGAIN);
 	assert_int_equal(slots_turn(t.s, t.a, 100, fits, NULL, &w), SLOTS_YIELD);
 	assert_int_equal(slots_wait(t.s, t.a, 1, 8, 110, &a), KM_EAGAIN);
@@ -174,6 +174,88 @@ static void test_whose_turn_it_is(void **state)
 	slots_desk_run(t.a, &calls);
 	slots_desk_run(t.b, &calls);
 	assert_int_equal(n_granted, 2);
+	two_free(&t);
+}
+
+/* ---- HTTP/2 ---- */
+
+static void test_what_the_target_speaks(void **state)
+{
+	struct two t = two_new();
+	(void)state;
+	assert_int_equal(slots_speaks(t.s, 7), SLOTS_UNKNOWN);
+	slots_spoke(t.s, 7, false);
+	assert_int_equal(slots_speaks(t.s, 7), SLOTS_HTTP1);
+	slots_spoke(t.s, 7, true);
+	assert_int_equal(slots_speaks(t.s, 7), SLOTS_HTTP2);
+	assert_int_equal(slots_speaks(t.s, 8), SLOTS_UNKNOWN); /* another version is another target */
+	two_free(&t);
+}
+
+/* A connection of HTTP/2 serves one worker alone, so each has a place, however few there are. */
+static void test_every_worker_has_a_place(void **state)
+{
+	struct two t = two_new();
+	struct slots_wait a = {0}, b = {0}, *w;
+	(void)state;
+	slots_spoke(t.s, 1, true);
+	assert_false(slots_leave(&a));
+	assert_int_equal(slots_take(t.s, t.a, 1), 0);
+	assert_int_equal(slots_take(t.s, t.a, 1), KM_EFULL); /* that is the other's */
+	assert_int_equal(slots_wait(t.s, t.a, 1, 8, 0, &a), KM_EAGAIN);
+	assert_int_equal(slots_take(t.s, t.b, 1), 0); /* whoever waits */
+	assert_int_equal(slots_take(t.s, t.b, 1), KM_EFULL);
+	assert_true(slots_own(t.s, t.a) && slots_own(t.s, t.b));
+	/* It would be of no use to who waits elsewhere, so it is not closed for him. */
+	assert_int_equal(slots_turn(t.s, t.b, 1000, fits, NULL, &w), SLOTS_NOBODY);
+	assert_int_equal(slots_wait(t.s, t.b, 1, 8, 900, &b), KM_EAGAIN);
+	assert_int_equal(slots_turn(t.s, t.b, 1000, fits, NULL, &w), SLOTS_HERE);
+	assert_ptr_equal(w, &b);
+	slots_desk_run(t.b, &calls);
+	slots_release(t.s, t.b);
+	slots_desk_run(t.a, &calls);
+	assert_int_equal(n_granted, 1); /* the place is still kept */
+	slots_spoke(t.s, 1, false);
+	assert_int_equal(slots_waiting(t.s), 1);
+	slots_release(t.s, t.a);
+	slots_desk_run(t.a, &calls);
+	assert_int_equal(n_granted, 2);
+	assert_ptr_equal(granted[1], &a);
+	two_free(&t);
+}
+
+static void test_places_are_kept_within_the_maximum(void **state)
+{
+	struct two t = two_new();
+	(void)state;
+	slots_spoke(t.s, 1, true);
+	assert_int_equal(slots_take(t.s, t.a, 3), 0);
+	assert_int_equal(slots_take(t.s, t.a, 3), 0);
+	assert_int_equal(slots_take(t.s, t.a, 3), KM_EFULL);
+	assert_false(slots_own(t.s, t.a));
+	assert_int_equal(slots_take(t.s, t.b, 3), 0);
+	assert_int_equal(slots_take(t.s, t.b, 3), KM_EFULL);
+	slots_release(t.s, t.a);
+	assert_int_equal(slots_take(t.s, t.b, 3), 0);
+	two_free(&t);
+}
+
+/* Who began to wait before it was known gets his place then. */
+static void test_it_turns_out_to_be_http_2(void **state)
+{
+	struct two t = two_new();
+	struct slots_wait a = {0}, b = {0};
+	(void)state;
+	assert_int_equal(slots_take(t.s, t.a, 1), 0);
+	assert_int_equal(slots_wait(t.s, t.a, 1, 8, 0, &a), KM_EAGAIN);
+	assert_int_equal(slots_wait(t.s, t.b, 1, 8, 0, &b), KM_EAGAIN);
+	slots_spoke(t.s, 1, true);
+	slots_desk_run(t.a, &calls);
+	assert_int_equal(n_granted, 0);
+	slots_desk_run(t.b, &calls);
+	assert_int_equal(n_granted, 1);
+	assert_ptr_equal(granted[0], &b);
+	slots_leave(&a);
 	two_free(&t);
 }
 
@@ -220,7 +302,7 @@ static void opened(struct crew *k)
 static void closed(struct crew *k)
 {
 	atomic_fetch_sub(&open_now, 1);
-	slots_release(k->s);
+	slots_release(k->s, k->desk);
 }
 
 static void crew_granted(void *arg, struct slots_wait *w)
@@ -287,7 +369,7 @@ static void crew_leave(struct crew *k)
 	k->waits[i] = false;
 	atomic_fetch_add(&left, 1);
 	if (slots_leave(&k->w[i]))
-		slots_release(k->s);
+		slots_release(k->s, k->desk);
 }
 
 static int crew_waiting(const struct crew *k)
@@ -376,8 +458,8 @@ static void test_workers_side_by_side(void **state)
 	assert_int_equal(atomic_load(&served) + atomic_load(&left), WORKERS * EACH);
 	assert_int_equal(slots_waiting(s), 0);
 	for (uint32_t i = 0; i < MAX; i++) /* all are there again */
-		assert_int_equal(slots_take(s, MAX), 0);
-	assert_int_equal(slots_take(s, MAX), KM_EFULL);
+		assert_int_equal(slots_take(s, crews[0].desk, MAX), 0);
+	assert_int_equal(slots_take(s, crews[0].desk, MAX), KM_EFULL);
 	slots_put(s);
 	slots_hub_free(hub);
 }
@@ -390,6 +472,10 @@ int main(void)
 	    cmocka_unit_test(test_a_larger_maximum_lets_in_who_waits),
 	    cmocka_unit_test(test_others_are_asked_once),
 	    cmocka_unit_test(test_whose_turn_it_is),
+	    cmocka_unit_test(test_what_the_target_speaks),
+	    cmocka_unit_test(test_every_worker_has_a_place),
+	    cmocka_unit_test(test_places_are_kept_within_the_maximum),
+	    cmocka_unit_test(test_it_turns_out_to_be_http_2),
 	    cmocka_unit_test(test_workers_side_by_side),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

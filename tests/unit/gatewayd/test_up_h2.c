@@ -145,7 +145,7 @@ static void on_changed(void *owner)
 
 static struct up_h2 *h2_make(void)
 {
-	struct up_h2 *h = up_h2_new(&(struct up_h2_opts){limits, on_changed});
+	struct up_h2 *h = up_h2_new(&(struct up_h2_opts){.limits = limits, .changed = on_changed});
 	assert_non_null(h);
 	return h;
 }

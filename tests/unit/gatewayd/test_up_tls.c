@@ -99,6 +99,7 @@ struct wish {
 	bool verify;
 	const char *name, *ca;
 	uint64_t serial;
+	bool h2;
 };
 
 static SSL *client(struct up_tls *t, const struct wish *w)
@@ -108,7 +109,8 @@ static SSL *client(struct up_tls *t, const struct wish *w)
 				   .name = w->name,
 				   .is_addr = w->name && !km_addr_parse(&a, w->name),
 				   .store = store_of(w->ca),
-				   .serial = w->serial};
+				   .serial = w->serial,
+				   .h2 = w->h2};
 	SSL *ssl = up_tls_connect(t, &want, 0);
 	X509_STORE_free(want.store);
 	assert_non_null(ssl);
@@ -116,7 +118,7 @@ static SSL *client(struct up_tls *t, const struct wish *w)
 }
 
 struct result {
-	bool ok, resumed;
+	bool ok, resumed, h2;
 	char sni[256];
 	enum up_tls_reason reason;
 	struct km_errtext err;
@@ -151,6 +153,7 @@ static struct result attempt(struct up_tls *t, const struct wish *want, SSL_CTX 
 			     ? SSL_get_servername(s, TLSEXT_NAMETYPE_host_name)
 			     : "");
 		r.resumed = SSL_session_reused(c);
+		r.h2 = up_tls_h2(c);
 		assert_int_equal(SSL_write(s, &byte, 1), 1);
 		assert_int_equal(SSL_read(c, &byte, 1), 1); /* with the tickets */
 		SSL_shutdown(c);
@@ -226,7 +229,7 @@ static void test_what_is_accepted(void **state)
 	};
 	for (size_t i = 0; i < KM_ARRAY_LEN(cases); i++) {
 		SSL_CTX *ctx = server_ctx(cases[i].m);
-		const struct wish w = {cases[i].verify, cases[i].name, cases[i].ca, 1 + i};
+		const struct wish w = {cases[i].verify, cases[i].name, cases[i].ca, 1 + i, false};
 		struct result r = attempt(t, &w, ctx);
 		if (!r.ok)
 			print_message("case %zu: %s\n", i, r.err.text);
@@ -270,7 +273,7 @@ static void test_what_is_refused_and_why(void **state)
 	};
 	for (size_t i = 0; i < KM_ARRAY_LEN(cases); i++) {
 		SSL_CTX *ctx = server_ctx(cases[i].m);
-		const struct wish w = {true, cases[i].name, cases[i].ca, 1};
+		const struct wish w = {true, cases[i].name, cases[i].ca, 1, false};
 		struct result r = refused(t, &w, ctx, NULL);
 		assert_int_equal(r.reason, cases[i].reason);
 		if (!strstr(r.err.text, cases[i].says))
@@ -313,12 +316,64 @@ static void test_sessions(void **state)
 		struct up_tls *t = up_tls_new();
 		SSL_CTX *ctx = server_ctx(&host);
 		SSL_CTX_set_max_proto_version(ctx, versions[i]);
-		struct wish w = {true, "nas.test", host.pem, 7};
+		struct wish w = {true, "nas.test", host.pem, 7, false};
 		assert_false(attempt(t, &w, ctx).resumed);
 		assert_true(attempt(t, &w, ctx).resumed);
 		assert_true(attempt(t, &w, ctx).resumed);
 		w.serial = 8;
 		assert_false(attempt(t, &w, ctx).resumed);
+		SSL_CTX_free(ctx);
+		up_tls_free(t);
+	}
+	made_free(&host);
+}
+
+/* The server's choice; `arg` is what it speaks. */
+static int choose(SSL *ssl, const unsigned char **out, unsigned char *n, const unsigned char *in,
+		  unsigned int in_n, void *arg)
+{
+	const char *mine = arg;
+	(void)ssl;
+	return SSL_select_next_proto((unsigned char **)(uintptr_t)out, n,
+				     (const unsigned char *)mine, (unsigned int)strlen(mine), in,
+				     in_n) == OPENSSL_NPN_NEGOTIATED
+		   ? SSL_TLSEXT_ERR_OK
+		   : SSL_TLSEXT_ERR_NOACK;
+}
+
+static void test_what_the_target_chooses(void **state)
+{
+	static const struct {
+		const char *speaks; /* NULL: it has never heard of ALPN */
+		bool offered, h2;
+	} cases[] = {
+	    {NULL, true, false},
+	    {"\x08http/1.1", true, false},
+	    {"\x02h2", true, true},
+	    {"\x02h2\x08http/1.1", true, true},
+	    {"\x08http/1.1\x02h2", true, false},
+	    {"\x02h2\x08http/1.1", false, false},
+	    {"\x02h2", false, false},
+	    {"\x06spdy/3", true, false},
+	};
+	struct made host;
+	(void)state;
+	make(&host, "host", "DNS:nas.test", NULL, 86400);
+	for (size_t i = 0; i < KM_ARRAY_LEN(cases); i++) {
+		struct up_tls *t = up_tls_new();
+		SSL_CTX *ctx = server_ctx(&host);
+		struct wish w = {false, "nas.test", NULL, 7, cases[i].offered};
+		if (cases[i].speaks)
+			SSL_CTX_set_alpn_select_cb(ctx, choose,
+						   (void *)(uintptr_t)cases[i].speaks);
+		struct result r = attempt(t, &w, ctx);
+		assert_true(r.ok);
+		assert_int_equal(r.h2, cases[i].h2);
+		r = attempt(t, &w, ctx); /* a resumed one chooses anew */
+		assert_true(r.resumed);
+		assert_int_equal(r.h2, cases[i].h2);
+		SSL_CTX_set_alpn_select_cb(ctx, NULL, NULL);
+		assert_false(attempt(t, &w, ctx).h2);
 		SSL_CTX_free(ctx);
 		up_tls_free(t);
 	}
@@ -331,6 +386,7 @@ int main(void)
 	    cmocka_unit_test(test_what_is_accepted),
 	    cmocka_unit_test(test_what_is_refused_and_why),
 	    cmocka_unit_test(test_sessions),
+	    cmocka_unit_test(test_what_the_target_chooses),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
