@@ -142,6 +142,8 @@ static void conn_free(struct conn *c)
 	km_buf_free(&c->out);
 	if (c->later_on)
 		LL_DELETE2(w->later, c, later_next);
+	if (c->shaking_on)
+		DL_DELETE2(w->shaking, c, shake_prev, shake_next);
 	DL_DELETE(w->conns, c);
 	km_metric_add(w->sh->m_conns, -1);
 	if (c->counted)
@@ -216,8 +218,37 @@ void conn_wake_waiting(struct worker *w)
 	conn_drive(c);
 }
 
+/* A step of a handshake may take as long as fifty requests: many that come at once have it one by one,
+ * each when the requests of all connections have had their turn. */
+static bool tls_later(struct conn *c)
+{
+	struct worker *w = c->w;
+	if (w->shakes)
+		return false;
+	if (!c->shaking_on) {
+		c->shaking_on = true;
+		DL_APPEND2(w->shaking, c, shake_prev, shake_next);
+	}
+	return true;
+}
+
+bool conn_shake(struct worker *w)
+{
+	struct conn *c = w->shaking;
+	if (!c)
+		return false;
+	DL_DELETE2(w->shaking, c, shake_prev, shake_next);
+	c->shaking_on = false;
+	w->shakes = true;
+	conn_drive(c);
+	w->shakes = false;
+	return true;
+}
+
 static bool tls_step(struct conn *c)
 {
+	if (tls_later(c))
+		return false;
 	bool waited = c->peer.wait != NULL;
 	int error, rc = io_handshake(&c->io, &error);
 	if (error == SSL_ERROR_WANT_CLIENT_HELLO_CB) {

@@ -66,6 +66,8 @@ struct worker {
 	struct conn *later;       /* have more to do when others had their turn */
 	struct exchange *running; /* that hold a route */
 	struct conn *waiting;     /* handshakes that wait for a certificate */
+	struct conn *shaking;     /* handshakes that could go on, when others had their turn */
+	bool shakes;              /* their turn has come */
 	int64_t lingering;        /* connections that are about to go */
 	_Atomic bool wake;        /* some of them have waited long enough: set by the main loop */
 	int64_t now;              /* monotonic, of this turn of the loop */
@@ -109,7 +111,7 @@ struct conn {
 	struct worker *w;
 	struct io io;
 	enum conn_state state;
-	bool secure, later_on, polite;
+	bool secure, later_on, shaking_on, polite;
 	bool counted; /* among the connections of its address */
 	bool lingers; /* among the worker's that do */
 	size_t lingered;
@@ -124,7 +126,7 @@ struct conn {
 	struct h2 *h2;     /* with CONN_H2 */
 	struct exchange *x; /* HTTP/1's, one after another; passthrough's; NULL: idle, or not yet */
 	struct conn *prev, *next, *later_next;
-	struct conn *wait_prev, *wait_next;
+	struct conn *wait_prev, *wait_next, *shake_prev, *shake_next;
 };
 
 /* conn.c: takes over an accepted descriptor (closes it when there is no memory). */
@@ -148,6 +150,8 @@ void conn_later(struct conn *c);
 /* Ends our side and waits for the client to end its own: closed at once, what it still sends would
  * reset the connection before it has read our last bytes. */
 void conn_linger(struct conn *c);
+/* One handshake of those that can goes on; false: there is none. */
+bool conn_shake(struct worker *w);
 /* A certificate that handshakes of this worker wait for is there, or will not come soon. */
 void conn_wake_waiting(struct worker *w);
 /* The worker begins to drain. */

@@ -32,13 +32,17 @@ bool timers_hurry(struct timers *ts, enum timer_kind kind)
 	return true;
 }
 
-void timers_run(struct timers *ts, int64_t now)
+bool timers_run(struct timers *ts, int64_t now)
 {
+	int left = TIMERS_BATCH;
 	for (int k = 0; k < TIMER_KINDS; k++) {
 		struct timer *t;
 		while ((t = ts->list[k]) && t->deadline <= now) {
+			if (!left--)
+				return true;
 			timer_stop(ts, t);
 			t->fired(t);
 		}
 	}
+	return false;
 }

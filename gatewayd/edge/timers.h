@@ -38,7 +38,8 @@ void timer_set(struct timers *ts, struct timer *t, enum timer_kind kind, int64_t
 void timer_stop(struct timers *ts, struct timer *t);
 /* Calls `fired` of the one of this kind that is next, before its time; false: there is none. */
 bool timers_hurry(struct timers *ts, enum timer_kind kind);
-/* Calls `fired` of each whose time has come. */
-void timers_run(struct timers *ts, int64_t now);
+/* Calls `fired` of those whose time has come, of at most TIMERS_BATCH; true: there are more, for the next turn. */
+#define TIMERS_BATCH 32
+bool timers_run(struct timers *ts, int64_t now);
 
 #endif

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 #include <utlist.h>
 
@@ -205,7 +206,6 @@ static void waiting_wake(struct worker_thread *t)
 static void on_tick(struct worker_thread *t)
 {
 	t->w.wall_ahead = km_wall_ms() - t->w.now;
-	timers_run(&t->w.timers, t->w.now);
 	access_flush(t->w.lane);
 	waiting_wake(t);
 	shed(t); /* for the others, too, which may have none */
@@ -226,6 +226,25 @@ static void later_run(struct worker *w)
 		conn_drive(c);
 	}
 	w->closing = false;
+}
+
+static int64_t now_us(void)
+{
+	struct timespec ts;
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+}
+
+/* One at least, and more only as long as everything else has taken since `began` (0: not known). */
+static void shake_run(struct worker *w, int64_t began)
+{
+	if (!began) {
+		(void)conn_shake(w);
+		return;
+	}
+	int64_t mine = now_us();
+	while (conn_shake(w) && now_us() - mine < mine - began)
+		;
 }
 
 static void drain(struct worker_thread *t)
@@ -332,15 +351,22 @@ static void *run(void *arg)
 	urcu_memb_register_thread();
 	km_buf_keep(KEEP_BLOCKS);
 	int64_t tick = km_now_ms() + TICK_MS;
+	bool late = false; /* timers have ended that have not been told */
 	while (!t->stopped) {
 		int64_t left = tick - km_now_ms();
-		loop_turn(t->w.loop, t->w.later || left < 0 ? 0 : (int)left);
+		bool more = t->w.later || t->w.shaking || late;
+		int64_t began = t->w.shaking ? now_us() : 0;
+		loop_turn(t->w.loop, more || left < 0 ? 0 : (int)left);
 		t->w.now = km_now_ms();
 		later_run(&t->w);
+		shake_run(&t->w, began);
 		if (t->w.now >= tick) {
+			late = true;
 			on_tick(t);
 			tick = t->w.now + TICK_MS;
 		}
+		/* A thousand that began at once end at once, too: others have their turn in between. */
+		late = late && timers_run(&t->w.timers, t->w.now);
 	}
 	cut(t);
 	pool_free(t->w.pool);
