@@ -2,6 +2,7 @@
 #include "gatewayd/edge/tls.h"
 #include "gatewayd/edge/handover.h"
 #include "gatewayd/edge/hello.h"
+#include "gatewayd/edge/secrets.h"
 #include "gatewayd/edge/tickets.h"
 #include "libkm/base/log.h"
 #include "libkm/base/metrics.h"
@@ -264,7 +265,8 @@ struct tls *tls_new(const struct tls_opts *o)
 	t->o = *o;
 	metrics_make(t);
 	t->tickets = tickets_new(TICKET_EVERY_MS, km_now_ms);
-	t->ctx = SSL_CTX_new(TLS_server_method());
+	if (secrets_load())
+		t->ctx = SSL_CTX_new_ex(NULL, SECRETS_PROPERTIES, TLS_server_method());
 	if (t->tickets && t->ctx && ctx_set(t))
 		return t;
 	tls_free(t);
