@@ -522,6 +522,12 @@ static const struct km_opt opts[] = {
      .def = "on",
      .help = "Off: what follows the question mark of a path or a referer, which may be a secret, is not "
 	     "logged."},
+    {.key = "via",
+     .type = KM_OPT_BOOL,
+     .offset = AT(via),
+     .def = "off",
+     .help = "Whether targets are sent Via, as RFC 9110 wants it. Some send less to who has it: nginx does "
+	     "not compress. Loops are seen without it, by CDN-Loop (RFC 8586)."},
     {.key = "metrics_tunnels",
      .type = KM_OPT_INT,
      .offset = AT(metrics_tunnels),

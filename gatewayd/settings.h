@@ -45,7 +45,7 @@ struct gw_settings {
 	char *access_log; /* "off", "journald" or a path */
 	int access_log_format; /* enum access_format */
 	char *access_log_sample;
-	bool access_log_query;
+	bool access_log_query, via;
 	int64_t metrics_tunnels, metrics_tunnels_keep;
 };
 

@@ -33,6 +33,8 @@ const char *account_reason(int status)
 		return "rate limit";
 	case 503:
 		return "unavailable";
+	case 508:
+		return "loop";
 	default:
 		return status >= 300 && status < 400 ? "redirect" : "refused";
 	}
@@ -127,9 +129,7 @@ static void log_it(struct exchange *x, int status)
 	    .first_byte_ms = x->first_byte ? x->first_byte - x->began : -1,
 	    .tunnel = x->active ? x->route.tunnel : NULL,
 	    .upstream = x->upstream,
-	    .tls = x->passes      ? "passthrough"
-		   : c->io.ssl ? SSL_get_version(c->io.ssl)
-			       : NULL,
+	    .tls = x->passes ? "passthrough" : io_version(&c->io),
 	    .error = x->error,
 	};
 	const struct access_note *n = x->note;

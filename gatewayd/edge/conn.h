@@ -48,12 +48,12 @@ struct edge_shared {
 	_Atomic int64_t conns;
 	struct km_metric *m_conns, *m_accepted, *m_requests, *m_bad, *m_bytes_in, *m_bytes_out,
 	    *m_upstream_errors, *m_repeated, *m_handshake_errors, *m_paused, *m_challenged, *m_waiting, *m_gathering,
-	    *m_passed, *m_refused[REFUSED_KINDS], *m_shed, *m_limited,
+	    *m_passed, *m_refused[REFUSED_KINDS], *m_shed, *m_limited, *m_looped,
 	    *m_slow[2];              /* sending, reading */
 	struct access_log *access;   /* NULL: none */
 	struct account_stats *stats; /* of each worker */
 	size_t stats_taken;
-	struct km_log_limit bad_log, upstream_log, accept_log, refused_log, slow_log, limit_log;
+	struct km_log_limit bad_log, upstream_log, accept_log, refused_log, slow_log, limit_log, loop_log;
 };
 
 struct listener;

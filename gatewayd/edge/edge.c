@@ -272,6 +272,8 @@ static void metrics_make(struct edge_shared *sh)
 	sh->m_refused[REFUSED_PROXY] = REFUSED("proxy");
 	sh->m_limited =
 	    COUNTER("requests_limited_total", "Requests refused because a rate was reached (429).");
+	sh->m_looped = COUNTER("requests_looped_total",
+			       "Requests refused because they came round again (508).");
 	sh->m_shed = COUNTER("connections_shed_total",
 			     "Idle connections closed early, so that others have room.");
 	sh->m_slow[0] = SLOW("sending");

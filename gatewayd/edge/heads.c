@@ -267,6 +267,8 @@ static const char *reason_of(int status)
 		return "Gateway Timeout";
 	case 505:
 		return "HTTP Version Not Supported";
+	case 508:
+		return "Loop Detected";
 	default:
 		return "Internal Server Error";
 	}

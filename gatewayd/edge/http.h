@@ -31,6 +31,7 @@ bool http_name_same(struct http_str a, struct http_str b);
 enum http_name {
 	HTTP_OTHER,
 	HTTP_ACCEPT,
+	HTTP_CDN_LOOP,
 	HTTP_CONNECTION,
 	HTTP_CONTENT_LENGTH,
 	HTTP_DATE,

@@ -25,6 +25,7 @@ static const struct {
     {"trailer", HTTP_TRAILER, HEAD_ONLY},
     {"upgrade", HTTP_UPGRADE, HOP},
     {"warning", HTTP_OTHER, HEAD_ONLY},
+    {"cdn-loop", HTTP_CDN_LOOP, HEAD_ONLY},
     {"if-match", HTTP_OTHER, HEAD_ONLY},
     {"if-range", HTTP_OTHER, HEAD_ONLY},
     {"location", HTTP_OTHER, HEAD_ONLY},
@@ -80,7 +81,7 @@ static void fold_fill(void)
 /* No two known names have the same (a unit test says so: one would not be found). */
 static inline unsigned char hash(const char *p, size_t n)
 {
-	return (unsigned char)(n + 28 * fold(p[0]) + fold(p[n / 2]) + fold(p[n - 2]));
+	return (unsigned char)(n + 27 * fold(p[0]) + fold(p[n / 2]) + 2 * fold(p[n - 2]));
 }
 
 static struct {

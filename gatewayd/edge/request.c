@@ -4,6 +4,7 @@
 #include "gatewayd/edge/apply.h"
 #include "gatewayd/edge/conn.h"
 #include "gatewayd/edge/heads.h"
+#include "gatewayd/edge/loops.h"
 #include "libkm/base/util.h"
 #include <string.h>
 
@@ -116,6 +117,25 @@ static bool limited(struct exchange *x, const struct http_request *r)
 	return true;
 }
 
+/* To the target, unless it has been there too often. */
+static void forward(struct exchange *x, struct http_request *r)
+{
+	struct worker *w = x->c->w;
+	struct edge_shared *sh = w->sh;
+	char mark[LOOPS_MARK], ip[KM_ADDR_STRLEN], id[KM_UUID_STRLEN];
+	uint32_t held;
+	if (loops_pass(r, x->route.tunnel, sh->settings->via, mark)) {
+		exchange_begin(x, r);
+		return;
+	}
+	km_metric_add(sh->m_looped, 1);
+	if (km_log_allow(&sh->loop_log, w->now, 10, 10000, &held))
+		km_warn("request comes round again: the tunnel's target leads back to a gateway",
+			km_ks("tunnel", km_uuid_str(x->route.tunnel, id)),
+			km_ks("client", km_addr_str(exchange_client(x), ip)), km_ki("held", held));
+	exchange_answer(x, 508, NULL, r->body != HTTP_BODY_NONE);
+}
+
 /* A request for the tunnel of x->route. */
 static void tunnel_request(struct exchange *x, struct http_request *r)
 {
@@ -130,7 +150,7 @@ static void tunnel_request(struct exchange *x, struct http_request *r)
 	} else if (!apply_request(r, &x->route)) {
 		request_refuse(x, 400, "two slashes behind the tunnel's path");
 	} else {
-		exchange_begin(x, r);
+		forward(x, r);
 	}
 }
 

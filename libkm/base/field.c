@@ -48,6 +48,7 @@ const char *km_field_reserved(const char *name)
 	    {"Forwarded", WHO},
 	    {"X-Forwarded-", WHO},
 	    {"X-Real-IP", WHO},
+	    {"CDN-Loop", "keeps requests from going round in circles"},
 	    {"Host", "is set by the option hostHeader"},
 	};
 

@@ -50,7 +50,7 @@ def logged(request):
     s.access = Log(s.dir / "access.log")
     try:
         s.up(gateway={"access_log": s.access.path, "access_log_format": "json", "workers": 2, "drain_timeout": "1s"},
-             agent={"drain_timeout": "1s"})
+             agent={"drain_timeout": "1s", "allow_targets": f"127.0.0.1:* {net.GATEWAY}:80"})
         s.tunnel = s.create_tunnel()
         s.wait_served()
         s.add_certificate("dead.demo.test")
@@ -314,6 +314,30 @@ def test_upgraded(logged):
     s.start_upgrade_target(8082)
 
 
+def test_requests_that_come_round(logged):
+    """The target of one tunnel is the gateway itself, those of two others lead to each other. The fourth time that a
+    tunnel has a request is one too many. What targets are told for it:"""
+    s = logged
+    fields = dict(json.loads(s.get("/seen").text)["headers"])
+    assert fields["CDN-Loop"] == f"kakuremichi; t={s.tunnel['id'].replace('-', '')[:16]}" and "Via" not in fields
+    s.create_tunnel("ring.demo.test", f"{net.GATEWAY}:80", tls="off")
+    s.create_tunnel("ping.demo.test", f"{net.GATEWAY}:80", tls="off", options={"hostHeader": "pong.demo.test"})
+    s.create_tunnel("pong.demo.test", f"{net.GATEWAY}:80", tls="off", options={"hostHeader": "ping.demo.test"})
+    for host, passed in (("ring", 3), ("ping", 6)):
+        ask = f"GET /round HTTP/1.1\r\nHost: {host}.demo.test\r\nConnection: close\r\n\r\n".encode()
+        end = time.monotonic() + patience(20)
+        while plain(s, ask)[9:12] in (b"404", b"502"):  # gateway and agent hear of them at different times
+            assert time.monotonic() < end
+        since, was = len(s.access.lines()), metrics(s)
+        answer = plain(s, ask)
+        now = metrics(s)
+        grown = {k: now[k] - was[k] for k in ("kakuremichi_requests_total", "kakuremichi_requests_looped_total")}
+        assert answer.startswith(b"HTTP/1.1 508 Loop Detected\r\n"), (answer, grown)
+        assert list(grown.values()) == [passed + 1, 1]
+        assert s.access.entry('"status":508', '"error":"loop"', since=since)["host"].endswith("demo.test")
+        assert s.procs["gatewayd"].wait_log("request comes round again", "tunnel=")
+
+
 COMBINED = re.compile(r'(\S+) - - \[(\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d \+0000)\] "(\S+) (\S+) (HTTP/\S+)" (\d{3}) (\d+) '
                       r'"([^"]*)" "([^"]*)" time=(\S+) host="(\S+)" .* error=(-|".*")')
 
@@ -328,8 +352,9 @@ def test_text_without_queries_sampled(logged):
         p.close()
     log = Log(logged.dir / "combined.log")
     logged.start_gateway(wait=False, access_log=log.path, access_log_sample="0.0001%", access_log_query="off", metrics_tunnels=1,
-                         metrics_tunnels_keep="1s")
+                         metrics_tunnels_keep="1s", via="on")
     logged.wait_served()
+    assert dict(json.loads(logged.get("/seen").text)["headers"])["Via"] == "1.1 kakuremichi"
     for n in range(20):
         assert logged.get(f"/left/out/{n}").status == 200
     assert logged.get(f"/dead?token={SECRET}", domain="dead.demo.test").status == 502

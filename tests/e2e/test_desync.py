@@ -25,6 +25,7 @@ import test_edge as base
 from test_edge import Gone, Stream
 
 HOST, H2_HOST = "plain.test", "hello.test"
+TUNNELS = {HOST: uuid.uuid4(), H2_HOST: uuid.uuid4()}
 H = f"Host: {HOST}\r\n"
 GET, POST = f"GET /x HTTP/1.1\r\n{H}", f"POST /x HTTP/1.1\r\n{H}"
 CHUNKED = POST + "Transfer-Encoding: chunked\r\n\r\n"
@@ -372,7 +373,7 @@ class Gateway(base.Gateway):
         config = {"snapshot": str(uuid.uuid4()), "epoch": "e1", "revision": 7,
                   "gateway": {"id": str(uuid.uuid4()), "name": "g", "virtualIps": ["10.0.0.1"]}, "agents": [],
                   "gateways": [],
-                  "tunnels": [{"id": str(uuid.uuid4()), "domain": d, "protocol": "http", "enabled": True, "tls": tls,
+                  "tunnels": [{"id": str(TUNNELS[d]), "domain": d, "protocol": "http", "enabled": True, "tls": tls,
                                "agentVirtualIp": base.VIP, "targetId": base.TARGET, "target": "localhost:8080"}
                               for d, tls in ((HOST, "off"), (H2_HOST, "own"))]}
         path = self.dir / "state" / "config.json"
@@ -417,7 +418,8 @@ STEPS = {"whole": 1 << 20, "in pieces": 3}
 def expected(w, proto="http"):
     about = (f"X-Forwarded-For: 127.0.0.1\r\nX-Real-IP: 127.0.0.1\r\nX-Forwarded-Proto: {proto}\r\nX-Forwarded-Host: {w['proxied']}\r\n"
              f"Forwarded: for=127.0.0.1;proto={proto};host=\"{w['proxied']}\"\r\n")
-    head = f"{w['line']}\r\nHost: {w['host']}\r\n{w['fields']}{about}{w['framing']}\r\n"
+    mark = f"CDN-Loop: kakuremichi; t={TUNNELS[w['proxied'].lower().partition(':')[0].rstrip('.')].hex[:16]}\r\n"
+    head = f"{w['line']}\r\nHost: {w['host']}\r\n{w['fields']}{mark}{about}{w['framing']}\r\n"
     return latin(head), w["body"], w["trailers"]
 
 

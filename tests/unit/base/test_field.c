@@ -55,7 +55,8 @@ static void reserved(void **state)
 					 "proxy",
 					 "Sec-WebSocket-Key",
 					 "http2-settings",
-					 "expect"},
+					 "expect",
+					 "cdn-loop"},
 				 *const yes[] = {
 				     "Server",      "Cookie", "Authorization",
 				     "X-Forwarded", "Hosts",  "Ted",

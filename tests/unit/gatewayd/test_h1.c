@@ -817,6 +817,7 @@ static void test_names(void **state)
 	    "Trailer",
 	    "Upgrade",
 	    "Warning",
+	    "CDN-Loop",
 	    "If-Match",
 	    "If-Range",
 	    "Location",
