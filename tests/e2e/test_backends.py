@@ -25,7 +25,11 @@ AGENTS = {
 @pytest.fixture(scope="module", autouse=True)
 def any_backend(served):
     served.backends_vary = True
+    # An agent that ends waits for the connections that its gateway keeps; these do it often.
+    served.gateway_defaults = {**served.gateway_defaults, "pool_idle_timeout": "100ms"}
+    assert served.stop("gatewayd") == 0
     assert served.stop("agentd") == 0
+    served.start_gateway(wait=False)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ import pytest
 import websockets
 
 from tests.lab.proc import patience
+from tests.lab.system import postgres
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = ROOT / os.environ.get("KM_BUILD", "build")
@@ -70,7 +71,7 @@ class Control:
         self.rest_port, self.link_port = self.free_port(), self.free_port()
         (self.dir / "control.conf").write_text(
             f"state_dir = {self.state}\nrest_listen = 127.0.0.1:{self.rest_port}\n"
-            f"link_listen = 127.0.0.1:{self.link_port}\nlog_level = debug\n"
+            f"link_listen = 127.0.0.1:{self.link_port}\nlog_level = debug\ndatabase_program_dir = {postgres(self.dir)}\n"
             + "".join(f"{k} = {v}\n" for k, v in settings.items()))
         self.log_path = self.dir / "log"
         self.proc = None

@@ -52,7 +52,7 @@ class Proc:
         self.log_path = log
         self.lines = []
         self._cond = threading.Condition()
-        self._ended = False
+        self._ended = self._stopping = False
         with open(log, "a"):
             pass
         self.popen = subprocess.Popen(
@@ -127,10 +127,15 @@ class Proc:
         self.popen.kill()
         self.popen.wait()
 
+    def begin_stop(self):
+        """SIGTERM, once; stop waits for the end."""
+        if self.popen.poll() is None and not self._stopping:
+            self._stopping = True
+            self.popen.terminate()
+
     def stop(self, timeout=40):
         """SIGTERM; returns the exit status. Killed (and an error) when it takes too long."""
-        if self.popen.poll() is None:
-            self.popen.terminate()
+        self.begin_stop()
         timeout = patience(timeout)
         try:
             status = self.popen.wait(timeout)
