@@ -113,4 +113,5 @@ void io_own_goodbye(struct io *io)
 	if (!records_close(io->records, &io->sealed) && io->sealed.len)
 		(void)io_socket_write(io, km_buf_head(&io->sealed), io->sealed.len);
 	km_buf_free(&io->sealed);
+	io->sealed_n = 0;
 }

@@ -94,14 +94,18 @@ static struct record_ciphers *ciphers_new(void)
 	return NULL;
 }
 
+static void key_forget(struct record_ciphers *c, enum record_way way)
+{
+	if (c->keyed[way])
+		EVP_CIPHER_CTX_reset(c->ctx[way]);
+	c->keyed[way] = false;
+}
+
 /* Its keys are forgotten. */
 static void ciphers_release(struct record_ciphers *c)
 {
-	for (int way = 0; way < 2; way++) {
-		if (c->keyed[way])
-			EVP_CIPHER_CTX_reset(c->ctx[way]);
-		c->keyed[way] = false;
-	}
+	key_forget(c, RECORD_READ);
+	key_forget(c, RECORD_WRITE);
 	if (c->owner)
 		c->owner->ciphers = NULL;
 	c->owner = NULL;
@@ -205,7 +209,7 @@ static bool derive(struct record_keys *k, enum record_way way)
 {
 	struct record_half *h = &k->half[way];
 	if (k->ciphers)
-		k->ciphers->keyed[way] = false;
+		key_forget(k->ciphers, way);
 	bool ok = expand(k->suite, h->secret, "key", h->key, k->suite->key_len) &&
 		  expand(k->suite, h->secret, "iv", h->iv, sizeof(h->iv));
 	return forget(k->suite) && ok;
@@ -225,8 +229,10 @@ bool record_keys_next(struct record_keys *k, enum record_way way)
 	if (ok)
 		memcpy(h->secret, next, record_suite_secret(k->suite));
 	OPENSSL_cleanse(next, sizeof(next));
-	h->seq = 0;
-	return ok && derive(k, way);
+	/* With the key of before no number may come again: then nothing is protected with it any more. */
+	ok = ok && derive(k, way);
+	h->seq = ok ? 0 : UINT64_MAX;
+	return ok;
 }
 
 void record_keys_wipe(struct record_keys *k)

@@ -36,7 +36,8 @@ struct record_keys {
 
 /* Key and iv of the secret; seq stays. False: OpenSSL failed. */
 bool record_keys_set(struct record_keys *k, enum record_way way, const uint8_t *secret);
-/* The next secret after a KeyUpdate, its key and iv; seq begins at 0 again. False: OpenSSL failed. */
+/* The next secret after a KeyUpdate, its key and iv; seq begins at 0 again. False: OpenSSL failed;
+ * then nothing can be protected this way any more. */
 bool record_keys_next(struct record_keys *k, enum record_way way);
 /* Gives back and overwrites everything. */
 void record_keys_wipe(struct record_keys *k);

@@ -296,6 +296,8 @@ int records_seal(struct records *r, struct km_buf *out, const uint8_t *p, size_t
 {
 	size_t records = (n + RECORDS_PLAIN - 1) / RECORDS_PLAIN;
 	uint8_t *room;
+	if (r->closed)
+		return KM_EPROTO; /* section 6.1 */
 	/* Nothing fails for want of memory when a part of it is sealed. */
 	int rc = km_buf_reserve(out, n + records * (RECORDS_FULL - RECORDS_PLAIN) + RECORDS_EXTRA, &room);
 	if (!rc)

@@ -49,8 +49,8 @@ bool records_ready(const struct records *r, const struct km_buf *in);
 
 /* Seals n bytes behind what is in out, as full records and what is left; before them the KeyUpdate that is
  * due: an answer to the client's, or because a key has protected RECORDS_REKEY records. KM_ENOMEM,
- * KM_ETOOBIG: nothing has happened. KM_EPROTO: sequence numbers have run out, or OpenSSL has failed; the
- * connection must end. */
+ * KM_ETOOBIG: nothing has happened. KM_EPROTO: sequence numbers have run out, OpenSSL has failed, or
+ * the last alert is sealed; the connection must end. */
 int records_seal(struct records *r, struct km_buf *out, const uint8_t *p, size_t n)
     __attribute__((warn_unused_result));
 /* Of n bytes that records_seal has put at the end of a buffer: how many are in records that are not

@@ -137,7 +137,8 @@ static void heard_alert(struct peers *p, uint8_t level, uint8_t alert)
 	assert_int_equal(p->got[1], alert);
 	assert_int_equal(p->out.len, 0);
 	assert_int_equal(records_close(p->r, &p->out), 0);
-	assert_int_equal(p->out.len, 0); /* once */
+	assert_int_equal(records_seal(p->r, &p->out, (const uint8_t *)"x", 1), KM_EPROTO);
+	assert_int_equal(p->out.len, 0); /* once, and nothing behind it */
 }
 
 /* ---- vectors ---- */
