@@ -595,7 +595,7 @@ def test_half_a_body_is_no_request(gw, agent, how):
         path = f"/echo/{next(serial)}"
         whole = post(get(path), 1000)
         c.push(c.record(whole[:500]))
-        gw.until(lambda: reached(agent, path))
+        gw.until(lambda: gw.metric("kakuremichi_requests_gathering") == 1)
         if how == "close_notify":
             c.push(c.close_notify())
         else:
@@ -603,6 +603,8 @@ def test_half_a_body_is_no_request(gw, agent, how):
             c.sock.shutdown(socket.SHUT_WR)
         with pytest.raises((Gone, EOFError, ConnectionError)):
             base.Client(c).answer()
+    gw.until(lambda: gw.metric("kakuremichi_requests_gathering") == 0)
+    assert not reached(agent, path)
 
 
 @pytest.mark.parametrize("path", ["/short", "/shortchunk", "/shortreset"])
