@@ -10,7 +10,7 @@ run="postgresql-15"
 demo="iproute2 nftables python3 curl openssl ca-certificates pebble"
 check="knot knot-dnsutils python3-cryptography testssl.sh python3-pytest-xdist wireguard-go iperf3 nebula
  dnsmasq-base libcmocka-dev python3-pytest python3-websockets conntrack procps
- gnutls-bin python3-h2 python3-grpcio nginx-light apache2-bin caddy nghttp2-client nghttp2-server slowhttptest"
+ systemd gnutls-bin python3-h2 python3-grpcio nginx-light apache2-bin caddy nghttp2-client nghttp2-server slowhttptest"
 bench="nginx-light haproxy h2o caddy nghttp2-client"
 vm="qemu-system-x86 busybox-static cpio kmod"
 lint="clang clang-tidy clang-format cppcheck mandoc"

@@ -317,6 +317,8 @@ def free_port():
 
 
 class Gateway:
+    under = ()  # the command that runs it
+
     def __init__(self, folder, **settings):
         self.dir = pathlib.Path(folder)
         self.https, self.http, self.metrics = free_port(), free_port(), free_port()
@@ -331,7 +333,7 @@ class Gateway:
         self.log = open(self.dir / "log", "ab+")
         env = {**os.environ, "ASAN_OPTIONS": "detect_leaks=1:exitcode=99",
                "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1"}
-        self.proc = subprocess.Popen([BUILD / "gatewayd", "-c", self.dir / "gateway.conf"],
+        self.proc = subprocess.Popen([*self.under, BUILD / "gatewayd", "-c", self.dir / "gateway.conf"],
                                      stderr=self.log, env=env)
         self.wait_log("gateway ready")
 
