@@ -10,7 +10,7 @@
 
 #define HTTP_FIELDS_MAX 128 /* header fields in one head */
 /* And room for those that a tunnel's rules add (64), and the gateway itself. */
-#define HTTP_FIELDS_ROOM (HTTP_FIELDS_MAX + 72)
+#define HTTP_FIELDS_ROOM (HTTP_FIELDS_MAX + 80)
 #define HTTP_METHOD_MAX 32  /* bytes */
 #define HTTP_HOST_MAX 253   /* bytes of a host name, without port */
 
