@@ -3,7 +3,7 @@
  * through the mac1 check and the core, which answers each. By the thread's CPU time, so that
  * whatever else the machine does counts little. Prints that number. */
 #include "libkm/base/util.h"
-#include "libkm/wg/engine/core.h"
+#include "tests/fuzz/wg_alone.h"
 #include <err.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,24 +34,6 @@ static void on_send(void *arg, const struct wg_endpoint *to, const uint8_t *msg,
 		return;
 	memcpy(b->last, msg, n);
 	b->responses++;
-}
-
-static void on_flush(void *arg, struct wg_peer *p, enum wg_flush what)
-{
-	(void)arg;
-	(void)p;
-	(void)what;
-}
-
-static void nothing(void *arg)
-{
-	(void)arg;
-}
-
-static void on_forget(void *arg, struct wg_peer *p)
-{
-	(void)arg;
-	(void)p;
 }
 
 static double cpu_seconds(void)
@@ -105,11 +87,7 @@ int main(void)
 {
 	struct bench b = {.clients = calloc(PEERS, sizeof(*b.clients))};
 	const struct wg_core_io io = {.arg = &b,
-				      .send = on_send,
-				      .flush = on_flush,
-				      .wake = nothing,
-				      .quiesce = nothing,
-				      .forget = on_forget};
+				      ALONE(on_send)};
 	struct wg_core *server = wg_core_new(&io);
 	struct wg_clock now = {1000, 1700000000LL * 1000000000};
 	struct wg_keys keys;

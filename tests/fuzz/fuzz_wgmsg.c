@@ -1,45 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /* Handshake messages from strangers, at rest and under load, and once with a right mac1. */
 #include "libkm/base/util.h"
-#include "libkm/wg/engine/core.h"
+#include "tests/fuzz/wg_alone.h"
 #include <stdlib.h>
 #include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n);
 
-static void on_send(void *arg, const struct wg_endpoint *to, const uint8_t *msg, size_t n)
-{
-	(void)arg;
-	(void)to;
-	if (n > WG_INITIATION_LEN || msg[0] == 0 || msg[0] > 3)
-		abort();
-}
-
-static void on_flush(void *arg, struct wg_peer *p, enum wg_flush what)
-{
-	(void)arg;
-	(void)p;
-	(void)what;
-}
-
-static void nothing(void *arg)
-{
-	(void)arg;
-}
-
-static void on_forget(void *arg, struct wg_peer *p)
-{
-	(void)arg;
-	(void)p;
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 {
-	static const struct wg_core_io io = {.send = on_send,
-					     .flush = on_flush,
-					     .wake = nothing,
-					     .quiesce = nothing,
-					     .forget = on_forget};
+	static const struct wg_core_io io = {ALONE(alone_send)};
 	static const uint8_t key[WG_KEY] = {8, 1, [31] = 64}, other[WG_KEY] = {9, 2, [31] = 64};
 	static const struct wg_endpoint from = {.ip = {[10] = 0xff, [11] = 0xff, 1}, .port = 9};
 	struct wg_clock now = {1000, 1700000000LL * 1000000000};

@@ -8,6 +8,7 @@
 #include "libkm/base/util.h"
 #include "libkm/wg/engine/core_priv.h"
 #include "tests/fuzz/told.h"
+#include "tests/fuzz/wg_alone.h"
 #include <fcntl.h>
 
 #ifndef UDP_GRO
@@ -29,39 +30,9 @@ static struct wg_peer *peer;
 static const uint8_t key[WG_KEY] = {8, 1, [31] = 64};
 static uint64_t counter, owed; /* bytes that may still be counted */
 
-static void on_send(void *arg, const struct wg_endpoint *to, const uint8_t *msg, size_t n)
-{
-	(void)arg;
-	(void)to;
-	if (n > WG_INITIATION_LEN || msg[0] == 0 || msg[0] > 3)
-		abort();
-}
-
-static void on_flush(void *arg, struct wg_peer *p, enum wg_flush what)
-{
-	(void)arg;
-	(void)p;
-	(void)what;
-}
-
-static void nothing(void *arg)
-{
-	(void)arg;
-}
-
-static void on_forget(void *arg, struct wg_peer *p)
-{
-	(void)arg;
-	(void)p;
-}
-
 static void begin(void)
 {
-	static const struct wg_core_io io = {.send = on_send,
-					     .flush = on_flush,
-					     .wake = nothing,
-					     .quiesce = nothing,
-					     .forget = on_forget};
+	static const struct wg_core_io io = {ALONE(alone_send)};
 	static const uint8_t v6[16] = {0xfd};
 	struct wg_keys k = {.local_index = INDEX, .remote_index = 1};
 	uint8_t pub[WG_KEY];
