@@ -111,11 +111,11 @@ def extensions(data):
 
 class Tls13:
     def __init__(self, sock, sni="hello.test", alpn=("http/1.1",), suite="TLS_AES_128_GCM_SHA256", group="x25519",
-                 ticket=None, early=None, finish=True):
-        """early: offers early data and sends these bytes as such. finish=False: the client's Finished is not sent;
+                 ticket=None, early=None, finish=True, fragment=None):
+        """fragment: the number of a max_fragment_length (RFC 6066). early: offers early data and sends these bytes as such. finish=False: the client's Finished is not sent;
         self.finished has it, tx are the keys for it, and switch() is to be called behind it."""
         self.sock, self.suite, self.group, self.ticket = sock, SUITES[suite], group, ticket
-        self.sni, self.alpn_offer, self.early = sni, alpn, early
+        self.sni, self.alpn_offer, self.early, self.fragment = sni, alpn, early, fragment
         self.raw, self.data, self.messages = bytearray(), b"", b""  # received: bytes, application data, parts of messages
         self.tx = self.rx = self.finished = None
         self.closed = False  # close_notify has come
@@ -267,6 +267,8 @@ class Tls13:
                  extension(16, vector(2, *(vector(1, p.encode()) for p in self.alpn_offer)))]
         if self.early is not None:
             parts.append(extension(42))
+        if self.fragment:
+            parts.append(extension(1, bytes([self.fragment])))
         n = self.suite.size
         if self.ticket:  # the binders, empty as yet, are last
             parts.append(extension(41, vector(2, vector(2, self.ticket.id), bytes(4)), vector(2, vector(1, bytes(n)))))
