@@ -354,7 +354,8 @@ static const struct km_opt opts[] = {
      .min = 0,
      .max = 1048576,
      .help = "Bytes a second, averaged over body_timeout, that a client must send of its request, or read of "
-	     "its answer, while it is waited for. A slower one is cut off (408 before the answer). Upgraded "
+	     "its answer, while it is waited for. A slower one is cut off (408 before the answer); one that sends, after "
+	     "half of connect_timeout, if others wait for a connection to its target. Upgraded "
 	     "connections, and gRPC's streams to a target of HTTP/2, may send as slowly as they like. 0: any "
 	     "progress will do."},
     {.key = "request_timeout",

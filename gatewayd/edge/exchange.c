@@ -237,6 +237,12 @@ static bool sender_waited_for(const struct exchange *x)
 	       !streams && !asks && x->up->connected && x->up->out.len < CONN_HIGH;
 }
 
+bool exchange_lags(const struct exchange *x)
+{
+	const struct up *u = x->up;
+	return u && u->slots && slots_wanted(u->slots) && sender_waited_for(x) && patience_lags(x);
+}
+
 static bool request_move(struct exchange *x)
 {
 	size_t before = x->in->len, out = x->up->out.len;
@@ -482,6 +488,14 @@ bool exchange_step(struct exchange *x)
 	bool moved = false;
 	if (x->lost)
 		exchange_up_lost(x);
+	if (x->lags) {
+		x->lags = false;
+		if (exchange_lags(x)) {
+			patience_ended(x);
+			request_end(x, 408);
+			return true;
+		}
+	}
 	if (x->gathers)
 		return gather_step(x);
 	if (x->state == EXCHANGE_RUNS && !x->up)

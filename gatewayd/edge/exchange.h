@@ -77,6 +77,7 @@ struct exchange {
 	bool upgrade, trailers; /* it asks for an upgrade; takes trailers */
 	bool bit_by_bit;        /* its body may come to a target of HTTP/2 as slowly as it likes */
 	bool asks;              /* it waits for a 100 before it sends its body */
+	bool lags;              /* to be looked at: exchange_lags has said so */
 	bool gathers;           /* its body is awaited before its target is asked, see gather.h */
 	bool in_ended;          /* nothing more will come from the client */
 	bool answer_begun;      /* a final answer's head has gone to the client's buffer */
@@ -123,6 +124,9 @@ void exchange_answer(struct exchange *x, int status, const char *what, bool clos
 /* The same with an answer of the caller's, in which html, head and hsts are filled in; x->error may say
  * why, else its status does. */
 void exchange_answer_as(struct exchange *x, struct heads_answer *a);
+/* It holds one of its target's connections, others wait for one, and it waits for its client, who sends too
+ * slowly: it is to give way. */
+bool exchange_lags(const struct exchange *x);
 /* Its timer has ended. */
 void exchange_late(struct exchange *x);
 /* Gives back what it holds (upstream connection, route, counters); politely: the upstream

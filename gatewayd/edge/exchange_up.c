@@ -89,6 +89,7 @@ void exchange_up_begin(struct exchange *x)
 
 void exchange_up_gathered(struct exchange *x)
 {
+	x->pace_in = (struct pace){0}; /* what has come so far excuses nobody for holding a connection */
 	taken(x, take(x), km_buf_head(&x->again), x->again_head, x->again.len);
 }
 

@@ -72,14 +72,14 @@ static void client_ended(struct exchange *x)
 	bool whole = x->req.done || x->in->len; /* what is in hand may be the rest of the body */
 	if (x->state == EXCHANGE_RAW)
 		x->in_ended = true;
-	else if (!whole || x->wait.owner || io_gone(&x->c->io))
+	else if (!whole || pool_queued(&x->wait) || io_gone(&x->c->io))
 		on_cut(x);
 }
 
 static bool on_read(struct exchange *x, size_t most)
 {
 	struct io *io = &x->c->io;
-	if ((io->eof && !io->broken) || (x->wait.owner && io->ending)) {
+	if ((io->eof && !io->broken) || (io->ending && pool_queued(&x->wait))) {
 		client_ended(x);
 		return false;
 	}

@@ -140,7 +140,7 @@ static void client_ended(struct h2 *h)
 	struct h2_stream *st;
 	h->eof = true;
 	DL_FOREACH (h->streams, st)
-		if (!st->ended || st->x.wait.owner)
+		if (!st->ended || pool_queued(&st->x.wait))
 			h2_stream_reset(st, NGHTTP2_CANCEL);
 }
 

@@ -20,3 +20,9 @@ bool pace_slow(struct pace *p, const struct pace_rule *r, uint64_t n, bool waits
 	p->bytes = 0;
 	return slow;
 }
+
+bool pace_lags(const struct pace *p, const struct pace_rule *r, int64_t ms, int64_t now_ms)
+{
+	int64_t waited = p->waited + now_ms - p->since;
+	return p->since && waited >= ms && pace_too_few(r, p->bytes, waited);
+}

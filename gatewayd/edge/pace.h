@@ -21,6 +21,8 @@ struct pace {
 /* n bytes have moved since the last call, and from now on the client is waited for (or is not). True: over
  * a whole window it was slower than min_rate, and it is still waited for. */
 bool pace_slow(struct pace *p, const struct pace_rule *r, uint64_t n, bool waits, int64_t now_ms);
+/* Whether a client that is waited for has been too slow so far, before its window is over, but after ms of it. */
+bool pace_lags(const struct pace *p, const struct pace_rule *r, int64_t ms, int64_t now_ms);
 /* Whether so many bytes in so much time are too few. */
 bool pace_too_few(const struct pace_rule *r, uint64_t bytes, int64_t ms);
 

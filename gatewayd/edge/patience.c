@@ -24,6 +24,12 @@ bool patience_in(struct exchange *x, uint64_t n, bool waits)
 	return !pace_slow(&x->pace_in, &w->sh->pace, n, waits, w->now) || too_slow(x, false);
 }
 
+bool patience_lags(const struct exchange *x)
+{
+	const struct worker *w = x->c->w;
+	return pace_lags(&x->pace_in, &w->sh->pace, w->timers.ms[TIMER_CONNECT] / 2, w->now);
+}
+
 void patience_ended(struct exchange *x)
 {
 	(void)too_slow(x, false);

@@ -19,6 +19,7 @@
 #define ACCEPT_BATCH 32 /* per wakeup, so that other workers and connections have their turn */
 #define SPARE_PART 16
 #define TICK_MS 100
+#define PRESS_TICKS 10
 #define COMMANDS 64
 #define KEEP_BLOCKS 16 /* buffers for the next request or answer, of each size */
 #define PING_MS 310000 /* servers of gRPC bear a ping of an idle client in 5 minutes */
@@ -52,6 +53,7 @@ struct worker_thread {
 	struct accepting *accepting;
 	size_t n_accepting;
 	bool paused, unlistened, drained, stopped;
+	uint32_t ticks;
 	struct worker_note note_unlistened, note_drained;
 };
 
@@ -203,8 +205,22 @@ static void waiting_wake(struct worker_thread *t)
 		conn_wake_waiting(&t->w);
 }
 
+/* Who holds a connection for which others wait, and sends nearly nothing. */
+static void press(struct worker *w)
+{
+	struct exchange *x;
+	DL_FOREACH (w->running, x) {
+		if (!exchange_lags(x))
+			continue;
+		x->lags = true;
+		x->front->wake(x);
+	}
+}
+
 static void on_tick(struct worker_thread *t)
 {
+	if (!(t->ticks++ % PRESS_TICKS))
+		press(&t->w);
 	t->w.wall_ahead = km_wall_ms() - t->w.now;
 	access_flush(t->w.lane);
 	waiting_wake(t);

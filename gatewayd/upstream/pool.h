@@ -128,6 +128,8 @@ int pool_granted(struct pool *p, const struct route *r, int64_t now, struct pool
 const char *pool_why(const struct pool *p);
 /* What a wait that has become too long has been for; NULL: for its turn. */
 const char *pool_waits_for(const struct pool_wait *w);
+/* It stands in the target's queue: nothing is being opened for it. */
+bool pool_queued(const struct pool_wait *w);
 /* Waits no longer, if it does. Any time. */
 void pool_leave(struct pool *p, struct pool_wait *w, int64_t now);
 /* A new connection for one client's own bytes, whatever they are: its header has the command PROXY

@@ -238,6 +238,11 @@ const char *pool_waits_for(const struct pool_wait *w)
 			       : "connection to the agent took too long";
 }
 
+bool pool_queued(const struct pool_wait *w)
+{
+	return w->owner && !w->opening && !w->opened;
+}
+
 static void on_granted(void *arg, struct slots_wait *slot)
 {
 	struct pool *p = arg;

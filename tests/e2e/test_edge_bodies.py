@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import socket
+import ssl
 
 import pytest
 
@@ -260,6 +261,29 @@ def a_stream_of_grpc(impatient):
             pause(0.4)
         c.send(h.frame(h.DATA, h.END_STREAM, 1, b"b"))
         assert echoed(c.answer(1), b"a" * 10 + b"b")
+
+
+def test_who_holds_a_connection_and_sends_nothing_gives_way(agent):
+    """To who waits for one, long before body_timeout; not more of them than are needed, and nobody for nobody."""
+    with limits.running(connect_timeout="4s", body_timeout="10m", body_min_rate="1K", workers=1) as g:
+        held, body = {}, bytes(100000)
+        for start, rest in ((CHUNKED, b"0\r\n\r\n"), (CHUNKED + b"1\r\nx\r\n", b"0\r\n\r\n"),
+                            (head(len(body)) + body[:65536], body[65536:])):
+            seen, c = agent.seen("hello.test"), Client(g.tls())
+            held[c] = rest
+            c.send(start)
+            g.until(lambda: agent.seen("hello.test") == seen + 1)
+        for _ in range(2):
+            assert ask(g, "/echo").status == 200
+            assert slow(g, "sending") == 1
+            pause(1)  # of those who are looked at
+        statuses = []
+        for c, rest in held.items():
+            with contextlib.suppress(ConnectionError, ssl.SSLError):
+                c.send(rest)
+            statuses.append(c.answer().status)
+            c.sock.close()
+        assert sorted(statuses) == [200] * (MAX - 1) + [408]
 
 
 def test_who_goes_in_the_middle_of_its_body(gw, quiet):

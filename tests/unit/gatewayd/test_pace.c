@@ -63,12 +63,32 @@ static void a_fast_beginning_lasts_a_window(void **state)
 	assert_true(pace_slow(&p, &rule, 1, true, BEGAN + 120000));
 }
 
+static void who_lags(void **state)
+{
+	struct pace p = {0};
+	(void)state;
+	assert_false(pace_lags(&p, &rule, 5000, BEGAN)); /* nobody waits for it */
+	assert_false(pace_slow(&p, &rule, 0, true, BEGAN));
+	assert_false(pace_lags(&p, &rule, 5000, BEGAN + 4999));
+	assert_true(pace_lags(&p, &rule, 5000, BEGAN + 5000));
+	assert_false(pace_slow(&p, &rule, 1200, true, BEGAN + 4000));
+	assert_false(pace_lags(&p, &rule, 5000, BEGAN + 5000));
+	assert_true(pace_lags(&p, &rule, 5000, BEGAN + 5005));
+	/* The time of others is not its own. */
+	assert_false(pace_slow(&p, &rule, 0, false, BEGAN + 4500));
+	assert_false(pace_lags(&p, &rule, 5000, BEGAN + 50000));
+	assert_false(pace_slow(&p, &rule, 0, true, BEGAN + 50000));
+	assert_false(pace_lags(&p, &rule, 5000, BEGAN + 50499));
+	assert_true(pace_lags(&p, &rule, 5000, BEGAN + 50505));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(who_trickles_is_found),
 	    cmocka_unit_test(time_of_others),
 	    cmocka_unit_test(a_fast_beginning_lasts_a_window),
+	    cmocka_unit_test(who_lags),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
