@@ -430,7 +430,8 @@ static const struct km_opt opts[] = {
      .def = "own",
      .choices = gw_record_layers,
      .help = "Who protects the data of TLS 1.3 once OpenSSL has done the handshake: own (the gateway, which "
-	     "frees OpenSSL's 13 KiB of a connection) or openssl. TLS 1.2 is OpenSSL's always."},
+	     "frees OpenSSL's 13 KiB of a connection, and derives the handshake's secrets) or openssl (all of "
+	     "it). TLS 1.2's data are OpenSSL's always."},
     {.key = "http2",
      .type = KM_OPT_BOOL,
      .offset = AT(http2),

@@ -265,8 +265,8 @@ struct tls *tls_new(const struct tls_opts *o)
 	t->o = *o;
 	metrics_make(t);
 	t->tickets = tickets_new(TICKET_EVERY_MS, km_now_ms);
-	if (secrets_load())
-		t->ctx = SSL_CTX_new_ex(NULL, SECRETS_PROPERTIES, TLS_server_method());
+	if (!o->records || secrets_load())
+		t->ctx = SSL_CTX_new_ex(NULL, o->records ? SECRETS_PROPERTIES : NULL, TLS_server_method());
 	if (t->tickets && t->ctx && ctx_set(t))
 		return t;
 	tls_free(t);
