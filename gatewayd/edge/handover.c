@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "gatewayd/edge/handover.h"
 #include "gatewayd/edge/records.h"
-#include "libkm/base/util.h"
+#include "gatewayd/edge/secrets.h"
 #include <pthread.h>
 #include <string.h>
 
@@ -13,6 +13,7 @@ struct handover {
 };
 
 static int index_of = -1; /* of these in a connection */
+static int used = -1;     /* of the mark of a context */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void drop(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
@@ -23,7 +24,9 @@ static void drop(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl
 
 static void index_make(void)
 {
-	index_of = SSL_get_ex_new_index(0, NULL, NULL, NULL, drop);
+	used = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, NULL);
+	if (used >= 0)
+		index_of = SSL_get_ex_new_index(0, NULL, NULL, NULL, drop);
 }
 
 static struct handover *made(SSL *ssl)
@@ -37,23 +40,16 @@ static struct handover *made(SSL *ssl)
 	return NULL;
 }
 
-/* A secret of the connection as a line: its name, the ClientHello's random, itself, in hex. OpenSSL overwrites
- * it behind us. */
-static void on_secret(const SSL *ssl, const char *line)
+static void on_secret(void *ssl, bool server, const uint8_t *secret, size_t n)
 {
-	static const char *const names[] = {"CLIENT_TRAFFIC_SECRET_0 ", "SERVER_TRAFFIC_SECRET_0 "};
-	for (int i = 0; i < 2; i++) {
-		if (strncmp(line, names[i], strlen(names[i])) != 0)
-			continue;
-		struct handover *h = made((SSL *)ssl);
-		const char *hex = strrchr(line, ' ') + 1;
-		size_t n = strlen(hex) / 2;
-		if (h && n <= sizeof(h->secret[i]) && !km_unhex(h->secret[i], n, hex))
-			h->len[i] = n;
-	}
+	struct handover *h = made(ssl);
+	if (!h || n > sizeof(h->secret[0]))
+		return;
+	memcpy(h->secret[server], secret, n);
+	h->len[server] = n;
 }
 
-/* Once for each record that OpenSSL seals; the server's secret is told right before the first under it. */
+/* Once for each record that OpenSSL seals; the server's secret is derived right before the first under it. */
 static void on_record(int write_p, int version, int type, const void *p, size_t n, SSL *ssl, void *arg)
 {
 	struct handover *h;
@@ -68,9 +64,19 @@ bool handover_use(SSL_CTX *ctx)
 	pthread_once(&once, index_make);
 	if (index_of < 0)
 		return false;
-	SSL_CTX_set_keylog_callback(ctx, on_secret);
 	SSL_CTX_set_msg_callback(ctx, on_record);
-	return true;
+	return SSL_CTX_set_ex_data(ctx, used, &used) == 1;
+}
+
+void handover_watch(SSL *ssl)
+{
+	if (used >= 0 && SSL_CTX_get_ex_data(SSL_get_SSL_CTX(ssl), used))
+		secrets_watch(on_secret, ssl);
+}
+
+void handover_watched(void)
+{
+	secrets_watch(NULL, NULL);
 }
 
 /* A client may have asked for records of at most 512 to 4096 bytes. */

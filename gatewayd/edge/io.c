@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include "gatewayd/edge/handover.h"
 #include "gatewayd/edge/io_own.h"
 #include "gatewayd/edge/records.h"
 #include <errno.h>
@@ -289,7 +290,9 @@ int io_handshake(struct io *io, int *error)
 	/* A server that waits for the client's Finished has but tickets to send after it: they go
 	 * with the first answer, or by the kernel's own timer. */
 	io->more = SSL_get_state(io->ssl) == TLS_ST_EARLY_DATA;
+	handover_watch(io->ssl);
 	int rc = SSL_do_handshake(io->ssl);
+	handover_watched();
 	io->more = false;
 	*error = SSL_get_error(io->ssl, rc);
 	if (*error == SSL_ERROR_WANT_READ)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "gatewayd/edge/record_keys.h"
+#include "gatewayd/edge/secrets.h"
 #include "libkm/base/util.h"
 #include <openssl/core_names.h>
 #include <openssl/crypto.h>
@@ -10,6 +11,7 @@
 #include <string.h>
 #include <utlist.h>
 
+#define SHORT 4096
 #define CIPHERS_MOST 256 /* of a thread; 2 KiB each */
 
 enum digest { SHA_256, SHA_384, DIGESTS };
@@ -37,7 +39,7 @@ static pthread_once_t fetched = PTHREAD_ONCE_INIT;
 /* Once for the process; what is not there stays NULL. */
 static void fetch(void)
 {
-	hmac = EVP_MAC_fetch(NULL, "HMAC", NULL);
+	hmac = EVP_MAC_fetch(NULL, "HMAC", SECRETS_PROPERTIES);
 	for (size_t i = 0; i < KM_ARRAY_LEN(suites); i++)
 		suites[i].cipher = EVP_CIPHER_fetch(NULL, suites[i].name, NULL);
 	ERR_clear_error();
@@ -286,13 +288,24 @@ bool record_open(struct record_keys *k, const uint8_t header[static RECORD_HEADE
 	return ok;
 }
 
+/* A short one is copied, so that it goes through the cipher with its type in one piece. */
+static bool seal_content(EVP_CIPHER_CTX *ctx, const uint8_t *in, size_t n, uint8_t type, uint8_t *out)
+{
+	if (n > SHORT)
+		return update(ctx, out, in, n) && update(ctx, out + n, &type, 1);
+	if (n)
+		memcpy(out, in, n);
+	out[n] = type;
+	return update(ctx, out, out, n + 1);
+}
+
 bool record_seal(struct record_keys *k, const uint8_t header[static RECORD_HEADER], const uint8_t *in,
 		 size_t n, uint8_t type, uint8_t *out)
 {
 	EVP_CIPHER_CTX *ctx = record_begin(k, RECORD_WRITE);
 	int end;
-	bool ok = ctx && update(ctx, NULL, header, RECORD_HEADER) && (!n || update(ctx, out, in, n)) &&
-		  update(ctx, out + n, &type, 1) &&
+	bool ok = ctx && update(ctx, NULL, header, RECORD_HEADER) &&
+		  seal_content(ctx, in, n, type, out) &&
 		  EVP_CipherFinal_ex(ctx, out + n + 1, &end) == 1 &&
 		  EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_GET_TAG, RECORD_TAG, out + n + 1) == 1;
 	if (!ok)

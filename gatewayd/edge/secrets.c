@@ -165,19 +165,46 @@ static int kdf_theirs(uint8_t *out, size_t n, const OSSL_PARAM params[])
 	return rc;
 }
 
+static int kdf_ours(const struct ask *a, uint8_t *out, size_t n, const OSSL_PARAM params[])
+{
+	if (!a->known || n > HASH)
+		return kdf_theirs(out, n, params);
+	if (a->mode == EVP_KDF_HKDF_MODE_EXPAND_ONLY && a->key.p)
+		expand(a, a->key, a->data, out, n);
+	else if (a->mode == EVP_KDF_HKDF_MODE_EXTRACT_ONLY && n == HASH)
+		extract(a, out);
+	else
+		return kdf_theirs(out, n, params);
+	return 1;
+}
+
+static _Thread_local struct {
+	secrets_told *told;
+	void *arg;
+} watch;
+
+void secrets_watch(secrets_told *told, void *arg)
+{
+	watch.told = told;
+	watch.arg = arg;
+}
+
+static bool is_label(struct bytes b, const char *label)
+{
+	return b.n == strlen(label) && !memcmp(b.p, label, b.n);
+}
+
 static int kdf_derive(void *kdf, unsigned char *out, size_t n, const OSSL_PARAM params[])
 {
 	struct ask a;
 	(void)kdf;
-	if (!ask_read(&a, params) || !a.known || n > HASH)
+	if (!ask_read(&a, params))
 		return kdf_theirs(out, n, params);
-	if (a.mode == EVP_KDF_HKDF_MODE_EXPAND_ONLY && a.key.p)
-		expand(&a, a.key, a.data, out, n);
-	else if (a.mode == EVP_KDF_HKDF_MODE_EXTRACT_ONLY && n == HASH)
-		extract(&a, out);
-	else
-		return kdf_theirs(out, n, params);
-	return 1;
+	int rc = kdf_ours(&a, out, n, params);
+	bool server = is_label(a.label, "s ap traffic");
+	if (rc == 1 && watch.told && (server || is_label(a.label, "c ap traffic")))
+		watch.told(watch.arg, server, out, n);
+	return rc;
 }
 
 /* ---- the MAC of Finished and of tickets ---- */

@@ -10,6 +10,7 @@
 #include "gatewayd/edge/handover.h"
 #include "gatewayd/edge/io.h"
 #include "gatewayd/edge/records.h"
+#include "gatewayd/edge/secrets.h"
 #include <arpa/inet.h>
 #include <cmocka.h>
 #include <fcntl.h>
@@ -485,7 +486,7 @@ static int contexts_make(void **state)
 	EVP_PKEY *key = EVP_EC_gen("P-256");
 	X509 *x = X509_new();
 	(void)state;
-	server = SSL_CTX_new(TLS_server_method());
+	server = SSL_CTX_new_ex(NULL, SECRETS_PROPERTIES, TLS_server_method());
 	client = SSL_CTX_new(TLS_client_method());
 	X509_gmtime_adj(X509_getm_notBefore(x), -3600);
 	X509_gmtime_adj(X509_getm_notAfter(x), 3600);
@@ -493,7 +494,7 @@ static int contexts_make(void **state)
 	X509_sign(x, key, EVP_sha256());
 	SSL_CTX_use_certificate(server, x);
 	SSL_CTX_use_PrivateKey(server, key);
-	if (!handover_use(server))
+	if (!secrets_load() || !handover_use(server))
 		return -1;
 	SSL_CTX_set_mode(server, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE |
 				     SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);

@@ -8,6 +8,7 @@
 #include "gatewayd/edge/handover.h"
 #include "gatewayd/edge/record_keys.h"
 #include "gatewayd/edge/records.h"
+#include "gatewayd/edge/secrets.h"
 #include "libkm/base/err.h"
 #include "libkm/base/util.h"
 #include <cmocka.h>
@@ -622,7 +623,7 @@ static void no_room(void **state)
 
 static SSL_CTX *server_ctx(void)
 {
-	SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());
+	SSL_CTX *ctx = SSL_CTX_new_ex(NULL, SECRETS_PROPERTIES, TLS_server_method());
 	EVP_PKEY *key = EVP_EC_gen("P-256");
 	X509 *x = X509_new();
 	assert_true(key && x);
@@ -634,7 +635,7 @@ static SSL_CTX *server_ctx(void)
 	assert_int_equal(SSL_CTX_use_PrivateKey(ctx, key), 1);
 	X509_free(x);
 	EVP_PKEY_free(key);
-	assert_true(handover_use(ctx));
+	assert_true(secrets_load() && handover_use(ctx));
 	return ctx;
 }
 
@@ -663,7 +664,9 @@ static void meet(struct met *m, SSL_CTX *srv, SSL_CTX *cli)
 	km_buf_init(&m->out, 1 << 20);
 	while (its != 1 || ours != 1) {
 		its = SSL_do_handshake(m->c);
+		handover_watch(m->s);
 		ours = SSL_do_handshake(m->s);
+		handover_watched();
 	}
 	m->r = handover_records(m->s);
 }
