@@ -4,6 +4,7 @@
 #include "controld/api/server.h"
 #include "controld/api/sql.h"
 #include "libkm/base/metrics.h"
+#include "libkm/base/process.h"
 #include <string.h>
 
 #define METRICS_TYPE "text/plain; version=0.0.4; charset=utf-8"
@@ -74,6 +75,8 @@ static void metrics_read(struct req *rq, PGresult *const *res, size_t n)
 	(void)n;
 	km_buf_init(&out, 64 * 1024 * 1024);
 	int rc = km_metrics_print(&out);
+	if (rc == 0)
+		rc = km_process_print(&out);
 	for (int i = 0; rc == 0 && i < PQntuples(res[0]); i++) {
 		const char *name = PQgetvalue(res[0], i, 0);
 		if (strcmp(name, last) != 0)

@@ -12,7 +12,8 @@ struct exchange;
 /* Of all requests of one worker, those without a tunnel too. */
 struct account_stats {
 	struct counts requests;
-	struct counts first; /* only the time to the target's first byte */
+	struct counts first;  /* only the time to the target's first byte */
+	struct counts waited; /* only the time for which a connection to it was waited for */
 };
 
 /* x has a request from now on. r: what the log will say of it, copied when there is a log; NULL: it

@@ -26,6 +26,18 @@
 /* Why a connection is closed before anything else. */
 enum refused { REFUSED_ADDRESS, REFUSED_PROXY, REFUSED_KINDS };
 
+/* Why a target gave no whole answer. */
+enum up_failure {
+	UP_QUEUE,    /* no connection became free, or too many wait for one */
+	UP_CONNECT,  /* its agent or it cannot be reached, TLS and HTTP/2 included */
+	UP_SILENT,   /* it took the request and ended without an answer */
+	UP_TIMEOUT,  /* 504 */
+	UP_PROTOCOL, /* its answer is not HTTP */
+	UP_BROKEN,   /* it ended in the middle of its answer */
+	UP_LOST,     /* agent revoked or removed, private network gone */
+	UP_FAILURES,
+};
+
 /* What all workers share. */
 struct edge_shared {
 	const struct gw_settings *settings;
@@ -47,7 +59,7 @@ struct edge_shared {
 	struct km_mailbox *to_main;
 	_Atomic int64_t conns;
 	struct km_metric *m_conns, *m_accepted, *m_requests, *m_bad, *m_bytes_in, *m_bytes_out,
-	    *m_upstream_errors, *m_repeated, *m_handshake_errors, *m_paused, *m_challenged, *m_waiting, *m_gathering,
+	    *m_upstream_errors[UP_FAILURES], *m_repeated, *m_handshake_errors, *m_paused, *m_challenged, *m_waiting, *m_gathering,
 	    *m_passed, *m_refused[REFUSED_KINDS], *m_shed, *m_limited, *m_looped,
 	    *m_slow[2];              /* sending, reading */
 	struct access_log *access;   /* NULL: none */

@@ -158,12 +158,14 @@ void edge_reopen_logs(struct edge *e)
 static int metrics_print(void *arg, struct km_buf *out)
 {
 	static const char took[] = "kakuremichi_request_duration_seconds",
-			  first[] = "kakuremichi_first_byte_seconds";
+			  first[] = "kakuremichi_first_byte_seconds",
+			  waited[] = "kakuremichi_upstream_wait_seconds";
 	struct edge *e = arg;
-	struct counts_sum all = {0}, to_first = {0};
+	struct counts_sum all = {0}, to_first = {0}, in_queue = {0};
 	for (size_t i = 0; i < e->sh.stats_taken; i++) {
 		counts_sum_add(&all, &e->sh.stats[i].requests);
 		counts_sum_add(&to_first, &e->sh.stats[i].first);
+		counts_sum_add(&in_queue, &e->sh.stats[i].waited);
 	}
 	int rc = counts_print_head(out, "kakuremichi_responses_total", "counter",
 				   "Requests answered, by class of status; 4xx has those whose clients had gone.");
@@ -177,7 +179,12 @@ static int metrics_print(void *arg, struct km_buf *out)
 	if (!rc)
 		rc = counts_print_head(out, first, "histogram",
 				       "From a request's head to the first byte of its target's answer.");
-	return rc ? rc : counts_print_histogram(out, first, "", &to_first);
+	if (!rc)
+		rc = counts_print_histogram(out, first, "", &to_first);
+	if (!rc)
+		rc = counts_print_head(out, waited, "histogram",
+				       "For how long requests that got a connection to their target had waited for it.");
+	return rc ? rc : counts_print_histogram(out, waited, "", &in_queue);
 }
 
 /* ---- start ---- */
@@ -253,6 +260,10 @@ static void metrics_make(struct edge_shared *sh)
 #define SLOW(what)                                                                                 \
 	km_metric(KM_METRIC_COUNTER, "kakuremichi_slow_clients_total", "what=\"" what "\"",           \
 		  "Requests ended because the client sent or read too slowly.")
+	km_metric_set(km_metric(KM_METRIC_GAUGE, "kakuremichi_connections_max", "",
+				"So many there may be: max_connections, or what the limit of "
+				"descriptors bears."),
+		      sh->max_conns);
 	sh->m_conns = km_metric(KM_METRIC_GAUGE, "kakuremichi_connections", "",
 				"Open connections of strangers.");
 	sh->m_accepted = COUNTER("connections_total", "Connections accepted from strangers.");
@@ -260,8 +271,15 @@ static void metrics_make(struct edge_shared *sh)
 	sh->m_bad = COUNTER("bad_requests_total", "Requests refused as malformed or too large.");
 	sh->m_bytes_in = COUNTER("request_bytes_total", "Bytes of request bodies passed on.");
 	sh->m_bytes_out = COUNTER("response_bytes_total", "Bytes of response bodies passed on.");
-	sh->m_upstream_errors =
-	    COUNTER("upstream_errors_total", "Requests to which the target gave no whole answer.");
+	static const char *const failures[UP_FAILURES] = {
+	    [UP_QUEUE] = "reason=\"queue\"",       [UP_CONNECT] = "reason=\"connect\"",
+	    [UP_SILENT] = "reason=\"silent\"",     [UP_TIMEOUT] = "reason=\"timeout\"",
+	    [UP_PROTOCOL] = "reason=\"protocol\"", [UP_BROKEN] = "reason=\"broken\"",
+	    [UP_LOST] = "reason=\"lost\""};
+	for (size_t i = 0; i < UP_FAILURES; i++)
+		sh->m_upstream_errors[i] =
+		    km_metric(KM_METRIC_COUNTER, "kakuremichi_upstream_errors_total", failures[i],
+			      "Requests to which the target gave no whole answer, by reason.");
 	sh->m_repeated = COUNTER("upstream_repeated_total",
 				 "Requests sent once more because the target had not processed them, or "
 				 "may process them twice.");
@@ -372,9 +390,9 @@ int edge_start(struct edge **out, const struct edge_opts *o, struct km_errtext *
 	    (struct http_limits){(size_t)s->max_header_size, (size_t)s->max_header_fields};
 	/* A head, what the gateway adds to it, and what was read together with it. */
 	e->sh.buf_max = 2 * (size_t)s->max_header_size + 2 * CONN_HIGH;
+	e->sh.max_conns = connections_bearable(s->max_connections);
 	metrics_make(&e->sh);
 	e->sh.pace = (struct pace_rule){s->body_timeout, s->body_min_rate};
-	e->sh.max_conns = connections_bearable(s->max_connections);
 	e->asked = o->asked;
 	e->asked_arg = o->arg;
 	if ((rc = policy_make(&e->sh, err)))

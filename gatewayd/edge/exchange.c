@@ -125,12 +125,27 @@ void exchange_answer(struct exchange *x, int status, const char *what, bool clos
 
 /* ---- failures ---- */
 
+static enum up_failure failure_of(const struct exchange *x, int status)
+{
+	if (x->lost_it)
+		return UP_LOST;
+	if (x->answer_begun)
+		return UP_BROKEN;
+	if (status == 503 || x->status == 503)
+		return UP_QUEUE;
+	if (status == 504)
+		return UP_TIMEOUT;
+	if (!x->up || !x->up->connected)
+		return UP_CONNECT;
+	return x->answer_any ? UP_PROTOCOL : UP_SILENT;
+}
+
 void exchange_failed(struct exchange *x, int status, const char *why)
 {
 	struct edge_shared *sh = x->c->w->sh;
 	char id[KM_UUID_STRLEN];
 	uint32_t held;
-	km_metric_add(sh->m_upstream_errors, 1);
+	km_metric_add(sh->m_upstream_errors[failure_of(x, status)], 1);
 	atomic_fetch_add_explicit(&x->route.state->errors, 1, memory_order_relaxed);
 	if (km_log_allow(&sh->upstream_log, x->c->w->now, 10, 10000, &held))
 		km_warn(status ? "no answer from the target" : "no connection to the agent",

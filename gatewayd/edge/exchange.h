@@ -88,6 +88,7 @@ struct exchange {
 	bool up_once;           /* GET and the like with a body: some targets do not read it, and would
 				   take it for the next request on the connection */
 	enum { LOST_NOT, LOST_AGENT, LOST_NET } lost; /* the ground under `up` has gone */
+	bool lost_it;           /* it did, at some time */
 	uint8_t interims;
 	int status;             /* of the answer: the target's, or the gateway's own */
 	bool whole;             /* the answer is whole */

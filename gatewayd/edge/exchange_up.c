@@ -96,7 +96,10 @@ void exchange_up_gathered(struct exchange *x)
 void exchange_granted(struct exchange *x)
 {
 	struct worker *w = x->c->w;
+	int64_t since = x->wait.slot.since;
 	int rc = pool_granted(w->pool, &x->route, w->now, &x->wait, &x->up);
+	if (rc != KM_EAGAIN)
+		counts_took(&w->stats->waited, w->now - since);
 	if (!rc && x->lost)
 		exchange_up_lost(x); /* in this very turn */
 	else
@@ -110,6 +113,7 @@ static void send_again(struct exchange *x)
 	struct worker *w = x->c->w;
 	pool_drop(w->pool, x->up, false);
 	x->up = NULL;
+	x->lost_it = false;
 	x->repeats++;
 	km_metric_add(w->sh->m_repeated, 1);
 	int rc = pool_take(w->pool, &x->route, -1, w->now, x, &x->wait, &x->up);
@@ -163,6 +167,7 @@ void exchange_up_lost(struct exchange *x)
 	bool agent = x->lost == LOST_AGENT;
 	const char *why = exchange_up_lost_why(x);
 	x->lost = LOST_NOT;
+	x->lost_it = true;
 	if (!x->up && !(agent && x->wait.owner))
 		return;
 	if (x->state == EXCHANGE_RAW) {

@@ -23,8 +23,8 @@ static void pass_cut(struct conn *c, const char *why)
 /* status: for the access log; there is nobody else to be told. */
 static void pass_failed(struct conn *c, int status, const char *why)
 {
-	exchange_failed(c->x, 0, why);
 	c->x->status = status;
+	exchange_failed(c->x, 0, why);
 	pass_cut(c, why);
 }
 

@@ -3,6 +3,7 @@
 #include "libkm/base/addr.h"
 #include "libkm/base/buf.h"
 #include "libkm/base/metrics.h"
+#include "libkm/base/process.h"
 #include <errno.h>
 #include <event2/buffer.h>
 #include <event2/http.h>
@@ -43,7 +44,7 @@ static void on_metrics(struct evhttp_request *req, void *arg)
 
 	(void)arg;
 	km_buf_init(&text, METRICS_MAX);
-	if (km_metrics_print(&text))
+	if (km_metrics_print(&text) || km_process_print(&text))
 		answer_text(req, 500, "the metrics do not fit\n");
 	else
 		answer(req, 200, "text/plain; version=0.0.4; charset=utf-8", km_buf_head(&text),

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import select
 import signal
 import socket
 import ssl
@@ -13,7 +12,7 @@ import time
 
 import pytest
 
-from tests.lab import System, client, net
+from tests.lab import System, client, net, prometheus
 from tests.lab.proc import patience, until
 from tests.lab.system import make_certificate
 
@@ -87,8 +86,13 @@ def plain(s, text, port=80):
         sock.close()
 
 
+def scrape(s):
+    return s.net.gateway.exec("curl", "-sSf", "http://127.0.0.1:9101/metrics")
+
+
 def metrics(s):
-    text = s.net.gateway.exec("curl", "-sSf", "http://127.0.0.1:9101/metrics")
+    text = scrape(s)
+    prometheus.check(text)
     return {k: float(v) for k, v in (line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")}
 
 
@@ -141,6 +145,21 @@ def test_own_answers(logged):
     assert bad["client"] == net.STRANGER and bad["error"] and "path" not in bad and "tls" not in bad
 
 
+def test_format_of_metrics(logged):
+    """Of every daemon: what promtool would say, that all of it has names as usual, and the process itself."""
+    s = logged
+    for name, ns, port in (("gatewayd", s.net.gateway, 9101), ("agentd", s.net.agent, 9102)):
+        families = prometheus.check(ns.exec("curl", "-sSf", f"http://127.0.0.1:{port}/metrics"))
+        assert all(f.startswith(("kakuremichi_", "process_")) for f in families)
+        value = {f: next(iter(families[f].series.values())) for f in families if f.startswith("process_")}
+        assert abs(value["process_start_time_seconds"] - time.time()) < 600
+        assert value["process_cpu_seconds_total"] > 0 and value["process_resident_memory_bytes"] > 1 << 20
+        assert 3 < value["process_open_fds"] <= value["process_max_fds"]
+        (_, labels), = families["kakuremichi_build_info"].series
+        assert dict(labels)["program"] == name and dict(labels)["version"]
+    prometheus.check(s.api("GET", "/metrics").text)
+
+
 def test_any_bytes(logged):
     sock = logged.net.stranger.connect(net.GATEWAY, 80, 10)
     sock.sendall(b"GET /bytes HTTP/1.1\r\nHost: nobody.test\r\nUser-Agent: \xff\xc3\xa9\x80\"\\\t\r\n\r\n")
@@ -184,6 +203,8 @@ def test_metrics(logged):
     assert now[dead] - was.get(dead, 0) == 1
     took = f'kakuremichi_tunnel_request_duration_seconds_count{{domain="{logged.domain}"}}'
     assert now[took] - was[took] == 3
+    unanswered = 'kakuremichi_upstream_errors_total{reason="silent"}'
+    assert now[unanswered] - was[unanswered] == 1
     all_404 = 'kakuremichi_responses_total{class="4xx"}'
     assert now[all_404] - was[all_404] == 1
     assert now["kakuremichi_access_log_lost_total"] == 0
@@ -407,7 +428,12 @@ def test_who_waits_for_a_revoked_agent(logged):
         assert time.monotonic() < end
         sock = s.tls.wrap_socket(s.net.stranger.connect(net.GATEWAY, 443, 10), server_hostname="ws.demo.test")
         sock.sendall(f"GET /waits/{len(asking)} HTTP/1.1\r\nHost: ws.demo.test\r\n\r\n".encode())
-        if not select.select([sock], [], [], 0.2)[0]:
+        sock.settimeout(0.2)
+        try:
+            sock.recv(4096)
+            sock.close()
+        except TimeoutError:
+            sock.settimeout(10)
             asking.append(sock)
     since = len(log.lines())
     s.api("POST", f"/api/agents/{s.agent_id}/revoke", expect=200)
@@ -417,5 +443,6 @@ def test_who_waits_for_a_revoked_agent(logged):
     with contextlib.suppress(ConnectionResetError):
         assert not held.recv(1)
     held.close()
+    assert metrics(s)['kakuremichi_upstream_errors_total{reason="lost"}'] == len(asking)
     for n in range(len(asking)):
         assert 'error="the agent is no longer one of ours"' in log.wait(f"/waits/{n} ", since=since)

@@ -1169,6 +1169,7 @@ def test_timeouts(agent):
         assert body.answer().status == 408 and body.closed()  # a body that does not come
         a = silent.answer()  # a target that says nothing
         assert (a.status, a.body) == (504, b"Gateway Timeout\n")
+        assert g.metric('kakuremichi_upstream_errors_total{reason="timeout"}') == 1
         assert idle.closed() and time.monotonic() - began > 3  # idle after an answer
 
 

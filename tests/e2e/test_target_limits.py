@@ -278,16 +278,19 @@ def test_no_more_connections_than_it_may_have(gateway, agent, gate):
     assert ask(gateway, "/echo", "other.test").status == 200  # another target has its own
     gate.set()
     assert many.statuses() == [200] * 12
+    assert gateway.metric("kakuremichi_upstream_wait_seconds_count") == 12 - MAX
     assert agent.most[IDS["hello.test"]] <= MAX + 1  # one that was closed may be seen to end late
 
 
 def test_too_many_wait(gateway, agent, gate):
     full = gateway.metric("kakuremichi_upstream_queue_full_total")
+    failed = gateway.metric('kakuremichi_upstream_errors_total{reason="queue"}')
     many = Many(gateway, MAX + 16, "/gate")
     gateway.until(lambda: waiting(gateway) == 16)
     a = ask(gateway, "/gate", extra="Accept: text/plain\r\n")
     assert a.status == 503 and a.headers["retry-after"] == "1"
     assert gateway.metric("kakuremichi_upstream_queue_full_total") == full + 1
+    assert gateway.metric('kakuremichi_upstream_errors_total{reason="queue"}') == failed + 1
     gateway.wait_log("too many wait for a connection to the target")
     gate.set()
     assert many.statuses() == [200] * (MAX + 16)
