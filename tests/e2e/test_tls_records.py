@@ -335,9 +335,11 @@ def send(c, records, pieces):
     before the last."""
     data = b"".join(records)
     n = 1 + len(data) // 200 if pieces else len(data)
-    with contextlib.suppress(ConnectionError):
+    try:
         for part in cut(data, n):
             c.sock.sendall(part)
+    except ConnectionError:
+        c.reset = True
 
 
 serial = iter(range(1 << 30))

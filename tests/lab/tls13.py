@@ -114,6 +114,7 @@ class Tls13:
                  ticket=None, early=None, finish=True, fragment=None):
         """fragment: the number of a max_fragment_length (RFC 6066). early: offers early data and sends these bytes as such. finish=False: the client's Finished is not sent;
         self.finished has it, tx are the keys for it, and switch() is to be called behind it."""
+        self.reset = False  # sending has met one
         self.sock, self.suite, self.group, self.ticket = sock, SUITES[suite], group, ticket
         self.sni, self.alpn_offer, self.early, self.fragment = sni, alpn, early, fragment
         self.raw, self.data, self.messages = bytearray(), b"", b""  # received: bytes, application data, parts of messages
@@ -246,8 +247,8 @@ class Tls13:
             return "close_notify"
         except Alert as a:
             return str(a)
-        except EOFError:  # FIN without close_notify
-            return "fin"
+        except EOFError:  # FIN without close_notify; of a reset the socket tells once, whoever sent has heard it
+            return "reset" if self.reset else "fin"
         except ConnectionError:
             return "reset"
 
