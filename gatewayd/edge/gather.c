@@ -7,7 +7,7 @@
 bool gather_wanted(const struct exchange *x, const struct http_request *r)
 {
 	return x->c->w->sh->settings->request_buffer && r->body == HTTP_BODY_LENGTH && r->length &&
-	       !r->expect_continue && !r->upgrade;
+	       !r->expect_continue;
 }
 
 void gather_begin(struct exchange *x)

@@ -39,6 +39,11 @@ MODES = {
 }
 
 
+def below(*argv):
+    """With --realtime: after proxy, target and the others, whose processors are not the attacker's."""
+    return ["chrt", "-r", "1", *argv] if os.sched_getscheduler(0) == os.SCHED_RR else argv
+
+
 @contextlib.contextmanager
 def shim(tmp):
     """From SHIM to the proxy, as a client that names DOMAIN. It takes no more than it passes on."""
@@ -59,7 +64,7 @@ listen s
  server s 127.0.0.1:{PORT} ssl verify none sni str({DOMAIN}) alpn http/1.1
 """)
     with open(tmp / "shim.log", "ab") as log:
-        proc = subprocess.Popen(["haproxy", "-db", "-f", conf], stdout=log, stderr=log)
+        proc = subprocess.Popen(below("haproxy", "-db", "-f", conf), stdout=log, stderr=log)
     try:
         edge.wait_port(SHIM, proc, tmp / "shim.log")
         yield
@@ -76,8 +81,8 @@ class Attack:
         self.log = tmp / "slowhttptest"
         self.out = open(self.log, "wb")
         self.proc = subprocess.Popen(
-            ["slowhttptest", *how, "-c", str(args.connections), "-r", str(args.ramp), "-l",
-             str(args.seconds + 4), "-p", "20", "-v", "2", "-u", f"http://{DOMAIN}:{SHIM}{path}"],
+            below("slowhttptest", *how, "-c", str(args.connections), "-r", str(args.ramp), "-l",
+                  str(args.seconds + 4), "-p", "20", "-v", "2", "-u", f"http://{DOMAIN}:{SHIM}{path}"),
             stdin=subprocess.DEVNULL, stdout=self.out, stderr=subprocess.STDOUT)
 
     def end(self):
@@ -134,7 +139,7 @@ def main():
     args = ap.parse_args()
     args.build = os.path.abspath(args.build)
     if args.realtime:  # and all that is started from here
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(2))
     missing = [n for n in (*edge.NEEDS, "slowhttptest") if not shutil.which(n)]
     if missing:
         edge.fail(f"missing: {' '.join(missing)}")
