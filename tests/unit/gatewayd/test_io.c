@@ -281,6 +281,26 @@ static void nothing_held_back(void **state)
 	}
 }
 
+/* An end in the middle of a record: something is missing. */
+static void half_a_record(void **state)
+{
+	static const uint8_t half[] = {23, 3, 3, 0, 30, 1, 2, 3};
+	(void)state;
+	for (size_t n = 1; n <= sizeof(half); n++) {
+		struct end e;
+		end_open(&e, OWN);
+		e.want = 100;
+		(void)read_all(&e);
+		say(&e, 5);
+		assert_int_equal(send(e.fd, half, n, 0), n);
+		assert_int_equal(shutdown(e.fd, SHUT_WR), 0);
+		read_to_end(&e);
+		assert_int_equal(e.last, IO_BROKEN);
+		assert_int_equal(e.in.len, 5);
+		end_close(&e);
+	}
+}
+
 /* ---- from the handshake to what comes after it ---- */
 
 #define SAID 3000
@@ -520,6 +540,7 @@ int main(void)
 	    cmocka_unit_test(bytes_between),
 	    cmocka_unit_test(short_read_is_last),
 	    cmocka_unit_test(nothing_held_back),
+	    cmocka_unit_test(half_a_record),
 	    cmocka_unit_test(handshake_in_pieces),
 	    cmocka_unit_test(tickets_that_do_not_go),
 	    cmocka_unit_test(removed_is_not_told),

@@ -44,6 +44,8 @@ struct peers {
 	size_t n;
 };
 
+static uint16_t variety; /* 0: RFC 8448's secrets */
+
 static void peers_open_at(struct peers *p, uint16_t suite, uint64_t read_seq, uint64_t write_seq)
 {
 	uint8_t secret[2][RECORD_SECRET_MAX];
@@ -52,6 +54,10 @@ static void peers_open_at(struct peers *p, uint16_t suite, uint64_t read_seq, ui
 	memset(secret, 7, sizeof(secret));
 	assert_int_equal(km_unhex(secret[0], 32, client_secret), 0);
 	assert_int_equal(km_unhex(secret[1], 32, server_secret), 0);
+	for (int i = 0; i < 2; i++) {
+		secret[i][3] ^= (uint8_t)variety;
+		secret[i][4] ^= (uint8_t)(variety >> 8);
+	}
 	p->r = records_new(&(struct records_opts){suite, secret[0], secret[1], n, read_seq, write_seq});
 	assert_non_null(p->r);
 	p->client.suite = record_suite(suite);
@@ -549,28 +555,41 @@ static void limits(void **state)
 	peers_close(&p);
 }
 
+/* Its expanded keys are not those of a moment ago: only ours shall be kept. */
+static void client_forgets(struct peers *p)
+{
+	struct record_keys k = p->client;
+	k.ciphers = NULL;
+	record_keys_wipe(&p->client);
+	p->client = k;
+}
+
 /* More connections than a thread keeps expanded keys for, in turns and at random. */
 static void many_connections(void **state)
 {
 	enum { MANY = 600 };
 	struct peers *p = calloc(MANY, sizeof(*p));
 	(void)state;
-	for (int i = 0; i < MANY; i++)
-		peers_open(&p[i], suites[i % 3]);
+	for (variety = 1; variety <= MANY; variety++)
+		peers_open(&p[variety - 1], suites[variety % 3]);
 	for (int i = 0; i < 6 * MANY; i++) {
 		struct peers *q = &p[i < 2 * MANY ? i % MANY : rand() % MANY];
 		q->n = 0;
 		say(q, DATA, &i, sizeof(i));
+		client_forgets(q);
 		assert_int_equal(take(q, ROOM), RECORDS_WAIT);
 		assert_memory_equal(q->got, &i, sizeof(i));
 		assert_int_equal(records_seal(q->r, &q->out, (const uint8_t *)&i, sizeof(i)), 0);
 		assert_int_equal(heard(q), DATA);
 		assert_memory_equal(q->got, &i, sizeof(i));
+		client_forgets(q);
 		if (i % 7 == 0) {
 			peers_close(q);
+			variety++;
 			peers_open(q, suites[rand() % 3]);
 		}
 	}
+	variety = 0;
 	for (int i = 0; i < MANY; i++)
 		peers_close(&p[i]);
 	free(p);
