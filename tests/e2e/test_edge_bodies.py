@@ -14,7 +14,7 @@ import test_edge as base
 import test_target_limits as limits
 from test_edge import Client
 from test_edge_bounds import h2_conn, pause, slow, wants
-from test_target_limits import IDS, MAX, Agent, Many, waiting
+from test_target_limits import IDS, MAX, Agent, Many, ask, waiting
 from tests.lab import h2raw as h
 
 ID = IDS["hello.test"]
