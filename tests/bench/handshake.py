@@ -76,7 +76,7 @@ class World:
         with open(os.path.join(self.tmp.name, ns), "w", encoding="ascii") as log:
             self.procs[ns] = subprocess.Popen(["ip", "netns", "exec", ns, os.path.join(self.build, "km-warden"), "-f",
                                                "--device", DEV[ns]], stdout=subprocess.DEVNULL, stderr=log)
-        until = time.monotonic() + 10
+        until = time.monotonic() + 40
         while f"interface: {DEV[ns]}" not in sh("wg", "show", DEV[ns], check=False):
             if self.procs[ns].poll() is not None or time.monotonic() > until:
                 sys.exit(f"{DEV[ns]} did not come")

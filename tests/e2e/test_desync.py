@@ -490,7 +490,7 @@ def test_chunks_refused_when_the_head_has_gone_on(gw):
         gw.recorder.got.clear()
         with stranger(gw) as c:
             c.send(CHUNKED + "1\r\na\r\n")
-            while gw.recorder.begun.get(timeout=10) != "/x":
+            while gw.recorder.begun.get(timeout=base.WAIT) != "/x":
                 pass
             send(c, text + SMUGGLED, step)
             refusal(c, 400)
@@ -583,7 +583,7 @@ def check_stray_answer(gw, method, answer, body, trailers, step):
         with contextlib.suppress(OSError):
             for at in range(0, len(answer), step):
                 s.sock.sendall(latin(answer[at:at + step]))
-            answered.wait(10)
+            answered.wait(base.WAIT)
             s.sock.sendall(latin(POISON))
         gone.set()
         return True
@@ -594,7 +594,7 @@ def check_stray_answer(gw, method, answer, body, trailers, step):
         assert a.status == int(answer[9:12]) and a.body == body and a.trailers == trailers
         port = gw.recorder.ports["/x"]
         answered.set()
-        assert gone.wait(10)
+        assert gone.wait(base.WAIT)
         for _ in range(3):
             good(gw, c)
             assert gw.recorder.ports["/good"] != port, "the connection was used again"

@@ -63,10 +63,16 @@ def transfer(w):
     assert got == hashlib.sha256(hashlib.shake_256(b"flood").digest(1 << 20) * (SIZE >> 20)).hexdigest()
 
 
+def end(flood):
+    """How many were sent, in how many seconds."""
+    flood.send_signal(handshake.signal.SIGTERM)
+    return flood.communicate(timeout=patience(30))[0].split()
+
+
 def test_flood(world):
     w = world
     transfer(w)
-    w.flood(RATE, 1).communicate(timeout=patience(30))  # from here on all buffers have been touched
+    end(w.flood(RATE, 600))  # from here on all buffers have been touched
     rss, cookies = w.rss_kib(), w.cookies()
     flood = w.flood(RATE, 600)
     try:
@@ -74,15 +80,14 @@ def test_flood(world):
         assert flood.poll() is None
         # Half of the newcomer's messages may get lost: it tries every 5 s, with a cookie then.
         w.meet(handshake.NEWCOMER)
-        w.ping(handshake.NEWCOMER, 50)
+        w.ping(handshake.NEWCOMER, patience(50))
         assert flood.poll() is None
         transfer(w)
         assert flood.poll() is None
     finally:
-        flood.send_signal(handshake.signal.SIGTERM)
-        sent, took = flood.communicate(timeout=patience(30))[0].split()
+        sent, took = end(flood)
     replies = w.cookies() - cookies
     assert int(sent) > 0 and float(took) > 0
     assert 1000 < replies <= int(sent) and replies * COOKIE_REPLY < int(sent) * INITIATION
     assert w.rss_kib() <= rss + 512
-    w.ping(handshake.CLIENT, 5)
+    w.ping(handshake.CLIENT, patience(5))

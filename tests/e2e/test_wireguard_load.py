@@ -10,6 +10,7 @@ import pytest
 
 from tests.bench import handshake
 from tests.bench.handshake import CLIENT, DEV, INNER, NEWCOMER, SERVER, sh
+from tests.lab.proc import patience
 
 BUILD = os.environ.get("KM_BUILD", "build")
 SECONDS = int(os.environ.get("KM_LOAD_SECONDS", "2"))
@@ -49,7 +50,7 @@ class Churn:
         sh("wg", "set", DEV[SERVER], "peer", w.keys[CLIENT], "allowed-ips",
            f"{INNER[CLIENT]}/32,10.201.{rng.randrange(256)}.0/24")
         sh("wg", "set", DEV[CLIENT], "listen-port", str(rng.randrange(20000, 30000)))
-        w.ping(NEWCOMER, 30)
+        w.ping(NEWCOMER, patience(30))
         assert "latest handshake" in sh("wg", "show", DEV[SERVER])
         for k in strangers:
             sh("wg", "set", DEV[SERVER], "peer", k, "remove")
