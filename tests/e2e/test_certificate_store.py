@@ -7,7 +7,6 @@ Obtained certificates lie in acme_dir in autocert's layout, the operator's in ce
 import concurrent.futures
 import datetime
 import hashlib
-import json
 import pathlib
 import shutil
 import ssl
@@ -39,15 +38,8 @@ class Gateway(base.Gateway):
         super().__init__(folder, acme_dir=pathlib.Path(folder) / "acme", acme="off",
                          certificate_cache=KEPT, **settings)
 
-    def write_config(self):
-        tunnels = [{"id": str(uuid.uuid5(uuid.NAMESPACE_DNS, d)), "domain": d, "protocol": "http", "enabled": True,
-                    "agentVirtualIp": base.VIP, "targetId": base.TARGET, "target": "localhost:80", "tls": m}
-                   for d, m in MODES.items()]
-        path = self.dir / "state" / "config.json"
-        path.write_text(json.dumps({
-            "snapshot": str(uuid.uuid4()), "epoch": "e1", "revision": 7, "agents": [], "gateways": [],
-            "gateway": {"id": str(uuid.uuid4()), "name": "g", "virtualIps": ["10.0.0.1"]}, "tunnels": tunnels}))
-        path.chmod(0o600)
+    def tunnels(self):
+        return [base.tunnel(d, uuid.uuid5(uuid.NAMESPACE_DNS, d), tls=m) for d, m in MODES.items()]
 
     def serves(self, sni, **how):
         """SHA-256 of the certificate that a stranger gets, None: refused."""

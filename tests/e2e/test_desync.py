@@ -10,7 +10,6 @@ bytes of a request to /smuggled stand behind each of them: nobody may ever take 
 but where the table says that they are one. Likewise for what targets answer.
 """
 import contextlib
-import json
 import queue
 import re
 import socket
@@ -369,16 +368,8 @@ class Recorder(base.Agent):
 class Gateway(base.Gateway):
     """A tunnel without TLS, so that a case costs no handshake, and one with TLS for HTTP/2."""
 
-    def write_config(self):
-        config = {"snapshot": str(uuid.uuid4()), "epoch": "e1", "revision": 7,
-                  "gateway": {"id": str(uuid.uuid4()), "name": "g", "virtualIps": ["10.0.0.1"]}, "agents": [],
-                  "gateways": [],
-                  "tunnels": [{"id": str(TUNNELS[d]), "domain": d, "protocol": "http", "enabled": True, "tls": tls,
-                               "agentVirtualIp": base.VIP, "targetId": base.TARGET, "target": "localhost:8080"}
-                              for d, tls in ((HOST, "off"), (H2_HOST, "own"))]}
-        path = self.dir / "state" / "config.json"
-        path.write_text(json.dumps(config))
-        path.chmod(0o600)
+    def tunnels(self):
+        return [base.tunnel(d, TUNNELS[d], tls=tls) for d, tls in ((HOST, "off"), (H2_HOST, "own"))]
 
 
 @pytest.fixture(scope="module")

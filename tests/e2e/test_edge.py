@@ -316,7 +316,14 @@ def free_port():
             return port
 
 
+def tunnel(domain, id, **more):
+    return {"id": str(id), "domain": domain, "protocol": "http", "enabled": True, "agentVirtualIp": VIP,
+            "targetId": TARGET, "target": "localhost:8080", **more}
+
+
 class Gateway:
+    """Has the tunnels that tunnels() gives: there is no control."""
+
     under = ()  # the command that runs it
 
     def __init__(self, folder, **settings):
@@ -337,14 +344,14 @@ class Gateway:
                                      stderr=self.log, env=env)
         self.wait_log("gateway ready")
 
+    def tunnels(self):
+        return [tunnel(d, i, enabled=d != "off.test", agentVirtualIp="127.255.0.9" if d == "dead.test" else VIP)
+                for d, i in TUNNEL.items()]
+
     def write_config(self):
-        tunnels = [{"id": i, "domain": d, "protocol": "http", "enabled": d != "off.test",
-                    "agentVirtualIp": "127.255.0.9" if d == "dead.test" else VIP,
-                    "targetId": TARGET, "target": "localhost:8080"}
-                   for d, i in TUNNEL.items()]
         config = {"snapshot": str(uuid.uuid4()), "epoch": "e1", "revision": 7,
                   "gateway": {"id": str(uuid.uuid4()), "name": "g", "virtualIps": ["10.0.0.1"]},
-                  "agents": [], "gateways": [], "tunnels": tunnels}
+                  "agents": [], "gateways": [], "tunnels": self.tunnels()}
         path = self.dir / "state" / "config.json"
         path.write_text(json.dumps(config))
         path.chmod(0o600)

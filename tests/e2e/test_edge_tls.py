@@ -94,16 +94,9 @@ class Agent(base.Agent):
 
 
 class Gateway(base.Gateway):
-    def write_config(self):
-        tunnels = [{"id": ID[d], "domain": d, "protocol": "http", "enabled": d != "stopped.test", "tls": mode,
-                    "agentVirtualIp": "127.255.0.9" if d == "gone.test" else base.VIP,
-                    "targetId": base.TARGET, "target": "localhost:8080"} for d, mode in MODES.items()]
-        config = {"snapshot": str(uuid.uuid4()), "epoch": "e1", "revision": 7,
-                  "gateway": {"id": str(uuid.uuid4()), "name": "g", "virtualIps": ["10.0.0.1"]},
-                  "agents": [], "gateways": [], "tunnels": tunnels}
-        path = self.dir / "state" / "config.json"
-        path.write_text(json.dumps(config))
-        path.chmod(0o600)
+    def tunnels(self):
+        return [base.tunnel(d, ID[d], enabled=d != "stopped.test", tls=mode,
+                            agentVirtualIp="127.255.0.9" if d == "gone.test" else base.VIP) for d, mode in MODES.items()]
 
 
 def make_folder():
