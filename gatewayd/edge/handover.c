@@ -9,7 +9,8 @@
 struct handover {
 	uint8_t secret[2][48]; /* the client's, the server's */
 	size_t len[2];
-	uint64_t sent; /* records sealed with the server's */
+	uint64_t sent;     /* records sealed with the server's */
+	uint64_t messages; /* handshake messages since then: tickets */
 };
 
 static int index_of = -1; /* of these in a connection */
@@ -49,14 +50,16 @@ static void on_secret(void *ssl, bool server, const uint8_t *secret, size_t n)
 	h->len[server] = n;
 }
 
-/* Once for each record that OpenSSL seals; the server's secret is derived right before the first under it. */
-static void on_record(int write_p, int version, int type, const void *p, size_t n, SSL *ssl, void *arg)
+/* Once for each message that OpenSSL sends, and once for each record that it seals. The server's secret is
+ * derived right before the first under it. */
+static void on_message(int write_p, int version, int type, const void *p, size_t n, SSL *ssl, void *arg)
 {
-	struct handover *h;
+	struct handover *h = write_p ? SSL_get_ex_data(ssl, index_of) : NULL;
 	(void)version, (void)p, (void)n, (void)arg;
-	if (write_p && type == SSL3_RT_INNER_CONTENT_TYPE && (h = SSL_get_ex_data(ssl, index_of)) &&
-	    h->len[1])
-		h->sent++;
+	if (!h || !h->len[1])
+		return;
+	h->sent += type == SSL3_RT_INNER_CONTENT_TYPE;
+	h->messages += type == SSL3_RT_HANDSHAKE;
 }
 
 bool handover_use(SSL_CTX *ctx)
@@ -64,7 +67,7 @@ bool handover_use(SSL_CTX *ctx)
 	pthread_once(&once, index_make);
 	if (index_of < 0)
 		return false;
-	SSL_CTX_set_msg_callback(ctx, on_record);
+	SSL_CTX_set_msg_callback(ctx, on_message);
 	return SSL_CTX_set_ex_data(ctx, used, &used) == 1;
 }
 
@@ -87,6 +90,14 @@ static bool fragments(const SSL *ssl)
 	return mode >= TLSEXT_max_fragment_length_512 && mode <= TLSEXT_max_fragment_length_4096;
 }
 
+/* A sequence number used twice would give the key away: records and messages are told from different places in
+ * OpenSSL, and each ticket is one of both. */
+static bool complete(const struct handover *h, const SSL *ssl)
+{
+	return h->len[0] && h->len[0] == h->len[1] && h->sent == h->messages &&
+	       SSL_version(ssl) == TLS1_3_VERSION && !SSL_has_pending(ssl) && !fragments(ssl);
+}
+
 struct records *handover_records(SSL *ssl)
 {
 	struct handover *h = index_of < 0 ? NULL : SSL_get_ex_data(ssl, index_of);
@@ -94,8 +105,7 @@ struct records *handover_records(SSL *ssl)
 	struct records *r = NULL;
 	if (!h)
 		return NULL;
-	if (c && h->len[0] && h->len[0] == h->len[1] && SSL_version(ssl) == TLS1_3_VERSION &&
-	    !SSL_has_pending(ssl) && !fragments(ssl))
+	if (c && complete(h, ssl))
 		r = records_new(&(struct records_opts){.suite = SSL_CIPHER_get_protocol_id(c),
 						       .read_secret = h->secret[0],
 						       .write_secret = h->secret[1],

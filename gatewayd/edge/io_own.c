@@ -97,7 +97,7 @@ enum io_got io_own_write(struct io *io, const struct km_buf *b, size_t *n)
 	}
 	io->more = false;
 	if (put < 0 && !io_would_block(put))
-		return IO_BROKEN;
+		return broken(io);
 	size_t unsent = records_unsent(io->sealed_n, io->sealed.len);
 	*n = io->sealed_n - unsent;
 	io->sealed_n = unsent;

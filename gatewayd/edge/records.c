@@ -254,6 +254,8 @@ size_t records_want(const struct records *r, const struct km_buf *in, size_t mos
 	size_t begun = in->len < RECORD_HEADER ? r->last : RECORD_HEADER + (size_t)length_of(km_buf_head(in));
 	if (begun < RECORDS_PLAIN || begun > most)
 		begun = most = RECORDS_PLAIN;
+	else if (r->last < RECORDS_PLAIN)
+		most = begun; /* so far it only says that it is one */
 	return most / begun * begun - in->len;
 }
 

@@ -41,8 +41,8 @@ enum records_got {
  * it has been taken. */
 enum records_got records_open(struct records *r, struct km_buf *in, uint8_t *out, size_t room, size_t *n);
 /* How much is worth asking of the socket when records_open waits: of full records, as many as fit in `most`
- * bytes (at least RECORDS_FULL + 256) together with what is in hand, and not a part of the next; small ones
- * say nothing about what comes. */
+ * bytes (at least RECORDS_FULL + 256) together with what is in hand, and not a part of the next, once one has
+ * come; small ones say nothing about what comes. */
 size_t records_want(const struct records *r, const struct km_buf *in, size_t most);
 /* Whether records_open would have something to say without more bytes. */
 bool records_ready(const struct records *r, const struct km_buf *in);

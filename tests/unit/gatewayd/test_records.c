@@ -624,6 +624,38 @@ static void unsent(void **state)
 		assert_int_equal(records_unsent(cases[i].n, cases[i].left), cases[i].unsent);
 }
 
+/* What is asked of the socket: never a part of the record behind. */
+static void wants(void **state)
+{
+	static const uint8_t head[] = {23, 3, 3, 0x40, 17}; /* of a full one */
+	static uint8_t full[RECORDS_PLAIN];
+	const size_t most = 69632;
+	struct peers p;
+	(void)state;
+	peers_open(&p, 0x1301);
+	assert_int_equal(records_want(p.r, &p.in, most), 16384);
+	assert_int_equal(km_buf_add(&p.in, head, 4), 0);
+	assert_int_equal(records_want(p.r, &p.in, most), 16380);
+	/* Who has sent but a head gets no large buffer for it. */
+	assert_int_equal(km_buf_add(&p.in, head + 4, 1), 0);
+	assert_int_equal(records_want(p.r, &p.in, most), RECORDS_FULL - 5);
+	km_buf_clear(&p.in);
+	say(&p, DATA, full, sizeof(full));
+	assert_int_equal(take(&p, 1000), RECORDS_WAIT);
+	assert_int_equal(p.n, sizeof(full));
+	assert_int_equal(records_want(p.r, &p.in, most), 4 * RECORDS_FULL);
+	say(&p, DATA, full, sizeof(full));
+	p.in.len -= 10;
+	assert_int_equal(records_want(p.r, &p.in, most), 3 * RECORDS_FULL + 10);
+	p.in.len += 10;
+	p.n = 0;
+	assert_int_equal(take(&p, ROOM), RECORDS_WAIT);
+	say(&p, DATA, "small", 5);
+	assert_int_equal(take(&p, ROOM - p.n), RECORDS_WAIT);
+	assert_int_equal(records_want(p.r, &p.in, most), 16384);
+	peers_close(&p);
+}
+
 static void no_room(void **state)
 {
 	static const uint8_t data[40000];
@@ -814,7 +846,7 @@ int main(void)
 	    cmocka_unit_test(every_bit_counts), cmocka_unit_test(order_counts),
 	    cmocka_unit_test(floods),		cmocka_unit_test(key_updates),
 	    cmocka_unit_test(old_keys_are_gone), cmocka_unit_test(limits),
-	    cmocka_unit_test(many_connections), cmocka_unit_test(unsent),
+	    cmocka_unit_test(many_connections), cmocka_unit_test(unsent), cmocka_unit_test(wants),
 	    cmocka_unit_test(no_room),		cmocka_unit_test(openssl_at_the_other_end),
 	    cmocka_unit_test(left_to_openssl),
 	};
