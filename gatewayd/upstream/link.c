@@ -83,7 +83,7 @@ static bool link_flush(struct up *link)
 			return true;
 		}
 		if (io_write(&link->io, &link->out, &n) == IO_BROKEN) {
-			link->no_write = link->io.can_read = true; /* GOAWAY may say why */
+			link->no_write = link->io.can_read = link->unread = true; /* GOAWAY? */
 			km_buf_clear(&link->out);
 			stir(link);
 			return true;
@@ -100,6 +100,8 @@ static void link_read(struct up *link, int64_t now)
 	struct km_buf *b = &link->in;
 	int left = READS;
 	link->unread = false;
+	if (link->io.broken) /* TLS cannot be read any more where it could not be written */
+		link_fail(link, NULL);
 	while (!link->io.broken) {
 		if (!left--) {
 			link->unread = true;
@@ -252,7 +254,7 @@ struct up *link_stream(struct pool *p, struct pool_set *s, struct exchange *owne
 int link_of(struct up *u, struct pool_set *s)
 {
 	const struct up_h2_opts o = {
-	    .limits = u->pool->o.limits, .changed = on_changed, .https = u->io.ssl != NULL};
+	    .limits = u->pool->o.limits, .changed = on_changed, .https = u->offers_h2};
 	if (!(u->h2 = up_h2_new(&o)))
 		return KM_ENOMEM;
 	u->timer.fired = on_late;

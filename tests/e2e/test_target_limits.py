@@ -69,18 +69,21 @@ class Agent(base.Agent):
                 self.open[tunnel] = self.open.get(tunnel, 0) + 1
                 self.most[tunnel] = max(self.most.get(tunnel, 0), self.open[tunnel])
             try:
-                if tunnel == IDS["off.test"]:
-                    H2(self, s, info).run()
-                elif tunnel == IDS["nocert.test"]:
-                    while True:
-                        s.more()
-                else:
-                    while self.request(s, info):
-                        pass
+                self.play(s, info)
             finally:
                 # The next one may come before we have ended: the gateway counts by its own end.
                 with self.lock:
                     self.open[tunnel] -= 1
+
+    def play(self, s, info):
+        if info[0xE0] == IDS["off.test"]:
+            H2(self, s, info).run()
+        elif info[0xE0] == IDS["nocert.test"]:
+            while True:
+                s.more()
+        else:
+            while self.request(s, info):
+                pass
 
     def do_gate(self, s, r, arg):
         with self.lock:
@@ -138,6 +141,9 @@ class H2:
                         return
         except Gone:
             pass
+        finally:
+            with self.agent.lock:
+                self.agent.held -= len(self.parked)
 
     def flush(self):
         self.s.sock.sendall(self.c.data_to_send())
