@@ -859,9 +859,11 @@ def talk(argv, *lines):
     try:
         for awaited, line in lines:
             while awaited not in out[at:]:
-                assert time.monotonic() < end and p.poll() is None or awaited in out, out.decode("latin-1")
+                assert time.monotonic() < end, out.decode("latin-1")
                 if select.select([p.stdout], [], [], 0.1)[0]:
-                    out += os.read(p.stdout.fileno(), 65536)
+                    data = os.read(p.stdout.fileno(), 65536)
+                    assert data, f"ended: {out.decode('latin-1')}"  # all that it has said has been read
+                    out += data
             at = out.index(awaited, at) + len(awaited)
             p.stdin.write(line)
             p.stdin.flush()
