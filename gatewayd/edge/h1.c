@@ -73,7 +73,7 @@ bool h1_field_next(struct http_str *rest, struct http_field *f)
 struct said {
 	struct http_str host, expect, upgrade, accept, content_length, transfer_encoding;
 	size_t hosts, expects, upgrades, content_lengths, transfer_encodings;
-	bool close, keep_alive, upgrade_named, te_trailers, trailers_told, dated;
+	bool close, keep_alive, upgrade_named, te_trailers, trailers_told, dated, cdn_loop;
 	bool others_named; /* in Connection: fields that may stand in trailers too */
 	size_t n_named;
 	struct http_str named[H1_CONNECTION_MAX]; /* not zeroed */
@@ -126,6 +126,9 @@ static const char *field_note(struct said *s, const struct http_field *f)
 		break;
 	case HTTP_DATE:
 		s->dated = true;
+		break;
+	case HTTP_CDN_LOOP:
+		s->cdn_loop = true;
 		break;
 	case HTTP_EXPECT:
 		s->expects++;
@@ -430,6 +433,7 @@ int h1_request_parse(struct http_request *r, const char *p, size_t n, const stru
 	}
 	r->accept = s.accept;
 	r->te_trailers = s.te_trailers && r->minor;
+	r->cdn_loop = s.cdn_loop;
 	r->trailers_ok = !s.others_named;
 	r->keep_alive = r->minor ? !s.close : s.keep_alive && !s.close;
 	r->upgrade = r->minor && r->body == HTTP_BODY_NONE && upgrade_ok(&s);

@@ -87,6 +87,7 @@ struct http_request {
 	bool upgrade; /* Connection: upgrade, and one protocol in Upgrade that is passed on; or an
 			 extended CONNECT (RFC 8441) */
 	struct http_str upgrade_to;
+	bool cdn_loop;          /* it has a CDN-Loop */
 	struct http_str accept; /* the first Accept, or empty */
 	enum http_body body;    /* NONE, LENGTH, CHUNKED (HTTP/1) or CLOSE (HTTP/2) */
 	uint64_t length;        /* at most INT64_MAX */

@@ -4,7 +4,7 @@
 
 #define MARK_ID (LOOPS_MARK - 16) /* where the tunnel's own part begins */
 
-static void mark_write(char mark[static LOOPS_MARK], const uint8_t tunnel[static 16])
+void loops_mark(char mark[static LOOPS_MARK], const uint8_t tunnel[static 16])
 {
 	static const char hex[] = "0123456789abcdef";
 	memcpy(mark, LOOPS_NAME "; t=", MARK_ID);
@@ -40,13 +40,11 @@ static void add(struct http_request *r, struct http_str name, enum http_name id,
 		    (struct http_field){.name = name, .value = value, .id = id, .head_only = true};
 }
 
-bool loops_pass(struct http_request *r, const uint8_t tunnel[static 16], bool via,
-		char mark[static LOOPS_MARK])
+bool loops_pass(struct http_request *r, const char mark[static LOOPS_MARK], bool via)
 {
 	static const struct http_str cdn_loop = {"CDN-Loop", 8}, name = {"Via", 3};
 	static const char *const by[] = {"1.0 " LOOPS_NAME, "1.1 " LOOPS_NAME, "2 " LOOPS_NAME};
-	mark_write(mark, tunnel);
-	if (times(r, mark + MARK_ID) >= LOOPS_MAX)
+	if (r->cdn_loop && times(r, mark + MARK_ID) >= LOOPS_MAX)
 		return false;
 	add(r, cdn_loop, HTTP_CDN_LOOP, (struct http_str){mark, LOOPS_MARK});
 	if (via) {

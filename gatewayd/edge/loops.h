@@ -17,10 +17,11 @@
 /* A tunnel's entry: the half of its id is as good as all of it, and shorter. */
 #define LOOPS_MARK (sizeof(LOOPS_NAME "; t=") - 1 + 16)
 
-/* Adds the fields to r that say that it has passed this tunnel: CDN-Loop, and with `via` Via, whose
- * values are mark's (to be kept as long as r) and static ones. False: the request has passed it
- * LOOPS_MAX times already. */
-bool loops_pass(struct http_request *r, const uint8_t tunnel[static 16], bool via,
-		char mark[static LOOPS_MARK]);
+/* The entry of the tunnel with this id. */
+void loops_mark(char mark[static LOOPS_MARK], const uint8_t tunnel[static 16]);
+
+/* Adds the fields to r that say that it has passed the tunnel with this mark (to be kept as long as
+ * r): CDN-Loop, and with `via` Via. False: the request has passed it LOOPS_MAX times already. */
+bool loops_pass(struct http_request *r, const char mark[static LOOPS_MARK], bool via);
 
 #endif

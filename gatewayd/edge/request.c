@@ -122,9 +122,9 @@ static void forward(struct exchange *x, struct http_request *r)
 {
 	struct worker *w = x->c->w;
 	struct edge_shared *sh = w->sh;
-	char mark[LOOPS_MARK], ip[KM_ADDR_STRLEN], id[KM_UUID_STRLEN];
+	char ip[KM_ADDR_STRLEN], id[KM_UUID_STRLEN];
 	uint32_t held;
-	if (loops_pass(r, x->route.tunnel, sh->settings->via, mark)) {
+	if (loops_pass(r, x->route.state->mark, sh->settings->via)) {
 		exchange_begin(x, r);
 		return;
 	}

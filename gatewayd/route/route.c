@@ -31,12 +31,13 @@ void route_drop(struct route *r)
 	r->rules = NULL;
 }
 
-static struct route_state *state_new(void)
+static struct route_state *state_new(const uint8_t tunnel[static 16])
 {
 	struct route_state *s = calloc(1, sizeof(*s));
 	if (!s)
 		return NULL;
 	atomic_store(&s->refs, 1);
+	loops_mark(s->mark, tunnel);
 	if ((s->slots = slots_new()))
 		return s;
 	free(s);
@@ -164,7 +165,7 @@ static struct entry *entry_new(struct route_table *t, const struct route_entry *
 	e->e = *in;
 	e->e.rules = in->rules ? route_rules_ref(in->rules) : NULL;
 	e->e.serial = ++t->serial;
-	e->e.state = was ? route_state_ref(was->e.state) : state_new();
+	e->e.state = was ? route_state_ref(was->e.state) : state_new(in->tunnel);
 	if (n)
 		memcpy(e->path, in->path, n);
 	e->e.path = e->path;

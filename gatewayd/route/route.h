@@ -7,6 +7,7 @@
 #ifndef GATEWAYD_ROUTE_ROUTE_H
 #define GATEWAYD_ROUTE_ROUTE_H
 
+#include "gatewayd/edge/loops.h"
 #include "gatewayd/route/counts.h"
 #include "gatewayd/route/path.h"
 #include "gatewayd/route/rules.h"
@@ -26,6 +27,7 @@ struct route_state {
 	_Atomic uint64_t passed;  /* connections passed through, that have ended */
 	struct counts counts;     /* of requests: not of what is passed through */
 	struct slots *slots;      /* of the target's connections */
+	char mark[LOOPS_MARK];    /* the tunnel's, in requests that it has passed on */
 };
 struct route_state *route_state_ref(struct route_state *s);
 /* Gives a reference back; the last one frees. Accepts NULL. Any thread. */

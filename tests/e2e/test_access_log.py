@@ -343,6 +343,10 @@ def test_requests_that_come_round(logged):
     s = logged
     fields = dict(json.loads(s.get("/seen").text)["headers"])
     assert fields["CDN-Loop"] == f"kakuremichi; t={s.tunnel['id'].replace('-', '')[:16]}" and "Via" not in fields
+    for n, status in ((2, "200"), (3, "508")):
+        assert status == s.net.stranger.exec("curl", "-sS", "--http2", "--cacert", str(s.dir / "ca.crt"), "-o", "/dev/null",
+                                             "-w", "%{http_code}", "-H", "CDN-Loop: " + ", ".join([fields["CDN-Loop"]] * n),
+                                             f"https://{s.domain}/h2")
     s.create_tunnel("ring.demo.test", f"{net.GATEWAY}:80", tls="off")
     s.create_tunnel("ping.demo.test", f"{net.GATEWAY}:80", tls="off", options={"hostHeader": "pong.demo.test"})
     s.create_tunnel("pong.demo.test", f"{net.GATEWAY}:80", tls="off", options={"hostHeader": "ping.demo.test"})
