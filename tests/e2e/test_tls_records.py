@@ -41,7 +41,7 @@ def agent():
 
 @pytest.fixture(scope="module", params=["own", "openssl"])
 def gw(agent, request):
-    with base.running(workers=1, tls_record_layer=request.param) as g:
+    with base.running(workers=1, tls_record_layer=request.param, header_timeout="5m", idle_timeout="5m") as g:
         g.layer = request.param
         yield g
 
