@@ -44,7 +44,7 @@ static void begin(void)
 	shared.buf_max = 2 * 4096 + 2 * CONN_HIGH;
 	shared.https_port = 443;
 	shared.m_requests = shared.m_bad = shared.m_bytes_in = shared.m_bytes_out = &any;
-	shared.m_challenged = shared.m_limited = &any;
+	shared.m_challenged = shared.m_limited = shared.m_looped = &any;
 	for (int i = 0; i < UP_FAILURES; i++)
 		shared.m_upstream_errors[i] = &any;
 	must(routes && (shared.h2 = h2_shared_new(&settings)));
