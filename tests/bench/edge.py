@@ -5,10 +5,15 @@ namespace of its own. CPU time is read from /proc, of all of a proxy's processes
 
     h2load, curl ══TLS══ proxy ── bench-upstream
 
-Systems take turns: each round measures a metric of all, each in a fresh process, so that what else the
-machine does meets all alike. The table has the medians of the rounds; "of best" is the median of the
-rounds' ratios of gatewayd to the best median of the others. p99_ms: 32 connections, and for all systems
-the same number of requests a second: half of what the median system answers at most.
+Systems take turns: each round measures a metric of all, each in a fresh process (which has answered some
+before where requests or handshakes are counted), so that what else the machine does meets all alike. The
+table has the medians of the rounds; "of best" is the median of the rounds' ratios of gatewayd to the best
+median of the others.
+
+p99_ms: 32 connections, and for all systems the same number of requests a second: half of what the median
+system answers at most. What else happens on a machine in a second weighs more than any system does, so here
+all run at once and are asked in turns of a second (SLICES a round); a round's value is the median of its
+turns' p99.
 
 usage: edge.py [--realtime] [--build DIR] [--json FILE] [--only NAME,...] [--what METRIC,...] [--scale X] [--rounds N]
 """
@@ -37,6 +42,7 @@ DOMAIN = "bench.test"
 VIP = "127.10.1.100"      # where gatewayd looks for its agent
 UP = ("127.0.0.1", 8000)  # where the others find the upstream
 PORT = 8443
+SLICES = 12
 NEEDS = ("nginx", "haproxy", "h2o", "caddy", "h2load", "curl", "openssl")
 
 
@@ -60,14 +66,14 @@ def wait_port(port, proc, log, timeout=20):
 class Proxy:
     """One proxy, started by `argv` with its settings in `dir`."""
 
-    def __init__(self, d, cert, key, build):
-        self.dir, self.cert, self.key, self.build = d, cert, key, build
+    def __init__(self, d, cert, key, build, port=PORT):
+        self.dir, self.cert, self.key, self.build, self.port = d, cert, key, build, port
 
     def __enter__(self):
         self.log = open(self.dir / "log", "ab")
         self.proc = subprocess.Popen(self.argv(), stdout=self.log, stderr=self.log, cwd=self.dir,
                                      start_new_session=True, env={**os.environ, **self.env()})
-        wait_port(PORT, self.proc, self.dir / "log")
+        wait_port(self.port, self.proc, self.dir / "log")
         return self
 
     def __exit__(self, *_):
@@ -135,14 +141,14 @@ class Gatewayd(Proxy):
 state_dir = {self.dir}/state
 runtime_dir = {self.dir}/run
 wireguard = none
-https_listen = 127.0.0.1:{PORT}
-http_listen = 127.0.0.1:8081
+https_listen = 127.0.0.1:{self.port}
+http_listen = 127.0.0.1:{self.port + 1000}
 certificate_dir = {self.dir}/certificates
 acme = off
 workers = 1
 max_connections_per_address = 0
 idle_timeout = 10m
-metrics_listen = 127.0.0.1:9101
+metrics_listen = 127.0.0.1:{self.port + 2000}
 {self.more.format(self)}""")
         return [f"{self.build}/gatewayd", "-c", conf]
 
@@ -168,7 +174,7 @@ http {{
  client_body_temp_path {self.dir}/b; proxy_temp_path {self.dir}/p; fastcgi_temp_path {self.dir}/f;
  uwsgi_temp_path {self.dir}/u; scgi_temp_path {self.dir}/s;
  upstream up {{ server {UP[0]}:{UP[1]}; keepalive 64; keepalive_requests 100000000; }}
- server {{ listen 127.0.0.1:{PORT} ssl http2 backlog=4096; server_name {DOMAIN};
+ server {{ listen 127.0.0.1:{self.port} ssl http2 backlog=4096; server_name {DOMAIN};
   ssl_certificate {self.cert}; ssl_certificate_key {self.key}; ssl_protocols TLSv1.2 TLSv1.3;
   location / {{ proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Connection "";
    proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr;
@@ -194,7 +200,7 @@ defaults
  timeout connect 5s
  timeout http-keep-alive 600s
 frontend f
- bind 127.0.0.1:{PORT} ssl crt {pem} alpn h2,http/1.1 backlog 4096
+ bind 127.0.0.1:{self.port} ssl crt {pem} alpn h2,http/1.1 backlog 4096
  option forwardfor
  http-request set-header X-Forwarded-Proto https
  default_backend b
@@ -216,7 +222,7 @@ http1-request-timeout: 600
 http2-idle-timeout: 600
 listen:
   host: 127.0.0.1
-  port: {PORT}
+  port: {self.port}
   ssl:
     certificate-file: {self.cert}
     key-file: {self.key}
@@ -244,7 +250,7 @@ class Caddy(Proxy):
  admin off
  auto_https off
 }}
-https://{DOMAIN}:{PORT} {{
+https://{DOMAIN}:{self.port} {{
  bind 127.0.0.1
  tls {self.cert} {self.key}
  reverse_proxy {UP[0]}:{UP[1]}
@@ -253,9 +259,9 @@ https://{DOMAIN}:{PORT} {{
         return ["caddy", "run", "--config", conf, "--adapter", "caddyfile"]
 
 
-def h2load(*args, h1=True, path="/1024"):
+def h2load(*args, h1=True, path="/1024", port=PORT):
     out = subprocess.run(["h2load", "-t1", *(["--h1"] if h1 else []), *map(str, args),
-                          f"https://{DOMAIN}:{PORT}{path}"], capture_output=True, text=True, timeout=600).stdout
+                          f"https://{DOMAIN}:{port}{path}"], capture_output=True, text=True, timeout=600).stdout
     m = re.search(r"(\d+) succeeded, (\d+) failed", out)
     if not m or int(m[2]) or not int(m[1]):
         fail(f"h2load: {out[-600:]}")
@@ -295,6 +301,7 @@ class Bench:
 
     def handshake_cpu_us(self):
         n, each = self.n(4000), 200
+        h2load("-c", each, "-n", each)
         cpu, _ = self.spent(lambda: [h2load("-c", each, "-n", each) for _ in range(n // each)])
         return cpu / (n // each * each) * 1e6
 
@@ -339,10 +346,11 @@ class Bench:
                 s.close()
 
     def p99_ms(self):
-        clients, seconds = 32, max(2, 6 * self.scale)
-        rate = statistics.median(self.rates.values()) / 2
+        """Of one turn."""
+        clients, rate = 32, statistics.median(self.rates.values()) / 2
         with tempfile.NamedTemporaryFile() as f:
-            h2load("-c", clients, "-n", int(rate * seconds), f"--rps={rate / clients:.2f}", f"--log-file={f.name}")
+            h2load("-c", clients, "-n", int(rate * max(1, self.scale)), f"--rps={rate / clients:.2f}",
+                   f"--log-file={f.name}", port=self.p.port)
             took = sorted(int(line.split()[2]) for line in open(f.name))
         return took[int(len(took) * 0.99)] / 1000
 
@@ -360,22 +368,44 @@ SYSTEMS = [Gatewayd, Nginx, Haproxy, H2o, Caddy]
 EXTRA = [GatewaydText, GatewaydJson]  # only where asked for
 
 
+@contextlib.contextmanager
+def running(cls, tmp, args, port=PORT):
+    d = pathlib.Path(tempfile.mkdtemp(dir=tmp))
+    d.chmod(0o755)
+    with cls(d, tmp / "cert", tmp / "key", args.build, port) as p:
+        yield p
+    shutil.rmtree(d)
+
+
+def one_by_one(classes, tmp, args, m, rates):
+    """{system: value}"""
+    found = {}
+    for cls in classes:
+        if m == "h2_cpu_us" and "h2" not in cls.versions:
+            continue
+        with running(cls, tmp, args) as p:
+            found[cls.name] = getattr(Bench(p, args.scale, rates), m)()
+    return found
+
+
+def side_by_side(classes, tmp, args, m, rates):
+    with contextlib.ExitStack() as stack:
+        benches = [Bench(stack.enter_context(running(cls, tmp, args, PORT + i)), args.scale, rates)
+                   for i, cls in enumerate(classes)]
+        turns = [[getattr(b, m)() for b in benches] for _ in range(1 + SLICES)][1:]
+    return {cls.name: statistics.median(t[i] for t in turns) for i, cls in enumerate(classes)}
+
+
 def measure(classes, tmp, args, what):
     """{system: {metric: [value of each round]}}"""
     table = {c.name: {} for c in classes}
     rates = {}  # requests a second of each system, as last seen
     for m in what:
         for _ in range(1 if m == "idle_kib" else args.rounds):
-            for cls in classes:
-                if m == "h2_cpu_us" and "h2" not in cls.versions:
-                    continue
-                d = pathlib.Path(tempfile.mkdtemp(dir=tmp))
-                d.chmod(0o755)
-                with cls(d, tmp / "cert", tmp / "key", args.build) as p:
-                    b = Bench(p, args.scale, rates)
-                    table[cls.name].setdefault(m, []).append(getattr(b, m)())
-                shutil.rmtree(d)
-            print(m, {n: round(t[m][-1], 2) for n, t in table.items() if m in t}, flush=True)
+            found = (side_by_side if m == "p99_ms" else one_by_one)(classes, tmp, args, m, rates)
+            for name, value in found.items():
+                table[name].setdefault(m, []).append(value)
+            print(m, {n: round(v, 2) for n, v in found.items()}, flush=True)
     return table
 
 
