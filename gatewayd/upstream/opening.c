@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Connections to https targets, which say in the TLS handshake whether they speak HTTP/2 or HTTP/1.1
- * (ALPN, RFC 7301). Until then nobody can say how many requests one serves, so those that want one
- * wait for it together; then all get a stream, or the first the connection and each other one of its
- * own. Where the target last chose HTTP/1.1 nobody waits for what another opens. */
+/* Connections to https targets, which say in the TLS handshake whether they speak HTTP/2 or
+ * HTTP/1.1 (ALPN, RFC 7301). Until then nobody can say how many requests one serves, so those that
+ * want one wait for it together; then all get a stream, or the first the connection and each other
+ * one of its own. Where the target last chose HTTP/1.1 nobody waits for what another opens. */
 #include "gatewayd/upstream/internal.h"
 #include "gatewayd/upstream/tls.h"
 #include "libkm/base/util.h"

@@ -30,8 +30,7 @@ static struct up *unused(struct pool *p, const struct route *r, int64_t max_idle
 	struct up *u = NULL;
 	if (s && s->links && may_share(r, owner))
 		u = link_stream(p, s, owner);
-	if (!u && s && s->idle && max_idle_ms >= 0 &&
-	    (u = unused_take(p, r, max_idle_ms, now))) {
+	if (!u && s && s->idle && max_idle_ms >= 0 && (u = unused_take(p, r, max_idle_ms, now))) {
 		u->owner = owner;
 		u->reused = true;
 	}
@@ -46,8 +45,8 @@ static uint32_t most_of(const struct pool *p, const struct route *r)
 	return own > 0 && own <= UINT32_MAX ? (uint32_t)own : p->o.max_connections;
 }
 
-/* Closes unused connections that hold a slot of s, at most n; true if there was one. For others: not
- * what is of use here only. */
+/* Closes unused connections that hold a slot of s, at most n; true if there was one. For others:
+ * not what is of use here only. */
 static bool yield(struct pool *p, struct slots *s, uint32_t n, bool others)
 {
 	struct pool_set *set, *tmp;
@@ -78,8 +77,8 @@ static bool yield(struct pool *p, struct slots *s, uint32_t n, bool others)
 	return n != before;
 }
 
-/* With a slot in hand, which is the connection's or goes back. KM_EAGAIN: w waits on, for what it turns
- * out to be. */
+/* With a slot in hand, which is the connection's or goes back. KM_EAGAIN: w waits on, for what it
+ * turns out to be. */
 static int open_with_slot(struct pool *p, const struct route *r, struct exchange *owner,
 			  struct pool_wait *w, struct up **out)
 {
@@ -121,9 +120,8 @@ int pool_take(struct pool *p, const struct route *r, int64_t max_idle_ms, int64_
 	uint32_t most = most_of(p, r);
 	if ((*out = unused(p, r, max_idle_ms, now, owner)))
 		return 0;
-	*w = (struct pool_wait){.serial = r->serial,
-				.safe = max_idle_ms == INT64_MAX,
-				.shares = may_share(r, owner)};
+	*w = (struct pool_wait){
+	    .serial = r->serial, .safe = max_idle_ms == INT64_MAX, .shares = may_share(r, owner)};
 	if (any_version(r, owner) && opening_join(p, r, w)) {
 		w->owner = owner;
 		return KM_EAGAIN;
