@@ -20,6 +20,7 @@
 #define SPARE_PART 16
 #define TICK_MS 100
 #define PRESS_TICKS 10
+#define SHAKE_US 400
 #define COMMANDS 64
 #define KEEP_BLOCKS 16 /* buffers for the next request or answer, of each size */
 #define PING_MS 310000 /* servers of gRPC bear a ping of an idle client in 5 minutes */
@@ -251,15 +252,14 @@ static int64_t now_us(void)
 	return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
 }
 
-/* One at least, and more only as long as everything else has taken since `began` (0: not known). */
+/* One at least, and more for SHAKE_US, or as long as everything else has taken since `began` (0: not known). */
 static void shake_run(struct worker *w, int64_t began)
 {
-	if (!began) {
-		(void)conn_shake(w);
+	if (!w->shaking)
 		return;
-	}
 	int64_t mine = now_us();
-	while (conn_shake(w) && now_us() - mine < mine - began)
+	int64_t share = began && mine - began > SHAKE_US ? mine - began : SHAKE_US;
+	while (conn_shake(w) && now_us() - mine < share)
 		;
 }
 
