@@ -446,7 +446,8 @@ def test_early_data_without_end(gw, witness):
     with Cost(gw, "2 MB of early data"):
         with pytest.raises((Alert, ConnectionError, EOFError)):
             with tls13(gw, ticket=t, early=bytes(2_000_000)) as c:
-                c.recv()
+                while True:
+                    c.recv()
     witness()
 
 
