@@ -50,9 +50,10 @@ static void on_secret(void *ssl, bool server, const uint8_t *secret, size_t n)
 	h->len[server] = n;
 }
 
-/* Once for each message that OpenSSL sends, and once for each record that it seals. The server's secret is
- * derived right before the first under it. */
-static void on_message(int write_p, int version, int type, const void *p, size_t n, SSL *ssl, void *arg)
+/* Once for each message that OpenSSL sends, and once for each record that it seals. The server's
+ * secret is derived right before the first under it. */
+static void on_message(int write_p, int version, int type, const void *p, size_t n, SSL *ssl,
+		       void *arg)
 {
 	struct handover *h = write_p ? SSL_get_ex_data(ssl, index_of) : NULL;
 	(void)version, (void)p, (void)n, (void)arg;
@@ -90,8 +91,8 @@ static bool fragments(const SSL *ssl)
 	return mode >= TLSEXT_max_fragment_length_512 && mode <= TLSEXT_max_fragment_length_4096;
 }
 
-/* A sequence number used twice would give the key away: records and messages are told from different places in
- * OpenSSL, and each ticket is one of both. */
+/* A sequence number used twice would give the key away: records and messages are told from
+ * different places in OpenSSL, and each ticket is one of both. */
 static bool complete(const struct handover *h, const SSL *ssl)
 {
 	return h->len[0] && h->len[0] == h->len[1] && h->sent == h->messages &&

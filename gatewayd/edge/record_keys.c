@@ -140,8 +140,8 @@ static EVP_CIPHER_CTX *ctx_of(struct record_keys *k, enum record_way way)
 		DL_DELETE(mine.list, c);
 		DL_PREPEND(mine.list, c);
 	}
-	if (!c->keyed[way] && EVP_CipherInit_ex2(c->ctx[way], k->suite->cipher, k->half[way].key, NULL,
-						 way == RECORD_WRITE, NULL) != 1)
+	if (!c->keyed[way] && EVP_CipherInit_ex2(c->ctx[way], k->suite->cipher, k->half[way].key,
+						 NULL, way == RECORD_WRITE, NULL) != 1)
 		return NULL;
 	c->keyed[way] = true;
 	return c->ctx[way];
@@ -165,8 +165,9 @@ static EVP_MAC_CTX *mac_of(enum digest d)
 {
 	char name[sizeof(digests[d].name)];
 	memcpy(name, digests[d].name, sizeof(name));
-	const OSSL_PARAM params[] = {OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, name, 0),
-				     OSSL_PARAM_construct_end()};
+	const OSSL_PARAM params[] = {
+	    OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, name, 0),
+	    OSSL_PARAM_construct_end()};
 	EVP_MAC_CTX *m = mine.mac[d];
 	if (m || !(m = EVP_MAC_CTX_new(hmac)))
 		return m;
@@ -176,10 +177,10 @@ static EVP_MAC_CTX *mac_of(enum digest d)
 	return NULL;
 }
 
-/* HKDF-Expand-Label(secret, label, "", n), RFC 8446 section 7.1. n is never above the digest's length: one
- * round of HKDF-Expand (RFC 5869 section 2.3). */
-static bool expand(const struct record_suite *s, const uint8_t *secret, const char *label, uint8_t *out,
-		   size_t n)
+/* HKDF-Expand-Label(secret, label, "", n), RFC 8446 section 7.1. n is never above the digest's
+ * length: one round of HKDF-Expand (RFC 5869 section 2.3). */
+static bool expand(const struct record_suite *s, const uint8_t *secret, const char *label,
+		   uint8_t *out, size_t n)
 {
 	uint8_t info[32] = {0, (uint8_t)n}, full[EVP_MAX_MD_SIZE];
 	size_t len = strlen(label), at = 2, got;
@@ -231,7 +232,8 @@ bool record_keys_next(struct record_keys *k, enum record_way way)
 	if (ok)
 		memcpy(h->secret, next, record_suite_secret(k->suite));
 	OPENSSL_cleanse(next, sizeof(next));
-	/* With the key of before no number may come again: then nothing is protected with it any more. */
+	/* With the key of before no number may come again: then nothing is protected with it any
+	 * more. */
 	ok = ok && derive(k, way);
 	h->seq = ok ? 0 : UINT64_MAX;
 	return ok;
@@ -271,25 +273,26 @@ static bool update(EVP_CIPHER_CTX *ctx, uint8_t *out, const uint8_t *in, size_t 
 	return EVP_CipherUpdate(ctx, out, &got, in, (int)n) == 1 && (!out || (size_t)got == n);
 }
 
-bool record_open(struct record_keys *k, const uint8_t header[static RECORD_HEADER], const uint8_t *in,
-		 size_t n, uint8_t *out, uint8_t *last)
+bool record_open(struct record_keys *k, const uint8_t header[static RECORD_HEADER],
+		 const uint8_t *in, size_t n, uint8_t *out, uint8_t *last)
 {
 	EVP_CIPHER_CTX *ctx = record_begin(k, RECORD_READ);
 	uint8_t none[RECORD_TAG];
 	size_t bulk = last ? n - 1 : n;
 	int end;
-	bool ok = ctx &&
-		  EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_SET_TAG, RECORD_TAG, (void *)(in + n)) == 1 &&
-		  update(ctx, NULL, header, RECORD_HEADER) && update(ctx, out, in, bulk) &&
-		  (!last || update(ctx, last, in + bulk, 1)) &&
-		  EVP_CipherFinal_ex(ctx, none, &end) == 1;
+	bool ok =
+	    ctx &&
+	    EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_SET_TAG, RECORD_TAG, (void *)(in + n)) == 1 &&
+	    update(ctx, NULL, header, RECORD_HEADER) && update(ctx, out, in, bulk) &&
+	    (!last || update(ctx, last, in + bulk, 1)) && EVP_CipherFinal_ex(ctx, none, &end) == 1;
 	if (!ok)
 		ERR_clear_error();
 	return ok;
 }
 
 /* A short one is copied, so that it goes through the cipher with its type in one piece. */
-static bool seal_content(EVP_CIPHER_CTX *ctx, const uint8_t *in, size_t n, uint8_t type, uint8_t *out)
+static bool seal_content(EVP_CIPHER_CTX *ctx, const uint8_t *in, size_t n, uint8_t type,
+			 uint8_t *out)
 {
 	if (n > SHORT)
 		return update(ctx, out, in, n) && update(ctx, out + n, &type, 1);
@@ -299,8 +302,8 @@ static bool seal_content(EVP_CIPHER_CTX *ctx, const uint8_t *in, size_t n, uint8
 	return update(ctx, out, out, n + 1);
 }
 
-bool record_seal(struct record_keys *k, const uint8_t header[static RECORD_HEADER], const uint8_t *in,
-		 size_t n, uint8_t type, uint8_t *out)
+bool record_seal(struct record_keys *k, const uint8_t header[static RECORD_HEADER],
+		 const uint8_t *in, size_t n, uint8_t type, uint8_t *out)
 {
 	EVP_CIPHER_CTX *ctx = record_begin(k, RECORD_WRITE);
 	int end;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* One direction of a TLS 1.3 connection: its traffic secret, and the keys that follow from it (RFC 8446
- * section 7). The expanded keys, which are twenty times as large, are kept for the connections of a
- * thread that have spoken last. For records.c. */
+/* One direction of a TLS 1.3 connection: its traffic secret, and the keys that follow from it (RFC
+ * 8446 section 7). The expanded keys, which are twenty times as large, are kept for the connections
+ * of a thread that have spoken last. For records.c. */
 #ifndef GATEWAYD_EDGE_RECORD_KEYS_H
 #define GATEWAYD_EDGE_RECORD_KEYS_H
 
@@ -42,15 +42,18 @@ bool record_keys_next(struct record_keys *k, enum record_way way);
 /* Gives back and overwrites everything. */
 void record_keys_wipe(struct record_keys *k);
 
-/* Opens n bytes at `in`, with the tag behind them, into `out` (n bytes; the same place or another, not
- * overlapping) and, where `last` is not NULL, the last one of them there instead. Counts the record.
- * False: it is not what the other side has sealed (or no memory); out is to be forgotten. */
-bool record_open(struct record_keys *k, const uint8_t header[static RECORD_HEADER], const uint8_t *in,
-		 size_t n, uint8_t *out, uint8_t *last) __attribute__((warn_unused_result));
-/* Seals n bytes and the type behind them into out (n + 1 + RECORD_TAG bytes; not overlapping). Counts the
- * record. False: OpenSSL failed, or no memory. */
-bool record_seal(struct record_keys *k, const uint8_t header[static RECORD_HEADER], const uint8_t *in,
-		 size_t n, uint8_t type, uint8_t *out) __attribute__((warn_unused_result));
+/* Opens n bytes at `in`, with the tag behind them, into `out` (n bytes; the same place or another,
+ * not overlapping) and, where `last` is not NULL, the last one of them there instead. Counts the
+ * record. False: it is not what the other side has sealed (or no memory); out is to be forgotten.
+ */
+bool record_open(struct record_keys *k, const uint8_t header[static RECORD_HEADER],
+		 const uint8_t *in, size_t n, uint8_t *out, uint8_t *last)
+    __attribute__((warn_unused_result));
+/* Seals n bytes and the type behind them into out (n + 1 + RECORD_TAG bytes; not overlapping).
+ * Counts the record. False: OpenSSL failed, or no memory. */
+bool record_seal(struct record_keys *k, const uint8_t header[static RECORD_HEADER],
+		 const uint8_t *in, size_t n, uint8_t type, uint8_t *out)
+    __attribute__((warn_unused_result));
 
 /* Before a thread that has used these ends, when its connections are gone. */
 void record_thread_end(void);

@@ -24,14 +24,15 @@ enum { MESSAGE_KEY_UPDATE = 24 };
 struct records {
 	struct record_keys keys;
 	enum records_got over; /* RECORDS_END, RECORDS_BROKEN; else it goes on */
-	uint8_t alert;         /* ours, with RECORDS_BROKEN; CLOSE_NOTIFY: the client has sent one */
-	uint8_t idle;          /* records without application data, one after another */
-	bool answer;           /* the client asks for a new key of ours */
-	bool asked;            /* we have asked for one of the client's */
-	bool closed;           /* our last alert is sealed */
+	uint8_t alert; /* ours, with RECORDS_BROKEN; CLOSE_NOTIFY: the client has sent one */
+	uint8_t idle;  /* records without application data, one after another */
+	bool answer;   /* the client asks for a new key of ours */
+	bool asked;    /* we have asked for one of the client's */
+	bool closed;   /* our last alert is sealed */
 	uint8_t message[KEY_UPDATE_LEN], message_n; /* a handshake message that has begun */
-	uint16_t plain, behind; /* at the head of the input: opened bytes, and those to drop behind them */
-	uint16_t last;          /* bytes of the last record */
+	uint16_t plain,
+	    behind;    /* at the head of the input: opened bytes, and those to drop behind them */
+	uint16_t last; /* bytes of the last record */
 };
 
 struct records *records_new(const struct records_opts *o)
@@ -122,8 +123,8 @@ static void key_update(struct records *r)
 	r->asked = false;
 }
 
-/* A KeyUpdate may come in pieces; nothing may stand behind it in its record, which would be under the key that
- * it ends. */
+/* A KeyUpdate may come in pieces; nothing may stand behind it in its record, which would be under
+ * the key that it ends. */
 static void handshake_in(struct records *r, const uint8_t *p, size_t n)
 {
 	static const uint8_t head[] = {MESSAGE_KEY_UPDATE, 0, 0, 1};
@@ -161,7 +162,8 @@ static size_t content_in(struct records *r, uint8_t type, const uint8_t *p, size
 	return 0;
 }
 
-/* Where the content ends: the last byte that is not zero is its type, of which `last` may be the place. */
+/* Where the content ends: the last byte that is not zero is its type, of which `last` may be the
+ * place. */
 static size_t padding_strip(const uint8_t *p, size_t n, const uint8_t *last, uint8_t *type)
 {
 	*type = n ? last ? *last : p[n - 1] : 0;
@@ -172,9 +174,10 @@ static size_t padding_strip(const uint8_t *p, size_t n, const uint8_t *last, uin
 }
 
 /* One record, `whole` bytes of input, into out if it fits there, else where it lies. */
-static size_t record_in(struct records *r, struct km_buf *in, size_t whole, uint8_t *out, size_t room)
+static size_t record_in(struct records *r, struct km_buf *in, size_t whole, uint8_t *out,
+			size_t room)
 {
-	uint8_t *p = km_buf_head(in), header[RECORD_HEADER], apart, type;
+	uint8_t *p = km_buf_head(in), header[RECORD_HEADER], apart = 0, type;
 	size_t n = whole - RECORD_HEADER - RECORD_TAG;
 	bool fits = n - 1 <= room;
 	uint8_t *last = n - 1 == room ? &apart : NULL;
@@ -223,7 +226,8 @@ static size_t plain_take(struct records *r, struct km_buf *in, uint8_t *out, siz
 	return n;
 }
 
-enum records_got records_open(struct records *r, struct km_buf *in, uint8_t *out, size_t room, size_t *n)
+enum records_got records_open(struct records *r, struct km_buf *in, uint8_t *out, size_t room,
+			      size_t *n)
 {
 	size_t whole;
 	*n = 0;
@@ -251,7 +255,8 @@ bool records_ready(const struct records *r, const struct km_buf *in)
 
 size_t records_want(const struct records *r, const struct km_buf *in, size_t most)
 {
-	size_t begun = in->len < RECORD_HEADER ? r->last : RECORD_HEADER + (size_t)length_of(km_buf_head(in));
+	size_t begun =
+	    in->len < RECORD_HEADER ? r->last : RECORD_HEADER + (size_t)length_of(km_buf_head(in));
 	if (begun < RECORDS_PLAIN || begun > most)
 		begun = most = RECORDS_PLAIN;
 	else if (r->last < RECORDS_PLAIN)
@@ -301,7 +306,8 @@ int records_seal(struct records *r, struct km_buf *out, const uint8_t *p, size_t
 	if (r->closed)
 		return KM_EPROTO; /* section 6.1 */
 	/* Nothing fails for want of memory when a part of it is sealed. */
-	int rc = km_buf_reserve(out, n + records * (RECORDS_FULL - RECORDS_PLAIN) + RECORDS_EXTRA, &room);
+	int rc = km_buf_reserve(out, n + records * (RECORDS_FULL - RECORDS_PLAIN) + RECORDS_EXTRA,
+				&room);
 	if (!rc)
 		rc = key_update_out(r, out);
 	while (!rc && n) {
