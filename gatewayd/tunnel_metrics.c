@@ -8,9 +8,10 @@
 #include <uthash.h>
 
 #define OTHER "domain=\"other\""
-#define REVIEWS 15         /* in the time for which a tunnel keeps its series */
-#define DISPLACE_TIMES 2   /* so much busier must be who gets the series of another */
-#define DISPLACE_LEAST 10  /* requests, about: nobody loses series to one that was asked for twice */
+#define REVIEWS 15        /* in the time for which a tunnel keeps its series */
+#define DISPLACE_TIMES 2  /* so much busier must be who gets the series of another */
+#define DISPLACE_LEAST 10 /* requests, about: nobody loses series to one that was asked for twice  \
+			   */
 
 /* What is printed of one tunnel or of several: counters. */
 struct sums {
@@ -19,9 +20,9 @@ struct sums {
 };
 #define SUMS (sizeof(struct sums) / sizeof(uint64_t))
 
-/* Every request is counted in one series, once: what a tunnel counts belongs to its own series while
- * it has some, else to the sum of the others, and stays there. So either only grows, and a series that
- * comes back goes on from where it was. */
+/* Every request is counted in one series, once: what a tunnel counts belongs to its own series
+ * while it has some, else to the sum of the others, and stays there. So either only grows, and a
+ * series that comes back goes on from where it was. */
 struct item {
 	uint8_t tunnel[16];
 	struct route_state *state; /* its last counts are read when it is gone, too */
@@ -44,7 +45,8 @@ struct tunnel_metrics {
 	int64_t keep_ms, reviewed;
 	uint64_t round;
 	struct item *items;
-	struct sums gone; /* of the others: what those counted who have gone, or have their own now */
+	struct sums
+	    gone; /* of the others: what those counted who have gone, or have their own now */
 	struct sums others;
 	uint64_t others_active;
 	struct km_metric *moved;
@@ -205,9 +207,10 @@ static double decay(const struct tunnel_metrics *m, int64_t elapsed)
 	double left = 1, steps = (double)elapsed * REVIEWS / (double)m->keep_ms;
 	if (steps > 200)
 		return 0;
-	for (; steps >= 1; steps--)
+	int whole = (int)steps;
+	for (int i = 0; i < whole; i++)
 		left *= fifth;
-	return left * (1 - steps * (1 - fifth));
+	return left * (1 - (steps - whole) * (1 - fifth));
 }
 
 /* How busy each has been of late. Connections that last count as long as they do. */
@@ -353,11 +356,13 @@ static const struct family {
     {"kakuremichi_tunnel_passthrough_total", "counter",
      "Connections passed through untouched that have ended.", print_passed},
     {"kakuremichi_tunnel_request_bytes_total", "counter",
-     "Bytes of request bodies passed on, and what clients of upgraded and passed-through connections "
+     "Bytes of request bodies passed on, and what clients of upgraded and passed-through "
+     "connections "
      "sent.",
      print_bytes_in},
     {"kakuremichi_tunnel_response_bytes_total", "counter",
-     "Bytes of response bodies passed on, and what targets of upgraded and passed-through connections "
+     "Bytes of response bodies passed on, and what targets of upgraded and passed-through "
+     "connections "
      "sent.",
      print_bytes_out},
     {"kakuremichi_tunnel_upstream_errors_total", "counter",

@@ -10,12 +10,12 @@
 
 struct tunnel_metrics;
 
-/* At most `limit` tunnels have series of their own: all, or where there are more the busiest of those
- * that have had a request. All others are one, domain="other". Who has got series keeps them for
- * keep_ms, and loses them only to one that has had twice as many requests of late (those of a third of
- * keep_ms ago count half; a connection that lasts counts like a request every fifteenth of it). So
- * limit * (time / keep_ms + 1) sets of series come up in a time at most, and tunnels that are about as
- * busy do not change places.
+/* At most `limit` tunnels have series of their own: all, or where there are more the busiest of
+ * those that have had a request. All others are one, domain="other". Who has got series keeps them
+ * for keep_ms, and loses them only to one that has had twice as many requests of late (those of a
+ * third of keep_ms ago count half; a connection that lasts counts like a request every fifteenth of
+ * it). So limit * (time / keep_ms + 1) sets of series come up in a time at most, and tunnels that
+ * are about as busy do not change places.
  *
  * Each request is counted in one series for ever: in the tunnel's own if it had them, else in the
  * others'. No counter goes back, all of them together are the requests of all, and series that come

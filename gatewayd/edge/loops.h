@@ -10,8 +10,8 @@
 #include "gatewayd/edge/http.h"
 
 #define LOOPS_NAME "kakuremichi"
-/* So often one tunnel may have one request: a target that asks another path of its own domain by its
- * public name makes no loop. */
+/* So often one tunnel may have one request: a target that asks another path of its own domain by
+ * its public name makes no loop. */
 #define LOOPS_MAX 3
 
 /* A tunnel's entry: the half of its id is as good as all of it, and shorter. */

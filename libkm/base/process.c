@@ -96,11 +96,12 @@ int km_process_print(struct km_buf *out)
 	struct stat_line s;
 	struct rlimit limit;
 	uint64_t fds = open_fds();
-	int rc = km_buf_addf(out,
-			     "# HELP kakuremichi_build_info What this is.\n"
-			     "# TYPE kakuremichi_build_info gauge\n"
-			     "kakuremichi_build_info{program=\"%s\",version=\"" KM_VERSION "\"} 1\n",
-			     program_invocation_short_name);
+	int rc =
+	    km_buf_addf(out,
+			"# HELP kakuremichi_build_info What this is.\n"
+			"# TYPE kakuremichi_build_info gauge\n"
+			"kakuremichi_build_info{program=\"%s\",version=\"" KM_VERSION "\"} 1\n",
+			program_invocation_short_name);
 	if (!rc)
 		rc = cpu_print(out);
 	if (!rc && stat_read(&s))

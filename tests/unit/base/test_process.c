@@ -4,9 +4,9 @@
 #include <stddef.h>
 #include <stdint.h>
 /* cmocka wants the four above first. */
-#include <cmocka.h>
 #include "libkm/base/err.h"
 #include "libkm/base/process.h"
+#include <cmocka.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,7 +36,8 @@ static void test_values(void **state)
 	(void)state;
 	assert_true(value("process_cpu_seconds_total") >= 0);
 	assert_true(value("process_resident_memory_bytes") > 65536);
-	assert_true(value("process_virtual_memory_bytes") >= value("process_resident_memory_bytes"));
+	assert_true(value("process_virtual_memory_bytes") >=
+		    value("process_resident_memory_bytes"));
 	double started = value("process_start_time_seconds"), now = (double)time(NULL);
 	assert_true(started <= now + 2 && started > now - 3600);
 	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);

@@ -172,7 +172,8 @@ static void test_bound(void **state)
 	gone(t, 0);
 	tunnel(t, 0, "t0.test");
 	assert_float_equal(value_now(m, TOTAL("other", "2xx")), 4, 0);
-	/* A place becomes free, for the busiest of the others: what was counted stays in the sum. */
+	/* A place becomes free, for the busiest of the others: what was counted stays in the sum.
+	 */
 	gone(t, 3);
 	request(t, "t1.test", 200, 1);
 	request(t, "t5.test", 200, 1);
@@ -223,8 +224,8 @@ static void test_busiest(void **state)
 		requests(t, "a.test", 10);
 		requests(t, "b.test", 300);
 		char *s = scrape(m);
-		double other = value(s, TOTAL("other", "2xx")), b = value(s, TOTAL("b.test", "2xx")),
-		       a = value(s, TOTAL("a.test", "2xx"));
+		double other = value(s, TOTAL("other", "2xx")),
+		       b = value(s, TOTAL("b.test", "2xx")), a = value(s, TOTAL("a.test", "2xx"));
 		assert_true((a < 0) != (b < 0));
 		assert_true(other >= was_other);
 		was_other = other;
@@ -245,7 +246,8 @@ static void test_busiest(void **state)
 	char *s = scrape(m);
 	assert_true(value(s, TOTAL("a.test", "2xx")) >= was_a);
 	assert_true(value(s, TOTAL("b.test", "2xx")) < 0);
-	assert_float_equal(value(s, TOTAL("a.test", "2xx")) + value(s, TOTAL("other", "2xx")) + was_b,
+	assert_float_equal(value(s, TOTAL("a.test", "2xx")) + value(s, TOTAL("other", "2xx")) +
+			       was_b,
 			   100 + 1000 + 60 * 250 + 30 * 310 + 40 * 50, 0);
 	free(s);
 	tunnel_metrics_free(m);
@@ -392,12 +394,9 @@ static void test_format(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_series),
-	    cmocka_unit_test(test_bound),
-	    cmocka_unit_test(test_busiest),
-	    cmocka_unit_test(test_lasting),
-	    cmocka_unit_test(test_any_order),
-	    cmocka_unit_test(test_none),
+	    cmocka_unit_test(test_series),    cmocka_unit_test(test_bound),
+	    cmocka_unit_test(test_busiest),   cmocka_unit_test(test_lasting),
+	    cmocka_unit_test(test_any_order), cmocka_unit_test(test_none),
 	    cmocka_unit_test(test_format),
 	};
 	urcu_memb_register_thread();
