@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "libkm/base/field.h"
+#include <ctype.h>
+#include <stddef.h>
 #include <string.h>
-#include <strings.h>
 
 bool km_field_name_ok(const char *s)
 {
@@ -26,6 +27,20 @@ bool km_field_value_ok(const char *s)
 #define FRAMING "frames the message"
 #define HOP "belongs to one connection"
 #define WHO "says who the stranger is, for which the gateway answers"
+
+/* Whether name begins with these n bytes for all who may read it: CGI and its like take every mark for
+ * the same. */
+static bool begins(const char *name, const char *what, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		bool mark = what[i] == '-';
+
+		if (!name[i] || (mark ? isalnum((unsigned char)name[i]) != 0
+				      : tolower((unsigned char)name[i]) != tolower((unsigned char)what[i])))
+			return false;
+	}
+	return true;
+}
 
 const char *km_field_reserved(const char *name)
 {
@@ -56,7 +71,7 @@ const char *km_field_reserved(const char *name)
 		const char *r = reserved[i].name;
 		size_t n = strlen(r);
 
-		if (r[n - 1] == '-' ? !strncasecmp(name, r, n) : !strcasecmp(name, r))
+		if (begins(name, r, n) && (r[n - 1] == '-' || !name[n]))
 			return reserved[i].why;
 	}
 	return NULL;

@@ -56,6 +56,8 @@ static void reserved(void **state)
 					 "Sec-WebSocket-Key",
 					 "http2-settings",
 					 "expect",
+					 "x_forwarded.for",
+					 "Content_Length",
 					 "cdn-loop"},
 				 *const yes[] = {
 				     "Server",      "Cookie", "Authorization",
