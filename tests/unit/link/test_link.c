@@ -209,7 +209,7 @@ static void a_flood_from_the_main_loop_ends_in_full(void **state)
 	int r = 0, sent = 0;
 
 	(void)state;
-	serve_with(&s, (struct km_link_server_opts){0});
+	serve_with(&s, (struct km_link_server_opts){.auth_timeout_ms = 60000});
 	dial(&c, &s);
 	wait_for(c.opened, 1);
 	/* The server's main loop does not run meanwhile, so it stops reading. */
