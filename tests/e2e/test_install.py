@@ -218,7 +218,7 @@ def test_the_guide_names_what_exists():
                      for p in (ROOT / d).rglob("*.c"))
     for name in set(re.findall(r"kakuremichi_\w+", guide)):
         parts = (name, name.removeprefix("kakuremichi_"), re.sub("kakuremichi_(agent|gateway)_", "", name))
-        assert any(re.search(f"[\"']{p}[\"']", source) for p in parts), name
+        assert any(re.search(f"[\"']{p}[\"'{{]", source) for p in parts), name
     joined = re.sub(r'"\s*"', "", source)
     lines = guide.split("## What a log line means")[1].split("\n## ")[0]
     for cell in re.findall(r"^\| (`.*?) \|", lines, re.M):
