@@ -8,7 +8,7 @@ import websockets
 from tests.lab import net
 from tests.lab.proc import patience
 
-FRAMES = 4000
+FRAMES = 10000
 
 
 def test_echo_survives_pushes(served):
