@@ -379,10 +379,11 @@ static bool cut_handshake(enum kind kind, size_t step, size_t tickets)
 	for (size_t i = 0; i < SAID; i++)
 		assert_int_equal(km_buf_head(&c.e.in)[i], 'x');
 	/* The client can read what comes behind the tickets. */
-	while (c.e.in.len)
-		assert_int_not_equal(io_write(&c.e.io, &c.e.in, &n), IO_BROKEN);
 	for (size_t got = 0; got < SAID;) {
+		assert_int_not_equal(io_write(&c.e.io, &c.e.in, &n), IO_BROKEN);
 		cut_client(&c);
+		if (c.e.in.len)
+			loop_turn(c.e.loop, 1);
 		int k = SSL_read(c.e.ssl, bytes, sizeof(bytes));
 		assert_true(k > 0 || SSL_get_error(c.e.ssl, k) == SSL_ERROR_WANT_READ);
 		got += k > 0 ? (size_t)k : 0;
@@ -404,7 +405,7 @@ static void tickets_that_do_not_go(void **state)
 {
 	(void)state;
 	for (enum kind kind = OPENSSL; kind < KINDS; kind++) {
-		(void)cut_handshake(kind, 8192, 200); /* they may go all the same */
+		assert_true(cut_handshake(kind, 8192, 1000));
 		(void)cut_handshake(kind, 100, 200);
 	}
 }
