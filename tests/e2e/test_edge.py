@@ -1213,7 +1213,7 @@ def test_replaced_certificate_is_noticed(gw):
 
 def test_memory_of_idle_connections(agent):
     assert "san-" not in str(BUILD), "memory is judged on the plain build (make check-bulk)"
-    with running(workers=1) as g:
+    with running(workers=1, header_timeout="60s") as g:
         socks = [g.tls() for _ in range(200)]
         for s in socks:
             assert Client(s).get("/bytes/100000").status == 200
