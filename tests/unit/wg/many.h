@@ -314,7 +314,17 @@ static inline void many_data(struct host *h, struct packet *p)
 	many_attend(h);
 }
 
-/* What has passed may be brought up again, by a stranger. */
+/* What was said before is not brought up again: a peer that is made anew has forgotten the newest timestamp,
+ * and would take an old initiation for a new one, as WireGuard does. */
+static inline void many_past_forget(struct net *n)
+{
+	for (unsigned i = 0; i < MANY_PAST; i++) {
+		free(n->past[i]);
+		n->past[i] = NULL;
+	}
+}
+
+/* What has been heard may be brought up again, by a stranger. */
 static inline void many_remember(struct net *n, struct host *h, const struct packet *p)
 {
 	const struct wg_endpoint stranger = {.ip = {MANY_STRANGER}, .port = 1};
@@ -335,7 +345,9 @@ static inline void many_arrived(struct host *h, struct packet *p)
 {
 	struct wg_clock t = many_clock(h);
 
-	many_remember(h->net, h, p);
+	/* What nobody has heard is news, whoever brings it: his would then be the peer's address. */
+	if (!h->deaf)
+		many_remember(h->net, h, p);
 	if (!h->deaf && p->data[WG_AEAD_LEAD] == 4) {
 		many_data(h, p);
 	} else if (!h->deaf && h->cost_us > 0) {

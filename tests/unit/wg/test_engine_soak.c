@@ -64,8 +64,10 @@ static void speak(struct net *n, void *arg)
 	struct way *w = arg;
 	struct wg_peer *p = peer_of(w);
 	struct wg_session *s = p ? atomic_load(&p->current) : NULL;
+	/* Under one that is too old it waits for the next. */
+	bool now = s && many_clock(w->from).ms - s->made_ms < WG_REJECT_AFTER_MS;
 	struct payload data = {
-	    .number = w->next++, .made_ms = s ? s->made_ms : 0, .way = (uint32_t)(w - w->s->way)};
+	    .number = w->next++, .made_ms = now ? s->made_ms : 0, .way = (uint32_t)(w - w->s->way)};
 
 	if (p != NULL)
 		many_send(w->from, p, (const uint8_t *)&data);
@@ -165,6 +167,7 @@ static void clock_jumps(struct soak *s, unsigned i)
 static void spoke_forgets_hub(struct soak *s, unsigned i)
 {
 	disturbed(s, i);
+	many_past_forget(s->net);
 	remove_key(s->spoke[i], s->hub->core->self.pub);
 	connect_spoke(s, i);
 }
@@ -172,6 +175,7 @@ static void spoke_forgets_hub(struct soak *s, unsigned i)
 static void hub_forgets_spoke(struct soak *s, unsigned i)
 {
 	disturbed(s, i);
+	many_past_forget(s->net);
 	remove_key(s->hub, s->spoke[i]->core->self.pub);
 	connect_hub(s, i);
 }
@@ -181,6 +185,7 @@ static void new_key(struct soak *s, unsigned i)
 	uint8_t key[WG_KEY];
 
 	disturbed(s, i);
+	many_past_forget(s->net);
 	remove_key(s->hub, s->spoke[i]->core->self.pub);
 	wg_x25519_private(key);
 	wg_core_set_key(s->spoke[i]->core, key);
