@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tests.lab import net
-from tests.lab.proc import patience
+from tests.lab.proc import LabError, patience
 
 PROXY = "203.0.113.11"
 DOMAINS = ("paths.demo.test", "only.demo.test", "rules.demo.test", "rates.demo.test", "from.demo.test", "both.demo.test",
@@ -60,12 +60,15 @@ def ask(s, domain, path="/seen", *headers, scheme="https", version="1.1", via=No
 
 
 def until(s, domain, path, fits, **how):
-    """Changes take a moment to come to the gateway."""
+    """Changes take a moment to come to the gateway: before, a new domain has no TLS either."""
     end = time.monotonic() + patience(20)
     while True:
-        a = ask(s, domain, path, **how)
-        if fits(a):
-            return a
+        try:
+            a = ask(s, domain, path, **how)
+            if fits(a):
+                return a
+        except LabError as e:
+            a = e
         assert time.monotonic() < end, a
         time.sleep(0.05)
 
