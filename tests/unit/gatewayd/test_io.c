@@ -13,10 +13,10 @@
 #include "gatewayd/edge/secrets.h"
 #include <arpa/inet.h>
 #include <cmocka.h>
+#include "tests/unit/gatewayd/certify.h"
 #include <fcntl.h>
 #include <netinet/tcp.h>
 #include <openssl/evp.h>
-#include <openssl/x509.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -504,24 +504,15 @@ static void pending_is_known(void **state)
 
 static int contexts_make(void **state)
 {
-	EVP_PKEY *key = EVP_EC_gen("P-256");
-	X509 *x = X509_new();
 	(void)state;
 	server = SSL_CTX_new_ex(NULL, SECRETS_PROPERTIES, TLS_server_method());
 	client = SSL_CTX_new(TLS_client_method());
-	X509_gmtime_adj(X509_getm_notBefore(x), -3600);
-	X509_gmtime_adj(X509_getm_notAfter(x), 3600);
-	X509_set_pubkey(x, key);
-	X509_sign(x, key, EVP_sha256());
-	SSL_CTX_use_certificate(server, x);
-	SSL_CTX_use_PrivateKey(server, key);
+	certify(server);
 	if (!secrets_load() || !handover_use(server))
 		return -1;
 	SSL_CTX_set_mode(server, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE |
 				     SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
 	SSL_CTX_set_options(server, SSL_OP_IGNORE_UNEXPECTED_EOF);
-	X509_free(x);
-	EVP_PKEY_free(key);
 	return 0;
 }
 

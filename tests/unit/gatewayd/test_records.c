@@ -12,8 +12,8 @@
 #include "libkm/base/err.h"
 #include "libkm/base/util.h"
 #include <cmocka.h>
+#include "tests/unit/gatewayd/certify.h"
 #include <openssl/evp.h>
-#include <openssl/x509.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -675,17 +675,7 @@ static void no_room(void **state)
 static SSL_CTX *server_ctx(void)
 {
 	SSL_CTX *ctx = SSL_CTX_new_ex(NULL, SECRETS_PROPERTIES, TLS_server_method());
-	EVP_PKEY *key = EVP_EC_gen("P-256");
-	X509 *x = X509_new();
-	assert_true(key && x);
-	X509_gmtime_adj(X509_getm_notBefore(x), -3600);
-	X509_gmtime_adj(X509_getm_notAfter(x), 3600);
-	assert_int_equal(X509_set_pubkey(x, key), 1);
-	assert_true(X509_sign(x, key, EVP_sha256()) > 0);
-	assert_int_equal(SSL_CTX_use_certificate(ctx, x), 1);
-	assert_int_equal(SSL_CTX_use_PrivateKey(ctx, key), 1);
-	X509_free(x);
-	EVP_PKEY_free(key);
+	certify(ctx);
 	assert_true(secrets_load() && handover_use(ctx));
 	return ctx;
 }

@@ -8,12 +8,12 @@
 #include "gatewayd/edge/secrets.h"
 #include "libkm/base/util.h"
 #include <cmocka.h>
+#include "tests/unit/gatewayd/certify.h"
 #include <openssl/core_names.h>
 #include <openssl/evp.h>
 #include <openssl/kdf.h>
 #include <openssl/provider.h>
 #include <openssl/ssl.h>
-#include <openssl/x509.h>
 #include <string.h>
 
 #define OURS SECRETS_PROPERTIES
@@ -246,22 +246,11 @@ static void test_mac_needs_room(void **state)
 static SSL_CTX *server(const char *suite)
 {
 	SSL_CTX *ctx = SSL_CTX_new_ex(NULL, OURS, TLS_server_method());
-	EVP_PKEY *key = EVP_EC_gen("P-256");
-	X509 *x = X509_new();
-
-	assert_true(ctx && key && x);
-	X509_gmtime_adj(X509_getm_notBefore(x), -3600);
-	X509_gmtime_adj(X509_getm_notAfter(x), 3600);
-	assert_int_equal(X509_set_pubkey(x, key), 1);
-	assert_true(X509_sign(x, key, EVP_sha256()) > 0);
-	assert_int_equal(SSL_CTX_use_certificate(ctx, x), 1);
-	assert_int_equal(SSL_CTX_use_PrivateKey(ctx, key), 1);
+	certify(ctx);
 	assert_int_equal(strncmp(suite, "TLS_", 4) ? SSL_CTX_set_cipher_list(ctx, suite)
 						   : SSL_CTX_set_ciphersuites(ctx, suite),
 			 1);
 	SSL_CTX_set_session_id_context(ctx, (const unsigned char *)"x", 1);
-	X509_free(x);
-	EVP_PKEY_free(key);
 	return ctx;
 }
 

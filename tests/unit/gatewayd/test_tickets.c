@@ -8,9 +8,9 @@
 #include "gatewayd/edge/tickets.h"
 #include "libkm/base/util.h"
 #include <cmocka.h>
+#include "tests/unit/gatewayd/certify.h"
 #include <openssl/evp.h>
 #include <openssl/ssl.h>
-#include <openssl/x509.h>
 
 #define HOUR (3600 * 1000LL)
 
@@ -19,22 +19,6 @@ static int64_t clock_ms;
 static int64_t now(void)
 {
 	return clock_ms;
-}
-
-static void certify(SSL_CTX *ctx)
-{
-	EVP_PKEY *key = EVP_EC_gen("P-256");
-	X509 *x = X509_new();
-
-	assert_true(key && x);
-	X509_gmtime_adj(X509_getm_notBefore(x), -3600);
-	X509_gmtime_adj(X509_getm_notAfter(x), 3600);
-	assert_int_equal(X509_set_pubkey(x, key), 1);
-	assert_true(X509_sign(x, key, EVP_sha256()) > 0);
-	assert_int_equal(SSL_CTX_use_certificate(ctx, x), 1);
-	assert_int_equal(SSL_CTX_use_PrivateKey(ctx, key), 1);
-	X509_free(x);
-	EVP_PKEY_free(key);
 }
 
 static SSL_CTX *server(struct tickets *t)
